@@ -1,0 +1,1 @@
+"""Robot units to normalised actions to tokens, and back."""

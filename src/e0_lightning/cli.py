@@ -1,0 +1,1 @@
+"""The `lightning` and `e0` commands."""

@@ -1,0 +1,1 @@
+"""Mathematics over tokens: processes, schedules, samplers; torch only."""

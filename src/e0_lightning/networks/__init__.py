@@ -1,0 +1,1 @@
+"""Networks that know no noise: vision, language, prefix, action expert."""

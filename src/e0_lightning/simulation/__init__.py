@@ -1,0 +1,1 @@
+"""An actor meets a world: environments, rollouts, episodes, reports."""

@@ -1,0 +1,132 @@
+"""What travels between the rooms: observations, batches, contracts, and who acts on them.
+
+Shapes, used in every docstring: B batch, H horizon, D action dimensions, L = H·D tokens, K bins,
+S image side, P prefix length, W width, Q state dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+
+from torch import Tensor
+
+
+class Observation(TypedDict):
+    """What a policy sees, in robot units and raw pixels."""
+
+    images: dict[str, Tensor]
+    """View name to ``(B, 3, S, S)`` uint8 RGB, upright."""
+    instruction: list[str]
+    """B sentences."""
+    state: Tensor
+    """``(B, Q)`` float32, the named parts of the contract side by side."""
+    intrinsics: NotRequired[dict[str, Tensor]]
+    """View name to ``(B, 3, 3)`` camera matrix in pixels, where the source knows it."""
+    view_offset: NotRequired[dict[str, Tensor]]
+    """View name to ``(B, 3)``: displacement (radial, horizontal, vertical) of that camera, the
+    angles in radians; absent means zero."""
+
+
+class Batch(Observation):
+    """An observation and the actions a demonstrator took from it."""
+
+    actions: Tensor
+    """``(B, H, D)`` float32, robot units."""
+    valid: Tensor
+    """``(B, H)`` bool, false past the end of the episode."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What demonstrations, a policy and an environment must agree on.
+
+    Args:
+        views: View name to image side in pixels.
+        state: Named state part to its number of dimensions, in the order they are laid side by side.
+        action_dim: Action dimensions D.
+        control_mode: The robot controller that the actions are meant for.
+        horizon: Steps in an action chunk.
+    """
+
+    views: dict[str, int] = field(default_factory=dict)
+    state: dict[str, int] = field(default_factory=dict)
+    action_dim: int = 0
+    control_mode: str = ""
+    horizon: int = 0
+
+    @property
+    def state_dim(self) -> int:
+        """State dimensions Q."""
+        return sum(self.state.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as a checkpoint stores them."""
+        return asdict(self)
+
+    def require(self, other: Contract, mine: str, theirs: str) -> None:
+        """Refuse to work with a side that promises something else.
+
+        Args:
+            other: The other side's contract.
+            mine: What this contract belongs to, for the message.
+            theirs: What the other belongs to.
+
+        Raises:
+            ValueError: If any field differs, naming the field and both values.
+        """
+        own, found = self.as_dict(), other.as_dict()
+        differing = [name for name in own if own[name] != found[name]]
+        # A dictionary compares without order, but parts of a state lie in order.
+        if "state" not in differing and list(self.state) != list(other.state):
+            differing.append("state")
+        if differing:
+            lines = [f"  {name}: {mine} has {own[name]}, {theirs} has {found[name]}" for name in differing]
+            raise ValueError(
+                f"{mine} and {theirs} do not fit together:\n" + "\n".join(lines) + "\n"
+                "Use data or environments of the same contract, or train a policy for this one."
+            )
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How one closed-loop episode ended.
+
+    Args:
+        task: Task name.
+        seed: Seed or initial state the episode started from.
+        success: The simulator's own flag, at any step.
+        steps: Environment steps taken.
+        error: What went wrong, empty unless the environment failed; never a success.
+        video: File of the episode, if one was written.
+    """
+
+    task: str
+    seed: int
+    success: bool
+    steps: int
+    error: str = ""
+    video: str | None = None
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """Anything that can act in a world: a policy, a client of a remote one, a script."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the actor must be shown and what its actions mean."""
+        ...
+
+    def act(self, observation: Observation) -> Tensor:
+        """Choose the next H actions, ``(B, H, D)``, robot units."""
+        ...
+
+
+@runtime_checkable
+class EpisodeBatch(Protocol):
+    """Episodes to play, one item of a data loader; the world behind them is the batch's business."""
+
+    def run(self, actor: Actor) -> list[EpisodeResult]:
+        """Play every episode to its end and return one result for each, in order."""
+        ...
