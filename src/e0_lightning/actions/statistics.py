@@ -1,0 +1,171 @@
+"""Quantiles, moments and extremes of a stream of vectors, in one pass and bounded memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RunningQuantiles:
+    """Per-dimension statistics of a stream; quantiles exact until the stream outgrows ``capacity``.
+
+    A deterministic compactor sketch (Manku, Rajagopalan and Lindsay, SIGMOD 1998; Karnin, Lang and
+    Liberty, FOCS 2016). Level h holds values that each stand for 2^h of the stream. A level that
+    reaches the capacity k is sorted and every other value moves up a level, the odd and the even
+    ones in turn. One such step moves the rank of any value by at most 2^h, and two in turn by no
+    more than one does, so after N values no rank is off by more than
+    ``(floor(log2(N / k)) + 3) / (2 k)`` of N: below 0.0005 for 10^8 values at the default capacity,
+    which then takes 0.9 MB per dimension. ``rank_error`` is the bound for the stream as it was.
+
+    Args:
+        dim: Dimensions D.
+        capacity: Values k per level and dimension, even.
+
+    Raises:
+        ValueError: If the capacity is odd or below 2.
+    """
+
+    def __init__(self, dim: int, capacity: int = 16384) -> None:
+        if capacity < 2 or capacity % 2:
+            raise ValueError(f"capacity is {capacity}; give an even number of values, 2 or more.")
+        self.dim = dim
+        self.capacity = capacity
+        self.count = 0
+        self.min = torch.full((dim,), torch.inf)
+        self.max = torch.full((dim,), -torch.inf)
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self._squares = torch.zeros(dim, dtype=torch.float64)
+        self._levels: list[list[Tensor]] = [[]]
+        self._keep_odd: list[bool] = [False]
+        self._over = 0
+        self._under = 0
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation (of the population), ``(D,)`` float64."""
+        return (self._squares / max(self.count, 1)).sqrt()
+
+    @property
+    def rank_error(self) -> float:
+        """By how much of the stream, at most, a quantile may miss its rank; 0 while exact."""
+        return max(self._over, self._under) / max(self.count, 1)
+
+    def update(self, values: Tensor) -> RunningQuantiles:
+        """Take in the next values of the stream.
+
+        Args:
+            values: ``(N, D)``, any unit.
+
+        Returns:
+            This object.
+
+        Raises:
+            ValueError: If the shape is another, or a value is not finite.
+        """
+        if values.ndim != 2 or values.shape[1] != self.dim:
+            raise ValueError(f"values of shape {tuple(values.shape)}; expected (N, {self.dim}).")
+        if not values.isfinite().all():
+            row, dimension = (~values.isfinite()).nonzero()[0].tolist()
+            raise ValueError(
+                f"value {values[row, dimension].item()} in row {row}, dimension {dimension}; "
+                "statistics need finite numbers. Repair or leave out the demonstration."
+            )
+        if len(values):
+            self._levels[0].append(values.detach().to("cpu", torch.float32, copy=True))
+            self._add_moments(self._moments_of(self._levels[0][-1]))
+            self._compact()
+        return self
+
+    def merge(self, other: RunningQuantiles) -> RunningQuantiles:
+        """Take in the stream that another object has seen; rank errors add up.
+
+        Raises:
+            ValueError: If the other object has other dimensions.
+        """
+        if other.dim != self.dim:
+            raise ValueError(f"cannot merge statistics of {other.dim} into {self.dim} dimensions.")
+        if other.count:
+            for level, parts in enumerate(other._levels):
+                self._reach(level)
+                self._levels[level].extend(parts)
+            self._over += other._over
+            self._under += other._under
+            self._add_moments((other.count, other.mean, other._squares, other.min, other.max))
+            self._compact()
+        return self
+
+    def quantile(self, q: float) -> Tensor:
+        """Value below which a share q of the stream lies, interpolated as ``torch.quantile`` does.
+
+        Args:
+            q: Share in [0, 1].
+
+        Returns:
+            ``(D,)`` float32.
+
+        Raises:
+            ValueError: If nothing was seen, or q is no share.
+        """
+        if not self.count:
+            raise ValueError("no values seen; update the statistics before asking for a quantile.")
+        if not 0 <= q <= 1:
+            raise ValueError(f"q is {q}; a quantile is asked for by a share between 0 and 1.")
+        parts = [(torch.cat(level), 2**h) for h, level in enumerate(self._levels) if level]
+        values, order = torch.cat([part for part, _ in parts]).sort(dim=0)
+        weights = torch.cat([torch.full((len(part),), weight) for part, weight in parts])
+        ranks = weights[order].cumsum(dim=0).T.contiguous()
+        position = torch.tensor(q, dtype=torch.float64) * (self.count - 1)
+        lower, upper = (
+            values.T.gather(1, torch.searchsorted(ranks, rank.repeat(self.dim, 1), right=True))
+            for rank in (position.floor().long(), position.ceil().long())
+        )
+        return torch.lerp(lower.double(), upper.double(), position.frac()).float().squeeze(1)
+
+    @staticmethod
+    def _moments_of(values: Tensor) -> tuple[int, Tensor, Tensor, Tensor, Tensor]:
+        double = values.double()
+        mean = double.mean(dim=0)
+        return (
+            len(values),
+            mean,
+            (double - mean).square().sum(dim=0),
+            values.amin(dim=0),
+            values.amax(dim=0),
+        )
+
+    def _add_moments(self, moments: tuple[int, Tensor, Tensor, Tensor, Tensor]) -> None:
+        """Pool two streams' moments without cancellation (Chan, Golub and LeVeque, 1979)."""
+        count, mean, squares, low, high = moments
+        total = self.count + count
+        shift = mean - self.mean
+        self.mean = self.mean + shift * (count / total)
+        self._squares = self._squares + squares + shift.square() * (self.count * count / total)
+        self.min = torch.minimum(self.min, low)
+        self.max = torch.maximum(self.max, high)
+        self.count = total
+
+    def _reach(self, level: int) -> None:
+        while len(self._levels) <= level:
+            self._levels.append([])
+            self._keep_odd.append(False)
+
+    def _compact(self) -> None:
+        level = 0
+        while level < len(self._levels):
+            size = sum(map(len, self._levels[level]))
+            # The first time anything is dropped is when the stream no longer fits one level.
+            if size > self.capacity or (level and size >= self.capacity):
+                self._promote(level, torch.cat(self._levels[level]))
+            level += 1
+
+    def _promote(self, level: int, values: Tensor) -> None:
+        even = len(values) // 2 * 2
+        odd = self._keep_odd[level]
+        self._reach(level + 1)
+        self._levels[level + 1].append(values[:even].sort(dim=0).values[int(odd) :: 2])
+        self._levels[level] = [values[even:]] if even < len(values) else []
+        self._keep_odd[level] = not odd
+        if odd:
+            self._under += 2**level
+        else:
+            self._over += 2**level

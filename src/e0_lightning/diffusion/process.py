@@ -1,0 +1,120 @@
+"""The forward process of E0, Gaussian noise on one-hot tokens, with its loss and its score."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from e0_lightning.diffusion.draws import draw_normal
+from e0_lightning.diffusion.schedules import BetaTau, TauDensity
+
+
+class OneHotDiffusion:
+    """Gaussian noise on smoothed one-hots, ``x_τ = τ α e_k + (1 − τ) ε`` (E0, eq. 3).
+
+    τ = 1 is clean, τ = 0 pure noise. A network that classifies tokens from ``x_τ`` is all there is
+    to learn: Tweedie's formula turns its probabilities p into the posterior mean α p and the score.
+    All of it is computed in float32, whatever the precision of the logits.
+
+    Args:
+        num_bins: Bins K.
+        alpha: One-hot smooth factor α, positive.
+        ordinal: Standard deviation, in bins, of a Gaussian over the neighbours of the true bin that
+            the loss takes for its target; 0 is the paper's one-hot target.
+        density: How training draws τ; None is the paper's ``BetaTau()``.
+
+    Raises:
+        ValueError: If there are fewer than two bins, α is not positive or ``ordinal`` is negative.
+    """
+
+    def __init__(
+        self,
+        num_bins: int = 2048,
+        alpha: float = 0.1,
+        ordinal: float = 0.0,
+        density: TauDensity | None = None,
+    ) -> None:
+        if num_bins < 2:
+            raise ValueError(f"num_bins is {num_bins}; tokens need 2 bins or more.")
+        if alpha <= 0:
+            raise ValueError(f"alpha is {alpha}; the signal needs a positive factor.")
+        if ordinal < 0:
+            raise ValueError(f"ordinal is {ordinal}; give a deviation of 0 bins or more.")
+        self.num_bins = num_bins
+        self.alpha = alpha
+        self.ordinal = ordinal
+        self.density = density or BetaTau()
+
+    def corrupt(
+        self, tokens: Tensor, tau: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw ``x_τ`` for given tokens.
+
+        Args:
+            tokens: ``(B, L)`` int64 in [0, K).
+            tau: ``(B,)`` in [0, 1].
+            generator: What decides the noise; None is torch's own.
+
+        Returns:
+            ``(B, L, K)`` float32.
+        """
+        x_tau = draw_normal((*tokens.shape, self.num_bins), generator, tokens.device)
+        level = tau.to(tokens.device, torch.float32)[:, None, None]
+        signal = (self.alpha * level).expand(*tokens.shape, 1)
+        return x_tau.mul_(1 - level).scatter_add_(-1, tokens[..., None], signal)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Posterior mean of ``α e_k`` (Tweedie), ``(B, L, K)``: α times the probabilities."""
+        return self.alpha * logits.float().softmax(dim=-1)
+
+    def noise(self, x_tau: Tensor, mean: Tensor, tau: Tensor) -> Tensor:
+        """Posterior mean of ε, ``(x_τ − τ · mean) / (1 − τ)``.
+
+        Args:
+            x_tau: ``(B, L, K)``.
+            mean: Posterior mean of ``α e_k``, ``(B, L, K)``.
+            tau: ``(B,)``, below 1.
+
+        Returns:
+            ``(B, L, K)``.
+        """
+        level = tau[:, None, None]
+        return (x_tau - level * mean) / (1 - level)
+
+    def score(self, x_tau: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
+        """Gradient of the log density at ``x_τ``, ``(τ α p − x_τ) / (1 − τ)²`` (Tweedie).
+
+        Args:
+            x_tau: ``(B, L, K)``.
+            logits: ``(B, L, K)``, of the posterior over tokens.
+            tau: ``(B,)``, below 1.
+
+        Returns:
+            ``(B, L, K)``.
+        """
+        return -self.noise(x_tau, self.mean(logits), tau) / (1 - tau[:, None, None])
+
+    def loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Mean cross-entropy over valid tokens, in nats.
+
+        Args:
+            logits: ``(B, L, K)``.
+            tokens: ``(B, L)`` int64 in [0, K); anything where not valid.
+            valid: ``(B, L)`` bool.
+
+        Returns:
+            Scalar; 0 where nothing is valid.
+        """
+        logits = logits.float()
+        reach = math.ceil(4 * self.ordinal)
+        offsets = torch.arange(-reach, reach + 1, device=logits.device)
+        bins = tokens[..., None] + offsets
+        weights = torch.exp(-0.5 * (offsets / max(self.ordinal, 1e-6)) ** 2)
+        weights = torch.where((bins >= 0) & (bins < self.num_bins), weights, 0.0)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        # Gathering the few bins that carry weight spares a target as large as the logits.
+        chosen = logits.gather(-1, bins.clamp(0, self.num_bins - 1))
+        entropy = logits.logsumexp(dim=-1) - (weights * chosen).sum(dim=-1)
+        return torch.where(valid, entropy, 0.0).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,267 @@
+"""From noise to tokens: the loop once, and one step per rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from e0_lightning.diffusion.draws import draw_normal, draw_uniform
+from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.schedules import Schedule, UniformSchedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""``(x_tau (B, L, K), tau (B,)) → logits (B, L, K)`` of the posterior over tokens."""
+
+Readout = Literal["center", "left_edge", "expectation", "local"]
+
+
+class Sample(NamedTuple):
+    """What a sampler ends with.
+
+    Args:
+        tokens: The rule's own choice, ``(B, L)`` int64 in [0, K).
+        logits: The last posterior, ``(B, L, K)`` float32, for a finer read-out.
+    """
+
+    tokens: Tensor
+    logits: Tensor
+
+
+class Sampler(ABC):
+    """Walks from pure noise through the noise levels of a schedule.
+
+    Args:
+        num_steps: Calls N of the denoiser.
+        schedule: Noise levels to visit; None is the paper's ``UniformSchedule()``.
+        readout: How the policy turns a ``Sample`` into values: the centre or left edge of the
+            chosen bin, the expectation over all bins, or over a window around the likeliest.
+        window: Bins either side of the most likely one, for the ``local`` read-out.
+
+    Raises:
+        ValueError: If there is no step, or the read-out is none of these.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 10,
+        schedule: Schedule | None = None,
+        readout: Readout = "center",
+        window: int = 32,
+    ) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}; sampling needs 1 step or more.")
+        if readout not in ("center", "left_edge", "expectation", "local"):
+            raise ValueError(
+                f"readout is {readout!r}; choose 'center', 'left_edge', 'expectation' or 'local'."
+            )
+        self.num_steps = num_steps
+        self.schedule = schedule or UniformSchedule()
+        self.readout = readout
+        self.window = window
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: OneHotDiffusion,
+        shape: tuple[int, int],
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Sample:
+        """Draw tokens.
+
+        Args:
+            denoise: The posterior over tokens given noisy ones.
+            process: The forward process to undo.
+            shape: ``(B, L)``.
+            generator: What decides every draw; None is torch's own.
+            device: Where to work; None is the generator's device, or the CPU.
+        """
+        x = draw_normal((*shape, process.num_bins), generator, device)
+        levels = self.schedule(self.num_steps).to(x.device)[:, None].expand(-1, shape[0])
+        logits = denoise(x, levels[0]).float()
+        for tau, following in pairwise(levels):
+            x = self.step(process, x, logits, tau, following, generator)
+            logits = denoise(x, following).float()
+        return Sample(self.choose(logits, generator), logits)
+
+    @abstractmethod
+    def step(
+        self,
+        process: OneHotDiffusion,
+        x: Tensor,
+        logits: Tensor,
+        tau: Tensor,
+        following: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Make the next input.
+
+        Args:
+            process: The forward process.
+            x: This input, ``(B, L, K)``.
+            logits: Its posterior, ``(B, L, K)``.
+            tau: Its noise level, ``(B,)``.
+            following: The next noise level, ``(B,)``.
+            generator: What decides the draws.
+
+        Returns:
+            The next input, ``(B, L, K)``.
+        """
+
+    def choose(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Choose tokens, ``(B, L)``, from a posterior: the most likely ones."""
+        return logits.argmax(dim=-1)
+
+
+class TweedieSampler(Sampler):
+    """Feeds the posterior mean back: a probability-flow step through Tweedie's formula.
+
+    ``ε̂ = (x − τ α p) / (1 − τ)``, then ``τ' α p + (1 − τ') (√(1 − η²) ε̂ + η ε')``. With an exact
+    posterior it keeps chunks whole and modes in proportion, which choosing tokens does not.
+
+    Args:
+        num_steps: Calls N of the denoiser.
+        schedule: Noise levels to visit; None is the paper's ``UniformSchedule()``.
+        readout: How the policy turns a ``Sample`` into values.
+        window: Bins either side of the most likely one, for the ``local`` read-out.
+        eta: Share η in [0, 1] of fresh noise; 0 is deterministic after the first draw.
+
+    Raises:
+        ValueError: If there is no step, the read-out is unknown, or η lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 10,
+        schedule: Schedule | None = None,
+        readout: Readout = "expectation",
+        window: int = 32,
+        eta: float = 0.0,
+    ) -> None:
+        super().__init__(num_steps, schedule, readout, window)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta is {eta}; give a share of fresh noise between 0 and 1.")
+        self.eta = eta
+
+    def step(
+        self,
+        process: OneHotDiffusion,
+        x: Tensor,
+        logits: Tensor,
+        tau: Tensor,
+        following: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Move along the posterior mean; see ``Sampler.step``."""
+        mean = process.mean(logits)
+        noise = process.noise(x, mean, tau)
+        if self.eta:
+            fresh = draw_normal(x.shape, generator, x.device)
+            noise = (1 - self.eta**2) ** 0.5 * noise + self.eta * fresh
+        level = following[:, None, None]
+        return level * mean + (1 - level) * noise
+
+
+class ArgmaxSampler(Sampler):
+    """Corrupts the most likely tokens anew (E0, eq. 6 and 12), the paper's rule."""
+
+    def step(
+        self,
+        process: OneHotDiffusion,
+        x: Tensor,
+        logits: Tensor,
+        tau: Tensor,
+        following: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Corrupt the chosen tokens; see ``Sampler.step``."""
+        return process.corrupt(self.choose(logits), following, generator)
+
+
+class CategoricalSampler(Sampler):
+    """Corrupts drawn tokens anew, and ends with a draw: the ancestral form of the paper's rule.
+
+    Args:
+        num_steps: Calls N of the denoiser.
+        schedule: Noise levels to visit; None is the paper's ``UniformSchedule()``.
+        readout: How the policy turns a ``Sample`` into values.
+        window: Bins either side of the most likely one, for the ``local`` read-out.
+        temperature: T of ``p^(1/T)``, positive; below 1 leans to the most likely tokens.
+
+    Raises:
+        ValueError: If there is no step, the read-out is unknown, or T is not positive.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 10,
+        schedule: Schedule | None = None,
+        readout: Readout = "center",
+        window: int = 32,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(num_steps, schedule, readout, window)
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; give a positive number.")
+        self.temperature = temperature
+
+    def step(
+        self,
+        process: OneHotDiffusion,
+        x: Tensor,
+        logits: Tensor,
+        tau: Tensor,
+        following: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Corrupt the drawn tokens; see ``Sampler.step``."""
+        return process.corrupt(self.choose(logits, generator), following, generator)
+
+    def choose(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw tokens, ``(B, L)``, from a posterior by inverting its distribution function."""
+        rising = (logits / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        lot = draw_uniform((*logits.shape[:-1], 1), generator, logits.device)
+        tokens = torch.searchsorted(rising, lot * rising[..., -1:], right=True)
+        return tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+class ReleasedSampler(Sampler):
+    """Follows the released code of E0: ``α e_k̂ + ε'`` at every step, whatever the noise level.
+
+    Args:
+        num_steps: Calls N of the denoiser.
+        schedule: Noise levels to tell the denoiser; None is the paper's ``UniformSchedule()``.
+        readout: How the policy turns a ``Sample`` into values; the released code takes left edges.
+        window: Bins either side of the most likely one, for the ``local`` read-out.
+
+    Raises:
+        ValueError: If there is no step, or the read-out is unknown.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 10,
+        schedule: Schedule | None = None,
+        readout: Readout = "left_edge",
+        window: int = 32,
+    ) -> None:
+        super().__init__(num_steps, schedule, readout, window)
+
+    def step(
+        self,
+        process: OneHotDiffusion,
+        x: Tensor,
+        logits: Tensor,
+        tau: Tensor,
+        following: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Add fresh noise to the chosen tokens; see ``Sampler.step``."""
+        tokens = self.choose(logits)[..., None]
+        signal = torch.full(tokens.shape, process.alpha, device=x.device)
+        return draw_normal(x.shape, generator, x.device).scatter_add_(-1, tokens, signal)

@@ -1,0 +1,91 @@
+"""What training and evaluation report: token accuracy, action error, success rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class TokenAccuracy(Metric):
+    """Share of tokens whose most likely bin is the true one, overall and by noise level.
+
+    Accuracy that does not rise with τ says that the noisy tokens tell the network nothing.
+
+    Args:
+        edges: Increasing borders of the τ bins, each of which includes its lower border.
+
+    Raises:
+        ValueError: If there are fewer than two borders, or they do not increase.
+    """
+
+    full_state_update = False
+    correct: Tensor
+    total: Tensor
+    edges: Tensor
+
+    def __init__(self, edges: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)) -> None:
+        super().__init__()
+        if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
+            raise ValueError(f"edges are {tuple(edges)}; give two or more, in increasing order.")
+        self.register_buffer("edges", torch.tensor(list(edges)), persistent=False)
+        counts = torch.zeros(len(edges) - 1, dtype=torch.long)
+        self.add_state("correct", counts, dist_reduce_fx="sum")
+        self.add_state("total", counts.clone(), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, tokens: Tensor, valid: Tensor, tau: Tensor) -> None:
+        """Count tokens.
+
+        Args:
+            logits: ``(B, L, K)``.
+            tokens: ``(B, L)`` int64.
+            valid: ``(B, L)`` bool; the others do not count.
+            tau: ``(B,)``, within the edges.
+        """
+        bins = torch.bucketize(tau.float(), self.edges[1:-1], right=True)
+        right = (logits.argmax(dim=-1) == tokens) & valid
+        self.correct.index_add_(0, bins, right.sum(dim=-1))
+        self.total.index_add_(0, bins, valid.sum(dim=-1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``overall``, a scalar, and ``by_tau``, one share per τ bin; NaN where empty."""
+        return {
+            "overall": self.correct.sum() / self.total.sum(),
+            "by_tau": self.correct / self.total,
+        }
+
+
+class ActionError(Metric):
+    """Mean absolute error of each action dimension over valid steps, in robot units.
+
+    Args:
+        dim: Action dimensions D.
+    """
+
+    full_state_update = False
+    error: Tensor
+    steps: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.add_state("error", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("steps", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, actions: Tensor, valid: Tensor) -> None:
+        """Add up errors.
+
+        Args:
+            predicted: ``(B, H, D)``, robot units.
+            actions: ``(B, H, D)``, robot units.
+            valid: ``(B, H)`` bool; the others do not count.
+        """
+        error = (predicted - actions).abs()[valid]
+        self.error += error.sum(dim=0, dtype=torch.float64)
+        self.steps += valid.sum()
+
+    def compute(self) -> Tensor:
+        """Return ``(D,)``; NaN where no step was valid."""
+        return self.error / self.steps
