@@ -1,1 +1,6 @@
 """Viewpoint perturbation."""
+
+from e0_lightning.augment.callback import ViewpointPerturbation
+from e0_lightning.augment.viewpoint import SphericalWarp
+
+__all__ = ["SphericalWarp", "ViewpointPerturbation"]
