@@ -1,0 +1,198 @@
+"""What a dialect of demonstration files must answer, and how the dialect of a file is found."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import fsspec
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from e0_lightning.types import Contract
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+
+class Demo(NamedTuple):
+    """One demonstration, known by its headers alone."""
+
+    name: str
+    """Name of the demonstration inside its file."""
+    steps: int
+    """Number of actions T; an observation exists before each of them."""
+    block: int
+    """Steps that are stored together, so that reading one costs as much as reading all."""
+
+
+class DemoFile(ABC):
+    """A file of demonstrations of one task, read lazily; subclasses know one dialect each.
+
+    Whatever a dialect stores, a subclass hands out images upright and RGB, the observation seen
+    *before* each action, and actions in the units that the controller takes.
+
+    The file is opened at the first read in each process, and is never carried across a fork or in
+    a pickle, because HDF5 handles do not survive either.
+
+    Args:
+        path: Local path, or a URL that fsspec knows (``s3://…``).
+        views: Cameras to read; all there are if None.
+        state: Named state parts to read, in the order to lay them side by side; all if None.
+    """
+
+    dialect: ClassVar[str]
+
+    def __init__(
+        self, path: str, views: Sequence[str] | None = None, state: Sequence[str] | None = None
+    ) -> None:
+        self.path = path
+        self.views = None if views is None else list(views)
+        self.state = None if state is None else list(state)
+        self._file: h5py.File | None = None
+        self._pid = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.views, self.state)
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, file: h5py.File) -> bool:
+        """Whether the layout of ``file`` is this dialect's."""
+
+    @property
+    @abstractmethod
+    def contract(self) -> Contract:
+        """What the demonstrations promise, with horizon 0; reads headers of the first one."""
+
+    @property
+    @abstractmethod
+    def task(self) -> str:
+        """Name of the task that is demonstrated."""
+
+    @abstractmethod
+    def demos(self) -> list[Demo]:
+        """Every usable demonstration in recorded order; reads headers, no image.
+
+        Raises:
+            ValueError: If one of them lacks a camera or a state part or breaks the contract.
+        """
+
+    @abstractmethod
+    def failed(self) -> list[str]:
+        """Demonstrations left out of :meth:`demos` because they are recorded as failures."""
+
+    @abstractmethod
+    def instruction(self, demo: str) -> str:
+        """The sentence that the demonstrator carried out.
+
+        Raises:
+            ValueError: If neither the file nor the dialect knows one.
+        """
+
+    @abstractmethod
+    def actions(self, demo: str, start: int, stop: int) -> Floats:
+        """Actions of steps ``start`` to ``stop``, ``(n, D)``, robot units.
+
+        Raises:
+            ValueError: If one of them is not finite.
+        """
+
+    @abstractmethod
+    def states(self, demo: str, start: int, stop: int) -> Floats:
+        """State before each action of steps ``start`` to ``stop``, ``(n, Q)``, robot units."""
+
+    @abstractmethod
+    def images(self, demo: str, start: int, stop: int) -> dict[str, Pixels]:
+        """View to images before each action, ``(n, S, S, 3)``, RGB, upright."""
+
+    @abstractmethod
+    def intrinsics(self, demo: str) -> dict[str, Floats]:
+        """View to camera matrix ``(3, 3)`` in pixels, for the views where the file knows it."""
+
+    @property
+    def file(self) -> h5py.File:
+        """The open file of this process."""
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = open_hdf5(self.path), os.getpid()
+        return self._file
+
+    def close(self) -> None:
+        """Let go of the open file; the next read opens it again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def finite(self, values: Floats, what: str, demo: str, start: int) -> Floats:
+        """Hand ``values (n, …)`` on if they are finite.
+
+        Raises:
+            ValueError: If they are not, naming the demonstration and the step.
+        """
+        good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not good.all():
+            step = int(np.argmin(good))
+            raise ValueError(
+                f"{self.path}: {demo}/{what} at step {start + step} is {values[step].tolist()}; "
+                "finite numbers are wanted. Record that demonstration again or remove it."
+            )
+        return values
+
+
+def open_hdf5(path: str) -> h5py.File:
+    """Open a local or remote HDF5 file for reading.
+
+    Raises:
+        ValueError: If there is no such file, or it is empty, cut off or not HDF5.
+    """
+    try:
+        if "://" not in path:
+            if not os.path.exists(path):
+                raise FileNotFoundError
+            if os.path.getsize(path) == 0:
+                raise ValueError(f"{path} is empty (0 bytes); an HDF5 file of demos is wanted.")
+            return h5py.File(path, "r")
+        return h5py.File(fsspec.open(path, "rb").open(), "r")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path}: no such file. Check the path, or make demos with `e0 collect`."
+        ) from error
+    except OSError as error:
+        cut = "truncated" in str(error)
+        raise ValueError(
+            f"{path}: found {'a cut-off HDF5 file' if cut else 'something that is not HDF5'} "
+            f"({error}); a complete HDF5 file of demos is wanted. Copy or collect it again."
+        ) from error
+
+
+def open_demos(
+    path: str, views: Sequence[str] | None = None, state: Sequence[str] | None = None
+) -> DemoFile:
+    """Find the dialect of a file by looking into it.
+
+    Args:
+        path: Local path or fsspec URL.
+        views: Cameras to read; all there are if None.
+        state: Named state parts to read; all there are if None.
+
+    Returns:
+        The file as its dialect reads it, not yet opened.
+
+    Raises:
+        ValueError: If the file cannot be opened or speaks no dialect that is known.
+    """
+    from e0_lightning.data.maniskill import ManiSkillFile
+
+    dialects: tuple[type[DemoFile], ...] = (ManiSkillFile,)
+    with open_hdf5(path) as file:
+        for dialect in dialects:
+            if dialect.recognises(file):
+                return dialect(path, views, state)
+        found = ", ".join(list(file)[:5]) or "nothing"
+    raise ValueError(
+        f"{path}: no known layout of demos; found {found} at the top. "
+        f"Wanted one of: {', '.join(dialect.dialect for dialect in dialects)}."
+    )

@@ -1,0 +1,218 @@
+"""Every start of an action chunk in every demonstration, indexed from headers, read by blocks."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from e0_lightning.data.demos import DemoFile, Floats, Pixels
+from e0_lightning.types import Batch
+
+Ints = npt.NDArray[np.int64]
+
+POOL_BYTES = 64 * 2**20
+"""Decoded images among which one worker shuffles."""
+
+
+class Episode(NamedTuple):
+    """A demonstration and where to read it."""
+
+    file: DemoFile
+    name: str
+    steps: int
+    """Actions T."""
+    block: int
+    """Steps stored together."""
+    instruction: str
+    source: int
+    """Place of its source in the mixture."""
+
+
+class Blocks(NamedTuple):
+    """Runs of windows whose images are decoded together; one entry of each array per block."""
+
+    first: Ints
+    """Index of the block's first window."""
+    size: Ints
+    """Number of windows."""
+    source: Ints
+    """Place of its source in the mixture."""
+
+
+class _Decoded(NamedTuple):
+    images: dict[str, Pixels]
+    states: Floats
+    actions: Floats
+    intrinsics: dict[str, Floats]
+
+
+class Windows(Dataset[Batch]):
+    """Observation at a step and the H actions that follow, for every step of every episode.
+
+    Windows are numbered episode after episode, step after step. A window that reaches past the
+    end of its episode repeats the last action there, with ``valid`` false.
+
+    Images are read a block at a time (the rows of an HDF5 chunk), and each process keeps the
+    blocks it decoded last, first in first out, so memory does not grow with the data set.
+
+    Args:
+        episodes: Demonstrations, in order.
+        horizon: Steps in a chunk, H.
+
+    Raises:
+        ValueError: If H exceeds the length of every episode.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], horizon: int) -> None:
+        longest = max(episode.steps for episode in episodes)
+        if not 1 <= horizon <= longest:
+            raise ValueError(
+                f"horizon: found {horizon}, but the longest of {len(episodes)} episodes has "
+                f"{longest} steps. Choose a horizon from 1 to {longest}."
+            )
+        self.episodes = list(episodes)
+        self.horizon = horizon
+        self.steps: Ints = np.array([episode.steps for episode in episodes])
+        self.ends: Ints = self.steps.cumsum()
+        firsts = {id(episode.file): episode for episode in reversed(self.episodes)}.values()
+        self.views = firsts_views = list(self.episodes[0].file.contract.views)
+        known = [set(episode.file.intrinsics(episode.name)) for episode in firsts]
+        self.calibrated = [v for v in firsts_views if all(v in views for views in known)]
+        for episode in firsts:
+            episode.file.close()
+        sides = self.episodes[0].file.contract.views.values()
+        frames = float(self.blocks().size.mean()) * sum(side**2 * 3 for side in sides)
+        self.pool = max(1, int(POOL_BYTES // max(frames, 1)))
+        self._cache: OrderedDict[tuple[int, int], _Decoded] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Collate the windows of these numbers into one batch."""
+        wanted = np.asarray(indices)
+        episodes = np.searchsorted(self.ends, wanted, side="right")
+        steps = wanted - (self.ends - self.steps)[episodes]
+        rows = [self._window(int(e), int(s)) for e, s in zip(episodes, steps, strict=True)]
+        images, states, actions, intrinsics = zip(*rows, strict=True)
+        ahead = steps[:, None] + np.arange(self.horizon)
+        batch = Batch(
+            images={view: upright([row[view] for row in images]) for view in self.views},
+            instruction=[self.episodes[e].instruction for e in episodes],
+            state=torch.from_numpy(np.stack(states)),
+            actions=torch.from_numpy(np.stack(actions)),
+            valid=torch.from_numpy(ahead < self.steps[episodes][:, None]),
+        )
+        if self.calibrated:
+            batch["intrinsics"] = {
+                view: torch.from_numpy(np.stack([row[view] for row in intrinsics]))
+                for view in self.calibrated
+            }
+        return batch
+
+    def blocks(self) -> Blocks:
+        """All blocks, in the order of their windows."""
+        counts = [-(-episode.steps // episode.block) for episode in self.episodes]
+        owner = np.repeat(np.arange(len(self.episodes)), counts)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        length = np.array([episode.block for episode in self.episodes])[owner]
+        source = np.array([episode.source for episode in self.episodes])[owner]
+        start = place * length
+        size = np.minimum(length, self.steps[owner] - start)
+        return Blocks((self.ends - self.steps)[owner] + start, size, source)
+
+    def read(self, episode: int, start: int) -> _Decoded:
+        """Read the block of one episode that begins at step ``start``."""
+        file, name, steps, block, _, _ = self.episodes[episode]
+        stop = min(start + block, steps)
+        actions = file.actions(name, start, min(stop + self.horizon - 1, steps))
+        return _Decoded(
+            file.images(name, start, stop),
+            file.states(name, start, stop),
+            pad(actions, stop - start + self.horizon - 1),
+            file.intrinsics(name) if self.calibrated else {},
+        )
+
+    def _window(
+        self, episode: int, step: int
+    ) -> tuple[dict[str, Pixels], Floats, Floats, dict[str, Floats]]:
+        row = step % self.episodes[episode].block
+        key = episode, step - row
+        block = self._cache.get(key)
+        if block is None:
+            block = self._cache[key] = self.read(*key)
+            # A window is drawn at most `pool` blocks after the first of its block; the quarter
+            # more leaves room for blocks that begin late.
+            if len(self._cache) > self.pool * 5 // 4 + 1:
+                self._cache.popitem(last=False)
+        return (
+            {view: pixels[row] for view, pixels in block.images.items()},
+            block.states[row],
+            block.actions[row : row + self.horizon],
+            block.intrinsics,
+        )
+
+    def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Stream all windows without images, one episode at a time.
+
+        Yields:
+            Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of an episode.
+        """
+        for file, name, steps, _, _, _ in self.episodes:
+            actions = pad(file.actions(name, 0, steps), steps + self.horizon - 1)
+            ahead = np.arange(steps)[:, None] + np.arange(self.horizon)
+            yield (
+                torch.from_numpy(actions[ahead]),
+                torch.from_numpy(file.states(name, 0, steps)),
+                torch.from_numpy(ahead < steps),
+            )
+
+
+def pad(actions: Floats, length: int) -> Floats:
+    """Repeat the last of ``actions (n, D)`` up to ``(length, D)``."""
+    missing = length - len(actions)
+    return np.concatenate([actions, np.repeat(actions[-1:], missing, axis=0)])
+
+
+def upright(images: Sequence[Pixels]) -> Tensor:
+    """Stack images ``(S, S, 3)`` into ``(B, 3, S, S)``."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def split(
+    episodes: Sequence[Episode], validation: float, seed: int
+) -> tuple[list[Episode], list[Episode]]:
+    """Part episodes into training and validation, the same share of every source.
+
+    Args:
+        episodes: All episodes.
+        validation: Share to validate on; where positive, at least one episode of each source.
+        seed: Decides which.
+
+    Raises:
+        ValueError: If a source has nothing left to train on.
+    """
+    held: set[int] = set()
+    for source in sorted({episode.source for episode in episodes}):
+        places = [i for i, episode in enumerate(episodes) if episode.source == source]
+        count = max(1, round(validation * len(places))) if validation > 0 else 0
+        if count >= len(places):
+            raise ValueError(
+                f"{episodes[places[0]].file.path}: validation {validation} takes {count} of "
+                f"{len(places)} episodes and leaves nothing for training. Lower `validation`, "
+                "set it to 0, or collect more demos."
+            )
+        order = np.random.default_rng([seed, source]).permutation(places)
+        held.update(order[:count].tolist())
+    training = [episode for i, episode in enumerate(episodes) if i not in held]
+    return training, [episodes[i] for i in sorted(held)]
