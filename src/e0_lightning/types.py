@@ -81,7 +81,10 @@ class Contract:
         if "state" not in differing and list(self.state) != list(other.state):
             differing.append("state")
         if differing:
-            lines = [f"  {name}: {mine} has {own[name]}, {theirs} has {found[name]}" for name in differing]
+            lines = [
+                f"  {name}: {mine} has {own[name]}, {theirs} has {found[name]}"
+                for name in differing
+            ]
             raise ValueError(
                 f"{mine} and {theirs} do not fit together:\n" + "\n".join(lines) + "\n"
                 "Use data or environments of the same contract, or train a policy for this one."

@@ -1,0 +1,86 @@
+"""Attention of the action expert: rotary positions, and queries over a prefix and themselves."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of rotary positions, laid out as Hugging Face decoders do.
+
+    Args:
+        positions: ``(B, T)`` integers.
+        head_dim: Size of a head, even.
+        theta: Base of the periods; that of the language model, so that expert and prefix agree.
+
+    Returns:
+        Two tensors ``(B, 1, T, head_dim)``, float32.
+    """
+    exponents = (
+        torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    )
+    angles = positions[:, None, :, None].float() * theta**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn queries or keys ``(B, heads, T, head_dim)`` by their positions, in float32."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return (x.float() * cos + turned * sin).to(x.dtype)
+
+
+class PrefixAttention(nn.Module):
+    """Grouped-query attention of T tokens over ``[prefix, themselves]``.
+
+    Args:
+        width: Token width W.
+        heads: Query heads.
+        kv_heads: Key and value heads, those of the language model; divides ``heads``.
+        head_dim: Size of a head, that of the language model.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.q_proj = nn.Linear(width, heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: ``(B, T, W)``.
+            turn: Rotary cosine and sine of the T tokens.
+            keys: The prefix's keys ``(B, kv_heads, P, head_dim)``, already turned.
+            values: The prefix's values, same shape.
+            mask: ``(B, 1, T, P + T)`` bool, true where attention is allowed.
+
+        Returns:
+            ``(B, T, W)``.
+        """
+        batch, length, _ = x.shape
+
+        def split(projection: nn.Linear, heads: int) -> Tensor:
+            out: Tensor = projection(x)
+            return out.view(batch, length, heads, self.head_dim).transpose(1, 2)
+
+        query = rotate(split(self.q_proj, self.heads), *turn)
+        key = rotate(split(self.k_proj, self.kv_heads), *turn)
+        value = split(self.v_proj, self.kv_heads)
+        attended = F.scaled_dot_product_attention(
+            query,
+            torch.cat([keys.to(key.dtype), key], dim=2),
+            torch.cat([values.to(value.dtype), value], dim=2),
+            attn_mask=mask,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        out: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
+        return out

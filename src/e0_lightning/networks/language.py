@@ -1,0 +1,113 @@
+"""Any decoder of transformers, read layer by layer as keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, ByT5Tokenizer, DynamicCache
+
+
+class LanguageModel(nn.Module):
+    """A decoder of transformers that attends bidirectionally over a prefix.
+
+    Args:
+        config: Configuration of a model from scratch, with its ``model_type``, e.g.
+            ``{model_type: llama, hidden_size: 128, ...}``.
+        name: Or the name or folder of a pretrained model.
+        tokenizer: Name or folder of a tokenizer; ``byt5`` is the byte-level one, which needs no
+            download. By default ``byt5`` with ``config``, the model's own with ``name``.
+        max_tokens: Longest instruction in tokens; a longer one is an error, never cut.
+
+    Raises:
+        ValueError: If neither or both of ``config`` and ``name`` are given.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any] | None = None,
+        name: str | None = None,
+        tokenizer: str | None = None,
+        max_tokens: int = 128,
+    ) -> None:
+        super().__init__()
+        if (config is None) == (name is None):
+            raise ValueError(
+                f"language: give either config (a model from scratch) or name (a pretrained one), "
+                f"found config={config!r}, name={name!r}."
+            )
+        tokenizer = tokenizer or name or "byt5"
+        self.tokenizer = (
+            ByT5Tokenizer() if tokenizer == "byt5" else AutoTokenizer.from_pretrained(tokenizer)
+        )
+        if name is not None:
+            self.model = AutoModel.from_pretrained(name)
+        else:
+            self.model = AutoModel.from_config(_config(dict(config or {}), len(self.tokenizer)))
+        self.max_tokens = max_tokens
+        text = self.model.config.get_text_config()
+        self.width: int = text.hidden_size
+        self.depth: int = text.num_hidden_layers
+        self.kv_heads: int = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        self.head_dim: int = (
+            getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        )
+
+    def embed(self, instruction: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokenise and embed.
+
+        Returns:
+            Embeddings ``(B, T, width)`` and the mask ``(B, T)`` of true tokens.
+
+        Raises:
+            ValueError: If an instruction is longer than ``max_tokens``.
+        """
+        encoded = self.tokenizer(instruction, padding=True, return_tensors="pt")
+        if encoded["input_ids"].shape[1] > self.max_tokens:
+            longest = max(instruction, key=len)
+            raise ValueError(
+                f"An instruction has {encoded['input_ids'].shape[1]} tokens, language.max_tokens is "
+                f"{self.max_tokens}: {longest!r}. Raise max_tokens or shorten the instruction."
+            )
+        embedded: Tensor = self.model.get_input_embeddings()(encoded["input_ids"].to(device))
+        return embedded, encoded["attention_mask"].bool().to(device)
+
+    def forward(
+        self, embeddings: Tensor, mask: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run the decoder over a prefix, every token seeing every other.
+
+        Args:
+            embeddings: ``(B, P, width)``.
+            mask: ``(B, P)`` bool, false at padding, which nothing attends to.
+
+        Returns:
+            Keys and values of each layer, ``(B, kv_heads, P, head_dim)``; gradients flow through.
+        """
+        lowest = torch.finfo(embeddings.dtype).min
+        allowed = torch.zeros(mask.shape, dtype=embeddings.dtype, device=embeddings.device)
+        allowed = allowed.masked_fill(~mask, lowest)[:, None, None, :]
+        cache = DynamicCache()
+        self.model(
+            inputs_embeds=embeddings,
+            attention_mask=allowed.expand(-1, 1, mask.shape[1], -1),
+            position_ids=mask.long().cumsum(dim=-1).sub(1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return (
+            tuple(layer.keys for layer in cache.layers),
+            tuple(layer.values for layer in cache.layers),
+        )
+
+
+def _config(settings: dict[str, Any], vocabulary: int) -> Any:
+    """A transformers configuration from plain values, with the tokenizer's vocabulary."""
+    if "model_type" not in settings:
+        raise ValueError(
+            f"language.config has no model_type (found {sorted(settings)}); name one of "
+            "transformers' decoders, e.g. llama, gemma, qwen3."
+        )
+    settings.setdefault("vocab_size", vocabulary)
+    return AutoConfig.for_model(**settings)

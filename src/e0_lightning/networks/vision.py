@@ -1,0 +1,153 @@
+"""Camera frames to tokens: any timm backbone, and the embedding of a camera's displacement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+
+class VisionEncoder(nn.Module):
+    """A timm backbone read as tokens, shared by all views.
+
+    A convolutional backbone gives one token for each cell of its feature map, with fixed 2-D
+    sine-cosine positions added; a transformer gives its patch tokens, which carry positions.
+
+    Args:
+        name: Any name of ``timm.list_models()``.
+        pretrained: Load timm's weights for that name.
+        stage: Read the feature map of this stage and drop what follows it; None reads the end.
+        side: Image side in pixels that the backbone is given.
+        crop: View name to ``[top, left, side]`` in pixels of the incoming frame; other views are
+            taken whole. Cropping after viewpoint warps lets true pixels move in from outside.
+        model_args: More arguments for ``timm.create_model``.
+
+    Raises:
+        ValueError: If timm has no such model, or it has no such stage.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        stage: int | None = None,
+        side: int = 224,
+        crop: dict[str, list[int]] | None = None,
+        model_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name.split(".")[0]):
+            family = name.split("_")[0]
+            raise ValueError(
+                f"vision.name: timm has no model {name!r}; near it: "
+                f"{timm.list_models(f'*{family}*')[:8]}. See timm.list_models()."
+            )
+        args = dict(model_args or {})
+        if stage is None:
+            args["num_classes"] = 0
+        else:
+            args |= {"features_only": True, "out_indices": (stage,)}
+        if name.startswith(("vit", "deit", "eva", "beit")):
+            args.setdefault("img_size", side)
+        self.backbone = timm.create_model(name, pretrained=pretrained, **args)
+        self.stage, self.side, self.crop = stage, side, dict(crop or {})
+        settings = resolve_model_data_config(self.backbone)
+        self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
+        self.width, self.is_map = self._measure()
+
+    def forward(self, images: Tensor, view: str = "") -> Tensor:
+        """Encode the frames of one view.
+
+        Args:
+            images: ``(B, 3, S, S)`` uint8, or float in [0, 1].
+            view: Its name, which selects the crop.
+
+        Returns:
+            ``(B, T, width)``.
+        """
+        features = self._features(self.prepare(images, view))
+        if not self.is_map:
+            return features
+        _, height, width, channels = features.shape
+        positions = sine_cosine_grid(height, width, channels).to(features)
+        return (features + positions).flatten(1, 2)
+
+    def prepare(self, images: Tensor, view: str = "") -> Tensor:
+        """Crop, resize and standardise frames to ``(B, 3, side, side)`` float."""
+        if view in self.crop:
+            top, left, side = self.crop[view]
+            if top < 0 or left < 0 or max(top, left) + side > images.shape[-1]:
+                raise ValueError(
+                    f"vision.crop[{view!r}] = [{top}, {left}, {side}] (top, left, side) leaves the "
+                    f"frame of {images.shape[-1]} pixels; choose a square inside it."
+                )
+            images = images[..., top : top + side, left : left + side]
+        scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        if scaled.shape[-2:] != (self.side, self.side):
+            size = (self.side, self.side)
+            scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True)
+        return (scaled - self.mean) / self.std
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Backbone output: ``(B, h, w, C)`` from a feature map, ``(B, T, C)`` from patch tokens."""
+        if self.stage is not None:
+            features = self.backbone(images)[0]
+        else:
+            features = self.backbone.forward_features(images)
+        if features.ndim == 3:
+            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        if getattr(self.backbone, "output_fmt", None) == "NHWC":
+            return features
+        return features.permute(0, 2, 3, 1)
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[int, bool]:
+        """Width of the tokens and whether they are cells of a map, found by one small pass."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        weight = next(self.backbone.parameters())
+        features = self._features(weight.new_zeros(1, 3, self.side, self.side))
+        self.backbone.train(was_training)
+        return features.shape[-1], features.ndim == 4
+
+
+class RelativeSphericalEmbedding(nn.Module):
+    """``z' = z + f_proj(δ)``: tells the network how far a camera is displaced (E0, eq. 8, 18-19).
+
+    Zero at the start, so that a pretrained backbone is unchanged at step 0.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(3, width)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, offset: Tensor) -> Tensor:
+        """Embed δ = (radial, horizontal, vertical), ``(B, 3)``, angles in radians, to ``(B, W)``."""
+        out: Tensor = self.project(offset)
+        return out
+
+
+def sine_cosine_grid(height: int, width: int, channels: int) -> Tensor:
+    """Fixed 2-D positions ``(height, width, channels)``: half the channels for each axis.
+
+    Periods run geometrically from 2 cells to 100 times as many; channels left over by the division
+    into four are zero.
+    """
+    count = channels // 4
+    periods = 2 * 100 ** (torch.arange(count) / max(count - 1, 1))
+
+    def axis(length: int) -> Tensor:
+        angles = 2 * torch.pi * torch.arange(length)[:, None] / periods
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    grid = torch.zeros(height, width, channels)
+    grid[..., : 2 * count] = axis(height)[:, None]
+    grid[..., 2 * count : 4 * count] = axis(width)[None]
+    return grid

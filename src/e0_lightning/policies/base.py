@@ -1,0 +1,255 @@
+"""What every policy has: steps, logs, optimizer, normalisation, `act`, a checkpoint that is enough."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor
+
+from e0_lightning.actions.normalizer import QuantileNormalizer
+from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.statistics import RunningQuantiles
+from e0_lightning.metrics import ActionError, SuccessRate
+from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.policies.throughput import Throughput
+from e0_lightning.types import Batch, Contract, EpisodeBatch, EpisodeResult, Observation
+
+
+class Policy(pl.LightningModule):
+    """A way to choose action chunks, written by a subclass as two methods.
+
+    A subclass computes :meth:`losses` and draws with :meth:`sample`, both in normalised actions;
+    training, validation, rollouts, logs and checkpoints come along. Outside, all is in robot units.
+
+    A policy learns its contract (views, state parts, control mode) and its normalisation from the
+    data module it is first fitted on, keeps them in its checkpoint, and refuses any other.
+
+    Args:
+        encoder: Observations to prefix.
+        actions: Robot units to normalised chunks.
+        optimization: Optimizer and its schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: PrefixEncoder,
+        actions: ActionSpace,
+        optimization: CosineAdamW | None = None,
+    ) -> None:
+        super().__init__()
+        self._keep_constructor_tree()
+        self.encoder = encoder
+        self.actions = actions
+        self.state_normalizer = QuantileNormalizer(encoder.state_dim)
+        self.optimization = optimization or CosineAdamW()
+        self.throughput = Throughput()
+        self.action_error = ActionError(actions.dim)
+        self.success = SuccessRate()
+        self._contract: Contract | None = None
+
+    @abstractmethod
+    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+        """Named losses of a batch, whose sum is minimised.
+
+        Args:
+            batch: Actions ``(B, H, width)`` normalised, ``valid`` ``(B, H)``.
+            prefix: The encoded observations.
+        """
+
+    @abstractmethod
+    def sample(self, prefix: Prefix) -> Tensor:
+        """Draw normalised chunks ``(B, H, width)`` for encoded observations."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the policy must be shown and what its actions mean.
+
+        Raises:
+            ValueError: If the policy has not been fitted or loaded yet.
+        """
+        if self._contract is None:
+            raise ValueError(
+                "This policy has no contract yet: fit it on a data module that has one, "
+                "or load a checkpoint with load_policy."
+            )
+        return self._contract
+
+    @torch.inference_mode()
+    def act(self, observation: Observation) -> Tensor:
+        """Choose the next H actions for each of B observations.
+
+        Args:
+            observation: Robot units and uint8 frames, on any device.
+
+        Returns:
+            ``(B, H, D)`` in robot units, on the policy's device.
+        """
+        moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
+        return self.actions.undo(self.sample(self.prefix(moved)), moved["state"])
+
+    def prefix(self, observation: Observation) -> Prefix:
+        """Encode observations in robot units."""
+        normalised = self.state_normalizer(observation["state"])
+        return self.encoder(Observation({**observation, "state": normalised}))  # type: ignore[typeddict-item, no-any-return]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Sum of the losses of a batch."""
+        losses = self._losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._log_losses("train", losses, total, len(batch["state"]))
+        return total
+
+    def validation_step(
+        self, batch: Batch | EpisodeBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> list[EpisodeResult] | None:
+        """Losses and action error on held-out windows; success in episodes played between epochs."""
+        if isinstance(batch, EpisodeBatch):
+            return self._play(batch, batch_idx)
+        self._seed(batch_idx)
+        losses = self._losses(batch)
+        self._log_losses(
+            "val", losses, torch.stack(list(losses.values())).sum(), len(batch["state"])
+        )
+        self.action_error.update(self.act(batch), batch["actions"], batch["valid"])
+        return None
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:
+        """Play a batch of episodes to their ends."""
+        return self._play(batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Chunks ``(B, H, D)`` for a batch of recorded observations, robot units."""
+        self._seed(batch_idx)
+        return self.act(batch)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimizer and schedule over the trainer's whole run."""
+        total = self.trainer.estimated_stepping_batches
+        return self.optimization.configure(self.parameters(), total)  # type: ignore[return-value]
+
+    def configure_model(self) -> None:
+        """Learn contract and statistics from the data module, before weights are copied or loaded."""
+        if self._trainer is None or self.trainer.state.fn == "test":
+            return
+        datamodule = getattr(self.trainer, "datamodule", None)
+        found = getattr(datamodule, "contract", None)
+        if found is None:
+            return
+        is_new = self._contract is None
+        self._agree(found)
+        if is_new and self.trainer.state.fn == "fit":
+            self._fit_statistics(datamodule)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make every draw of the step a function of seed and step, so that a resumed run repeats it."""
+        self._seed(self.trainer.global_step)
+        self.throughput.start_step()
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """Log speed and the share of time spent waiting for data."""
+        for name, value in self.throughput.end_step(len(batch["state"])).items():
+            self.log(f"throughput/{name}", value)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log action error in robot units, and success where episodes were played."""
+        if self.action_error.update_called:
+            self.log("val/action_error", self.action_error.compute().nanmean())
+            self.action_error.reset()
+        if self.success.update_called:
+            self.log("val/success", self.success.compute().rate)
+            self.success.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the success over all episodes."""
+        if self.success.update_called:
+            self.log("test/success", self.success.compute().rate)
+            self.success.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the contract, so that the checkpoint is enough."""
+        if self._contract is not None:
+            checkpoint["contract"] = self._contract.as_dict()
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the checkpoint's contract, or refuse it next to data of another."""
+        if "contract" in checkpoint:
+            self._agree(Contract(**checkpoint["contract"]), "the checkpoint")
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        normalised = self.actions.normalise(batch["actions"], batch["state"])
+        inner = Batch({**batch, "actions": normalised})  # type: ignore[typeddict-item]
+        return self.losses(inner, self.prefix(batch))
+
+    def _log_losses(
+        self, stage: str, losses: dict[str, Tensor], total: Tensor, batch_size: int
+    ) -> None:
+        values = {f"{stage}/{name}": value for name, value in losses.items()}
+        self.log_dict(
+            {**values, f"{stage}/loss": total}, batch_size=batch_size, add_dataloader_idx=False
+        )
+
+    def _play(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:
+        self._seed(batch_idx)
+        results = batch.run(self)
+        self.success.update(torch.tensor([result.success for result in results]))
+        return results
+
+    def _agree(self, found: Contract, source: str = "the data") -> None:
+        if self._contract is not None:
+            self._contract.require(found, "the policy", source)
+            return
+        own = {
+            "action_dim (model.actions.normalizer.dim)": (self.actions.dim, found.action_dim),
+            "state dimensions (model.encoder.state_dim)": (
+                self.encoder.state_dim,
+                found.state_dim,
+            ),
+            "horizon (model.actions.horizon)": (self.actions.horizon, found.horizon),
+        }
+        differing = [f"  {name}: {a}, {source} has {b}" for name, (a, b) in own.items() if a != b]
+        if differing:
+            raise ValueError(
+                f"The policy was built for other data than {source}:\n"
+                + "\n".join(differing)
+                + f"\nSet the named arguments to the values of {source} (state parts {found.state})."
+            )
+        self._contract = found
+
+    def _fit_statistics(self, datamodule: Any) -> None:
+        """Quantiles of actions and states, in one pass over the training windows."""
+        states = RunningQuantiles(self.encoder.state_dim)
+
+        def windows() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+            for actions, state, valid in datamodule.action_windows():
+                states.update(state)
+                yield actions, state, valid
+
+        self.actions.fit(windows())
+        self.state_normalizer.fit_statistics(states)
+
+    def _seed(self, position: int) -> None:
+        """Seed torch by (run seed, position, rank)."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        sequence = np.random.SeedSequence([seed, position, self.global_rank])
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+
+    def _keep_constructor_tree(self) -> None:
+        """Save the constructor arguments where they are plain values, as the command line gives them.
+
+        Built by hand, the arguments are modules: a checkpoint holds their weights, not their objects.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+            self.save_hyperparameters(logger=False)
+        if "_class_path" not in self.hparams:
+            self._hparams.clear()
+            self._hparams_initial.clear()

@@ -1,0 +1,125 @@
+"""E0: Tweedie discrete diffusion over action tokens (arXiv 2511.21542)."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.samplers import Sample, Sampler, TweedieSampler
+from e0_lightning.metrics import TokenAccuracy
+from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.types import Batch
+
+
+class E0(Policy):
+    """Classify noisy one-hot tokens, denoise a chunk by walking τ from 0 towards 1.
+
+    ``x_τ = τ α e_k + (1 − τ) ε``; the expert estimates ``Pr(k | x_τ, observation)`` under a
+    cross-entropy loss, the sampler turns that estimate into tokens (E0, eq. 3-12).
+
+    Args:
+        encoder: Observations to prefix.
+        expert: Transformer over action tokens.
+        actions: Robot units to normalised chunks.
+        process: Noise on one-hot tokens, its bins K and its density of τ.
+        sampler: Rule, schedule and read-out.
+        token_per: What the expert sees as one token: a ``dimension`` of a step, as in the paper, or
+            a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
+        optimization: Optimizer and its schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: PrefixEncoder,
+        expert: ActionExpert,
+        actions: ActionSpace,
+        process: OneHotDiffusion | None = None,
+        sampler: Sampler | None = None,
+        token_per: Literal["dimension", "step"] = "dimension",
+        optimization: CosineAdamW | None = None,
+    ) -> None:
+        super().__init__(encoder, actions, optimization)
+        self.process = process or OneHotDiffusion()
+        self.sampler = sampler or TweedieSampler()
+        self.token_per = token_per
+        self.expert = expert
+        self.tokenizer = ActionTokenizer(
+            self.process.num_bins,
+            "left_edge" if self.sampler.readout == "left_edge" else "center",
+        )
+        joined = actions.width if token_per == "step" else 1
+        self.tokens = actions.horizon * actions.width
+        features = joined * self.process.num_bins
+        self.embed = nn.Linear(features, expert.width)
+        self.positions = nn.Parameter(torch.zeros(self.tokens // joined, expert.width))
+        self.head = nn.Linear(expert.width, features)
+        nn.init.normal_(self.positions, std=0.02)
+        self.accuracy = TokenAccuracy()
+
+    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+        """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
+        tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
+        valid = (batch["valid"].unsqueeze(-1) & ~self.actions.padding).flatten(1)
+        tau = self.process.density.sample(len(tokens), device=tokens.device)
+        logits = self.denoise(self.process.corrupt(tokens, tau), tau, prefix)
+        self.accuracy.update(logits.detach(), tokens, valid, tau)
+        return {"cross_entropy": self.process.loss(logits, tokens, valid)}
+
+    def sample(self, prefix: Prefix) -> Tensor:
+        """Denoise chunks from pure noise and read them off."""
+        drawn: Sample = self.sampler(
+            partial(self.denoise, prefix=prefix),
+            self.process,
+            shape=(prefix.batch_size, self.tokens),
+            device=prefix.mask.device,
+        )
+        values = self._read(drawn)
+        return values.view(prefix.batch_size, self.actions.horizon, self.actions.width)
+
+    def denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+        """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``."""
+        grouped = x_tau.reshape(len(x_tau), len(self.positions), -1)
+        refined = self.expert(self.embed(grouped) + self.positions, tau, prefix)
+        logits: Tensor = self.head(refined)
+        return logits.view(x_tau.shape)
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""
+        super().on_train_batch_end(outputs, batch, batch_idx)  # type: ignore[arg-type]
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self._log_accuracy("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy on held-out windows too."""
+        super().on_validation_epoch_end()
+        if self.accuracy.update_called:
+            self._log_accuracy("val")
+
+    def _log_accuracy(self, stage: str) -> None:
+        found = self.accuracy.compute()
+        self.log(f"{stage}/token_accuracy", found["overall"])
+        borders = pairwise(self.accuracy.edges.tolist())
+        for (low, high), value in zip(borders, found["by_tau"], strict=True):
+            if not value.isnan():
+                self.log(f"{stage}_accuracy_by_tau/{low:g}-{high:g}", value)
+        self.accuracy.reset()
+
+    def _read(self, drawn: Sample) -> Tensor:
+        """Normalised values ``(B, L)`` by the sampler's read-out."""
+        match self.sampler.readout:
+            case "expectation":
+                return self.tokenizer.expect(drawn.logits)
+            case "local":
+                return self.tokenizer.expect(drawn.logits, self.sampler.window)
+            case _:
+                return self.tokenizer.decode(drawn.tokens)

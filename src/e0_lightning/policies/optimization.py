@@ -1,0 +1,59 @@
+"""How weights are moved: AdamW under a linear warm-up and a cosine decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class CosineAdamW:
+    """AdamW; the rate rises linearly to its peak, then falls by a cosine (E0, section 4).
+
+    The paper warms up for 10 000 of 30 000 steps and keeps ``peak = final = 5e-5``.
+
+    Args:
+        peak: Highest learning rate.
+        final: Learning rate at the last step.
+        warmup: Steps from 0 to the peak.
+        weight_decay: Decoupled decay, for matrices only (not for biases and norms).
+        betas: AdamW's averaging coefficients.
+    """
+
+    def __init__(
+        self,
+        peak: float = 5e-5,
+        final: float = 5e-5,
+        warmup: int = 10_000,
+        weight_decay: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
+        self.peak, self.final, self.warmup = peak, final, warmup
+        self.weight_decay, self.betas = weight_decay, betas
+
+    def rate(self, step: int, total: float) -> float:
+        """Learning rate at a step of ``total``."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        if not math.isfinite(total):
+            return self.peak
+        progress = min((step - self.warmup) / max(total - self.warmup, 1), 1.0)
+        return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+    def configure(self, parameters: Iterable[nn.Parameter], total: float) -> dict[str, Any]:
+        """What ``configure_optimizers`` returns, for a run of ``total`` optimizer steps."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW(groups, lr=self.peak, betas=self.betas)
+        schedule = LambdaLR(optimizer, lambda step: self.rate(step, total) / self.peak)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
+        }
