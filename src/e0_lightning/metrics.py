@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,3 +92,50 @@ class ActionError(Metric):
     def compute(self) -> Tensor:
         """Return ``(D,)``; NaN where no step was valid."""
         return self.error / self.steps
+
+
+class Proportion(NamedTuple):
+    """A success rate with its 95 % interval."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+
+
+class SuccessRate(Metric):
+    """Share of episodes that succeeded, with Wilson's 95 % score interval.
+
+    With k successes of n and z = 1.96, ``(k + z²/2 ± z √(k (n - k) / n + z²/4)) / (n + z²)``
+    (Wilson 1927): unlike the normal interval it stays within [0, 1] and does not vanish at 0 or n.
+    """
+
+    full_state_update = False
+    successes: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("successes", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, success: Tensor) -> None:
+        """Count episodes.
+
+        Args:
+            success: ``(N,)`` bool; an episode that broke off counts as false.
+        """
+        self.successes += success.sum()
+        self.count += success.numel()
+
+    def compute(self) -> Proportion:
+        """Return rate, bounds and n; without an episode the rate is NaN between 0 and 1."""
+        k, n = int(self.successes), int(self.count)
+        if n == 0:
+            return Proportion(math.nan, 0.0, 1.0, 0)
+        z = NormalDist().inv_cdf(0.975)
+        half = z * math.sqrt(k * (n - k) / n + z**2 / 4)
+        middle = k + z**2 / 2
+        low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
+        # At 0 and n a bound is exactly 0 or 1, but for rounding.
+        return Proportion(k / n, max(low, 0.0), min(high, 1.0), n)
