@@ -115,9 +115,10 @@ class ExpertLayer(nn.Module):
     ) -> Tensor:
         """One layer over ``(B, T, W)``; arguments as :meth:`PrefixAttention.forward`."""
         normed, gate = self.attention_norm(x, condition)
-        x = x + gate * self.attention(normed, turn, keys, values, mask)
-        normed, gate = self.mlp_norm(x, condition)
-        return x + gate * self.mlp(normed)
+        attended: Tensor = gate * self.attention(normed, turn, keys, values, mask) + x
+        normed, gate = self.mlp_norm(attended, condition)
+        out: Tensor = attended + gate * self.mlp(normed)
+        return out
 
 
 class AdaptiveRMSNorm(nn.Module):

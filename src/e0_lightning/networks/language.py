@@ -67,8 +67,9 @@ class LanguageModel(nn.Module):
         if encoded["input_ids"].shape[1] > self.max_tokens:
             longest = max(instruction, key=len)
             raise ValueError(
-                f"An instruction has {encoded['input_ids'].shape[1]} tokens, language.max_tokens is "
-                f"{self.max_tokens}: {longest!r}. Raise max_tokens or shorten the instruction."
+                f"An instruction has {encoded['input_ids'].shape[1]} tokens, "
+                f"language.max_tokens is {self.max_tokens}: {longest!r}. "
+                "Raise max_tokens or shorten the instruction."
             )
         embedded: Tensor = self.model.get_input_embeddings()(encoded["input_ids"].to(device))
         return embedded, encoded["attention_mask"].bool().to(device)
@@ -88,7 +89,8 @@ class LanguageModel(nn.Module):
         lowest = torch.finfo(embeddings.dtype).min
         allowed = torch.zeros(mask.shape, dtype=embeddings.dtype, device=embeddings.device)
         allowed = allowed.masked_fill(~mask, lowest)[:, None, None, :]
-        cache = DynamicCache()
+        # Made without the model's configuration, it keeps every layer whole, sliding ones too.
+        cache: Any = DynamicCache()
         self.model(
             inputs_embeds=embeddings,
             attention_mask=allowed.expand(-1, 1, mask.shape[1], -1),

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 
@@ -29,6 +29,9 @@ class VisionEncoder(nn.Module):
     Raises:
         ValueError: If timm has no such model, or it has no such stage.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class VisionEncoder(nn.Module):
             args |= {"features_only": True, "out_indices": (stage,)}
         if name.startswith(("vit", "deit", "eva", "beit")):
             args.setdefault("img_size", side)
-        self.backbone = timm.create_model(name, pretrained=pretrained, **args)
+        self.backbone: Any = timm.create_model(name, pretrained=pretrained, **args)
         self.stage, self.side, self.crop = stage, side, dict(crop or {})
         settings = resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
@@ -95,6 +98,7 @@ class VisionEncoder(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         """Backbone output: ``(B, h, w, C)`` from a feature map, ``(B, T, C)`` from patch tokens."""
+        features: Tensor
         if self.stage is not None:
             features = self.backbone(images)[0]
         else:
@@ -129,7 +133,7 @@ class RelativeSphericalEmbedding(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, offset: Tensor) -> Tensor:
-        """Embed δ = (radial, horizontal, vertical), ``(B, 3)``, angles in radians, to ``(B, W)``."""
+        """Embed δ = (radial, horizontal, vertical), ``(B, 3)``, in radians, to ``(B, W)``."""
         out: Tensor = self.project(offset)
         return out
 

@@ -1,7 +1,8 @@
-"""What every policy has: steps, logs, optimizer, normalisation, `act`, a checkpoint that is enough."""
+"""What every policy has: steps, logs, optimizer, normalisation, `act`, a full checkpoint."""
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from abc import abstractmethod
@@ -108,10 +109,10 @@ class Policy(pl.LightningModule):
         self._log_losses("train", losses, total, len(batch["state"]))
         return total
 
-    def validation_step(
+    def validation_step(  # type: ignore[override]
         self, batch: Batch | EpisodeBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> list[EpisodeResult] | None:
-        """Losses and action error on held-out windows; success in episodes played between epochs."""
+        """Losses and action error on held-out windows; success where episodes are played."""
         if isinstance(batch, EpisodeBatch):
             return self._play(batch, batch_idx)
         self._seed(batch_idx)
@@ -122,7 +123,9 @@ class Policy(pl.LightningModule):
         self.action_error.update(self.act(batch), batch["actions"], batch["valid"])
         return None
 
-    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:
+    def test_step(  # type: ignore[override]
+        self, batch: EpisodeBatch, batch_idx: int
+    ) -> list[EpisodeResult]:
         """Play a batch of episodes to their ends."""
         return self._play(batch, batch_idx)
 
@@ -137,7 +140,7 @@ class Policy(pl.LightningModule):
         return self.optimization.configure(self.parameters(), total)  # type: ignore[return-value]
 
     def configure_model(self) -> None:
-        """Learn contract and statistics from the data module, before weights are copied or loaded."""
+        """Learn contract and statistics from the data module, before weights are copied."""
         if self._trainer is None or self.trainer.state.fn == "test":
             return
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -150,7 +153,7 @@ class Policy(pl.LightningModule):
             self._fit_statistics(datamodule)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make every draw of the step a function of seed and step, so that a resumed run repeats it."""
+        """Make every draw a function of seed and step, so that a resumed run repeats it."""
         self._seed(self.trainer.global_step)
         self.throughput.start_step()
 
@@ -220,7 +223,7 @@ class Policy(pl.LightningModule):
             raise ValueError(
                 f"The policy was built for other data than {source}:\n"
                 + "\n".join(differing)
-                + f"\nSet the named arguments to the values of {source} (state parts {found.state})."
+                + f"\nSet them to the values of {source} (state parts {found.state})."
             )
         self._contract = found
 
@@ -243,13 +246,13 @@ class Policy(pl.LightningModule):
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def _keep_constructor_tree(self) -> None:
-        """Save the constructor arguments where they are plain values, as the command line gives them.
+        """Save constructor arguments that are plain values, as the command line gives them.
 
-        Built by hand, the arguments are modules: a checkpoint holds their weights, not their objects.
+        Built by hand, they are modules: a checkpoint holds their weights, not the objects.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
             self.save_hyperparameters(logger=False)
         if "_class_path" not in self.hparams:
-            self._hparams.clear()
-            self._hparams_initial.clear()
+            self._set_hparams({})
+            self._hparams_initial = copy.deepcopy(self._hparams)

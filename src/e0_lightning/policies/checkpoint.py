@@ -21,7 +21,7 @@ def build_policy(settings: dict[str, Any]) -> Policy:
         A policy whose checkpoints carry that tree, so that :func:`load_policy` opens them.
     """
     tree = {"_class_path": settings["class_path"], **settings.get("init_args", {})}
-    policy: Policy = instantiate_module(Policy, tree)
+    policy: Policy = instantiate_module(Policy, tree)  # type: ignore[type-abstract]
     policy.save_hyperparameters(
         {**tree, "_instantiator": "lightning.pytorch.cli.instantiate_module"}, logger=False
     )
@@ -49,9 +49,9 @@ def load_policy(path: str | PathLike[str], device: torch.device | str = "cpu") -
     if class_path is None or "contract" not in checkpoint:
         missing = "constructor tree" if class_path is None else "contract"
         raise ValueError(
-            f"{path}: no {missing} in this checkpoint (keys {sorted(checkpoint)}). It was written by "
-            "a module built by hand or by another project: build the policy with build_policy or the "
-            "lightning command before fitting, or rebuild it and load the key 'state_dict' into it."
+            f"{path}: no {missing} in this checkpoint (keys {sorted(checkpoint)}). It was written "
+            "by a module built by hand or by another project: build the policy with build_policy "
+            "or the lightning command before fitting, or rebuild it and load 'state_dict' into it."
         )
     policy = build_policy({"class_path": class_path, "init_args": settings})
     policy.on_load_checkpoint({"contract": checkpoint["contract"]})

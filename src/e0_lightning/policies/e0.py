@@ -96,7 +96,7 @@ class E0(Policy):
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""
         super().on_train_batch_end(outputs, batch, batch_idx)  # type: ignore[arg-type]
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_accuracy("train")
 
     def on_validation_epoch_end(self) -> None:
