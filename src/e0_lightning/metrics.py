@@ -74,7 +74,7 @@ class ActionError(Metric):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.add_state("error", torch.zeros(dim, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("error", torch.zeros(dim), dist_reduce_fx="sum")
         self.add_state("steps", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, actions: Tensor, valid: Tensor) -> None:
@@ -86,7 +86,7 @@ class ActionError(Metric):
             valid: ``(B, H)`` bool; the others do not count.
         """
         error = (predicted - actions).abs()[valid]
-        self.error += error.sum(dim=0, dtype=torch.float64)
+        self.error += error.sum(dim=0, dtype=torch.float32)
         self.steps += valid.sum()
 
     def compute(self) -> Tensor:

@@ -161,9 +161,10 @@ class RunningQuantiles:
     def _promote(self, level: int, values: Tensor) -> None:
         even = len(values) // 2 * 2
         odd = self._keep_odd[level]
+        # Clones, as a view would keep the whole level in memory.
         self._reach(level + 1)
-        self._levels[level + 1].append(values[:even].sort(dim=0).values[int(odd) :: 2])
-        self._levels[level] = [values[even:]] if even < len(values) else []
+        self._levels[level + 1].append(values[:even].sort(dim=0).values[int(odd) :: 2].clone())
+        self._levels[level] = [values[even:].clone()] if even < len(values) else []
         self._keep_odd[level] = not odd
         if odd:
             self._under += 2**level

@@ -163,8 +163,7 @@ class TweedieSampler(Sampler):
         if self.eta:
             fresh = draw_normal(x.shape, generator, x.device)
             noise = (1 - self.eta**2) ** 0.5 * noise + self.eta * fresh
-        level = following[:, None, None]
-        return level * mean + (1 - level) * noise
+        return torch.lerp(noise, mean, following[:, None, None])
 
 
 class ArgmaxSampler(Sampler):

@@ -34,8 +34,8 @@ class IdentifiabilitySchedule(Schedule):
     """Even steps in the logarithm of the signal-to-noise ratio, over the range where it decides.
 
     A token stands out from K noise values only when ``r = (τ α / (1 − τ))²`` nears ``2 ln K``; the
-    steps spread from r = 0.02 to 8 ln K, with ``τ = √r / (α + √r)``, and the first is moved to
-    τ = 0, where sampling starts.
+    first step is at τ = 0, where sampling starts, the others spread from r = 0.02 to 8 ln K, with
+    ``τ = √r / (α + √r)``.
 
     Args:
         num_bins: Bins K.
@@ -48,10 +48,8 @@ class IdentifiabilitySchedule(Schedule):
 
     def __call__(self, num_steps: int) -> Tensor:
         """List ``(N,)`` noise levels."""
-        position = torch.arange(num_steps) / max(num_steps - 1, 1)
-        levels = identifiable_tau(position, self.num_bins, self.alpha)
-        levels[0] = 0.0
-        return levels
+        position = torch.linspace(0, 1, num_steps - 1)
+        return torch.cat([torch.zeros(1), identifiable_tau(position, self.num_bins, self.alpha)])
 
 
 class TauDensity(ABC):

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e0_lightning.actions.tokenizer import ActionTokenizer
+
+ROUNDING = 2e-7
+bins = st.integers(2, 8192)
+values = st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=50).map(torch.tensor)
+
+
+@given(values, bins)
+def test_round_trip_errs_by_at_most_half_a_bin(x, num_bins):
+    tokenizer = ActionTokenizer(num_bins)
+    assert (tokenizer.decode(tokenizer.encode(x)) - x).abs().max() <= 1 / num_bins + ROUNDING
+
+
+@given(values, bins)
+def test_left_edge_lies_at_most_a_bin_below(x, num_bins):
+    tokenizer = ActionTokenizer(num_bins, decode_to="left_edge")
+    error = x - tokenizer.decode(tokenizer.encode(x))
+    assert error.min() >= -ROUNDING
+    assert error.max() <= 2 / num_bins + ROUNDING
+
+
+@pytest.mark.parametrize("num_bins", [2, 7, 256, 2048, 8192])
+def test_every_bin_is_read_back_as_itself(num_bins):
+    tokenizer = ActionTokenizer(num_bins)
+    tokens = torch.arange(num_bins)
+    assert tokenizer.encode(tokenizer.decode(tokens)).equal(tokens)
+
+
+def test_values_outside_saturate():
+    tokenizer = ActionTokenizer(2048)
+    tokens = tokenizer.encode(torch.tensor([-torch.inf, -3200.0, -1.0, 1.0, 5.0, torch.inf]))
+    assert tokens.tolist() == [0, 0, 0, 2047, 2047, 2047]
+
+
+def test_half_precision_values_land_in_the_bin_of_their_value():
+    tokenizer = ActionTokenizer(2048)
+    half = (torch.rand(1000) * 2 - 1).bfloat16()
+    assert tokenizer.encode(half).equal(tokenizer.encode(half.float()))
+
+
+def test_expectation_is_the_mean_of_the_centres():
+    tokenizer = ActionTokenizer(4)
+    probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    expected = torch.tensor([-0.75 * 0.1 - 0.25 * 0.2 + 0.25 * 0.3 + 0.75 * 0.4])
+    assert torch.allclose(tokenizer.expect(probabilities.log()), expected)
+
+
+def test_window_keeps_modes_apart():
+    tokenizer = ActionTokenizer(100)
+    probabilities = torch.zeros(1, 100)
+    probabilities[0, 20], probabilities[0, 21], probabilities[0, 80] = 0.4, 0.2, 0.4
+    local = tokenizer.expect(probabilities.log(), window=3)
+    centres = tokenizer.decode(torch.tensor([20, 21]))
+    assert torch.allclose(local, (0.4 * centres[0] + 0.2 * centres[1]) / 0.6)
+    assert tokenizer.expect(probabilities.log()) > local + 0.3
+
+
+@pytest.mark.parametrize("edge", [0, 49])
+def test_window_stops_at_the_ends_of_the_grid(edge):
+    tokenizer = ActionTokenizer(50)
+    logits = torch.full((1, 50), -10.0)
+    logits[0, edge] = 10.0
+    local = tokenizer.expect(logits, window=5)
+    assert torch.allclose(local, tokenizer.decode(torch.tensor([edge])), atol=1e-6)
+
+
+def test_window_of_the_whole_grid_is_the_full_expectation():
+    tokenizer = ActionTokenizer(64)
+    logits = torch.randn(3, 2, 64)
+    assert torch.allclose(tokenizer.expect(logits, window=64), tokenizer.expect(logits), atol=1e-6)
+
+
+def test_logits_over_other_bins_are_refused():
+    with pytest.raises(ValueError, match=r"256 bins.*has 2048"):
+        ActionTokenizer(2048).expect(torch.zeros(1, 256))
+
+
+@pytest.mark.parametrize("arguments", [{"num_bins": 1}, {"decode_to": "middle"}])
+def test_impossible_grids_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        ActionTokenizer(**arguments)

@@ -1,0 +1,133 @@
+import copy
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.schedules import BetaTau, IdentifiabilityTau
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_corrupted_tokens_have_the_mean_and_deviation_of_the_process():
+    process = OneHotDiffusion(num_bins=6, alpha=0.5)
+    tokens = torch.tensor([2, 5]).expand(40_000, 2)
+    x = process.corrupt(tokens, torch.full((40_000,), 0.4), seeded())
+    mean = 0.4 * 0.5 * torch.nn.functional.one_hot(tokens[0], 6)
+    assert torch.allclose(x.mean(dim=0), mean, atol=5 * 0.6 / 200)
+    assert torch.allclose(x.std(dim=0), torch.full((2, 6), 0.6), atol=0.01)
+
+
+def test_clean_and_pure_noise_are_the_ends():
+    process = OneHotDiffusion(num_bins=6, alpha=0.5)
+    tokens = torch.tensor([[2, 5], [2, 5]])
+    x = process.corrupt(tokens, torch.tensor([1.0, 0.0]), seeded())
+    assert x[0].equal(0.5 * torch.nn.functional.one_hot(tokens[0], 6))
+    assert x[1].equal(torch.randn(2, 2, 6, generator=seeded())[1])
+
+
+def test_a_generator_decides_the_noise():
+    process, tokens, tau = OneHotDiffusion(8), torch.zeros(2, 3, dtype=torch.long), torch.rand(2)
+    first, second = (process.corrupt(tokens, tau, seeded(7)) for _ in range(2))
+    assert first.equal(second)
+
+
+def test_score_is_the_gradient_of_the_log_density():
+    process = OneHotDiffusion(num_bins=5, alpha=0.7)
+    prior = torch.rand(3, 5, generator=seeded()).softmax(dim=-1)
+    tau = torch.tensor([0.0, 0.3, 0.6, 0.9])
+    level = tau[:, None, None]
+    x = process.corrupt(torch.randint(0, 5, (4, 3), generator=seeded()), tau, seeded(1))
+    x.requires_grad_()
+    signal = 0.7 * level[..., None] * torch.eye(5)
+    distance = (x[..., None, :] - signal).square().sum(dim=-1)
+    density = (prior.log() - distance / (2 * (1 - level) ** 2)).logsumexp(dim=-1)
+    (expected,) = torch.autograd.grad(density.sum(), x)
+    ratio = (level * 0.7 * x - (level * 0.7) ** 2 / 2) / (1 - level) ** 2
+    score = process.score(x, prior.log() + ratio, tau)
+    assert torch.allclose(score, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mean_and_noise_put_the_input_together_again():
+    process = OneHotDiffusion(num_bins=7, alpha=0.2)
+    x, logits, tau = torch.randn(3, 2, 7), torch.randn(3, 2, 7), torch.rand(3)
+    mean = process.mean(logits)
+    level = tau[:, None, None]
+    assert torch.allclose(mean.sum(dim=-1), torch.full((3, 2), 0.2))
+    assert torch.allclose(level * mean + (1 - level) * process.noise(x, mean, tau), x, atol=1e-5)
+
+
+def test_loss_is_the_cross_entropy():
+    logits, tokens = torch.randn(4, 3, 9), torch.randint(0, 9, (4, 3))
+    loss = OneHotDiffusion(9).loss(logits, tokens, torch.ones(4, 3, dtype=torch.bool))
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+    assert torch.allclose(loss, expected)
+
+
+@pytest.mark.parametrize("ordinal", [0.5, 3.0])
+def test_ordinal_targets_spread_over_neighbouring_bins(ordinal):
+    logits, tokens = torch.randn(1, 4, 30), torch.tensor([[0, 1, 15, 29]])
+    distance = torch.arange(30) - tokens[..., None]
+    target = (-0.5 * (distance / ordinal) ** 2).softmax(dim=-1)
+    loss = OneHotDiffusion(30, ordinal=ordinal).loss(logits, tokens, tokens >= 0)
+    expected = -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+    assert torch.allclose(loss, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("ordinal", [0.0, 2.0])
+def test_a_masked_token_changes_nothing(ordinal):
+    process = OneHotDiffusion(12, ordinal=ordinal)
+    logits, tokens = torch.randn(2, 5, 12, requires_grad=True), torch.randint(0, 12, (2, 5))
+    valid = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
+    loss = process.loss(logits, tokens, valid)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    other_logits = torch.where(valid[..., None], logits, 100 * torch.randn(2, 5, 12))
+    other_tokens = tokens.where(valid, torch.tensor(-100))
+    assert process.loss(other_logits, other_tokens, valid).equal(loss)
+    assert (gradient[~valid] == 0).all()
+    assert (gradient[valid] != 0).all()
+
+
+def test_nothing_valid_is_no_loss_and_no_gradient():
+    logits = torch.randn(2, 3, 8, requires_grad=True)
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    loss = OneHotDiffusion(8).loss(logits, torch.zeros(2, 3, dtype=torch.long), nothing)
+    loss.backward()
+    assert loss == 0
+    assert (logits.grad == 0).all()
+
+
+def test_half_precision_logits_lose_nothing_more():
+    process = OneHotDiffusion(64)
+    logits, tokens = torch.randn(2, 3, 64).bfloat16(), torch.randint(0, 64, (2, 3))
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, mean = process.loss(logits, tokens, valid), process.mean(logits)
+    assert loss.equal(process.loss(logits.float(), tokens, valid))
+    assert mean.equal(process.mean(logits.float()))
+
+
+def test_a_configuration_builds_it_with_its_density():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(OneHotDiffusion, "process")
+    density = {
+        "class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau",
+        "init_args": {"alpha": 0.3},
+    }
+    settings = {"num_bins": 64, "alpha": 0.3, "density": density}
+    path = "e0_lightning.diffusion.process.OneHotDiffusion"
+    parsed = parser.parse_object({"process": {"class_path": path, "init_args": settings}})
+    process = copy.deepcopy(parser.instantiate_classes(parsed).process)
+    assert (process.num_bins, process.alpha) == (64, 0.3)
+    assert isinstance(process.density, IdentifiabilityTau)
+    assert process.density.alpha == 0.3
+    assert isinstance(OneHotDiffusion().density, BetaTau)
+
+
+@pytest.mark.parametrize("arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"ordinal": -1.0}])
+def test_impossible_settings_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        OneHotDiffusion(**arguments)

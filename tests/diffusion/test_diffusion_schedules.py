@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+
+from e0_lightning.diffusion.schedules import (
+    BetaTau,
+    IdentifiabilitySchedule,
+    IdentifiabilityTau,
+    UniformSchedule,
+    UniformTau,
+)
+
+DENSITIES = [BetaTau(), UniformTau(), IdentifiabilityTau()]
+
+
+@pytest.mark.parametrize("schedule", [UniformSchedule(), IdentifiabilitySchedule()])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 100])
+def test_every_grid_rises_from_zero_and_stays_below_one(schedule, num_steps):
+    levels = schedule(num_steps)
+    assert levels.shape == (num_steps,)
+    assert levels[0] == 0
+    assert (levels.diff() > 0).all()
+    assert levels[-1] < 1
+
+
+def test_uniform_steps_are_even():
+    assert torch.allclose(UniformSchedule()(10), torch.arange(10) / 10)
+
+
+@pytest.mark.parametrize(("num_bins", "alpha"), [(2048, 0.1), (256, 1.0)])
+def test_identifiability_steps_are_even_in_log_signal_to_noise(num_bins, alpha):
+    levels = IdentifiabilitySchedule(num_bins, alpha)(10)[1:].double()
+    ratio = (levels * alpha / (1 - levels)) ** 2
+    assert ratio[0].item() == pytest.approx(0.02, rel=1e-4)
+    assert ratio[-1].item() == pytest.approx(8 * math.log(num_bins), rel=1e-4)
+    assert torch.allclose(ratio.log().diff(), ratio.log().diff()[:1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("a", [1.0, 1.5, 4.0])
+def test_beta_density_has_the_moments_of_a_beta(a):
+    tau = BetaTau(a).sample(200_000, torch.Generator().manual_seed(0)).double()
+    beta = (1 - tau - 0.001) / 0.999
+    variance = a / ((a + 1) ** 2 * (a + 2))
+    assert beta.mean().item() == pytest.approx(a / (a + 1), abs=4 * (variance / 200_000) ** 0.5)
+    assert beta.var().item() == pytest.approx(variance, rel=0.02)
+
+
+def test_identifiable_density_is_even_in_log_signal_to_noise_with_a_share_at_noise():
+    density = IdentifiabilityTau(2048, 0.1, pure_noise=0.25)
+    tau = density.sample(100_000, torch.Generator().manual_seed(0)).double()
+    noise = tau == 0
+    assert noise.double().mean().item() == pytest.approx(0.25, abs=0.01)
+    position = (tau[~noise] * 0.1 / (1 - tau[~noise])).square().log()
+    low, high = math.log(0.02), math.log(8 * math.log(2048))
+    quartiles = position.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    expected = low + (high - low) * torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    assert torch.allclose(quartiles, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+def test_every_density_draws_below_one_as_the_generator_says(density):
+    first, second = (density.sample(10_000, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert first.equal(second)
+    assert first.min() >= 0
+    assert first.max() < 1
+
+
+@pytest.mark.parametrize("build", [lambda: BetaTau(0.0), lambda: IdentifiabilityTau(pure_noise=2)])
+def test_impossible_densities_are_refused(build):
+    with pytest.raises(ValueError, match=r"a is 0.0|pure_noise is 2"):
+        build()

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from e0_lightning.metrics import ActionError, TokenAccuracy
+
+
+def test_accuracy_is_counted_by_noise_level():
+    metric = TokenAccuracy(edges=(0.0, 0.5, 0.9, 1.0))
+    tokens = torch.tensor([[0, 1], [2, 3], [0, 0]])
+    guesses = torch.tensor([[0, 1], [2, 0], [1, 1]])
+    logits = torch.nn.functional.one_hot(guesses, 4).float()
+    valid = torch.tensor([[True, True], [True, True], [True, False]])
+    metric.update(logits, tokens, valid, torch.tensor([0.5, 0.6, 0.0]))
+    result = metric.compute()
+    assert result["overall"].item() == pytest.approx(3 / 5)
+    assert torch.allclose(result["by_tau"], torch.tensor([0.0, 0.75, torch.nan]), equal_nan=True)
+
+
+def test_accuracy_adds_up_over_batches():
+    torch.manual_seed(0)
+    whole, parts = TokenAccuracy(), TokenAccuracy()
+    logits, tokens = torch.randn(40, 3, 5), torch.randint(0, 5, (40, 3))
+    valid, tau = torch.rand(40, 3) > 0.2, torch.rand(40)
+    whole.update(logits, tokens, valid, tau)
+    for chunk in torch.arange(40).split(7):
+        parts.update(logits[chunk], tokens[chunk], valid[chunk], tau[chunk])
+    assert whole.compute()["by_tau"].equal(parts.compute()["by_tau"])
+    expected = (logits.argmax(dim=-1) == tokens)[valid].float().mean()
+    assert torch.allclose(whole.compute()["overall"], expected)
+
+
+def test_edges_that_do_not_increase_are_refused():
+    with pytest.raises(ValueError, match="increasing"):
+        TokenAccuracy(edges=(0.0, 0.5, 0.5))
+
+
+def test_action_error_is_the_mean_over_valid_steps():
+    metric = ActionError(2)
+    predicted, actions = torch.zeros(1, 3, 2), torch.tensor([[[1.0, -2.0], [3.0, 0.0], [0.0, 0.0]]])
+    predicted[0, 2] = torch.nan
+    metric.update(predicted, actions, torch.tensor([[True, True, False]]))
+    assert metric.compute().tolist() == [2.0, 1.0]
+
+
+def test_action_error_of_no_valid_step_is_not_a_number():
+    metric = ActionError(2)
+    metric.update(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
+    assert metric.compute().isnan().all()
