@@ -1,0 +1,183 @@
+"""The order of the house: who may import whom, what an import costs, and what is public."""
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+ROOT = REPOSITORY / "src" / "e0_lightning"
+FILES = sorted(ROOT.rglob("*.py"))
+
+ALLOWED: dict[str, set[str] | None] = {
+    "__init__": None,
+    "cli": None,
+    "policies": {"actions", "diffusion", "networks", "metrics"},
+    "simulation": {"data", "metrics"},
+    "collection": {"data", "metrics"},
+}
+"""Area to the areas it may import besides itself and ``types``; None is all, absent is none."""
+
+PUBLIC = [
+    "E0",
+    "Policy",
+    "load_policy",
+    "RobotDemos",
+    "ManiSkillEpisodes",
+    "ViewpointPerturbation",
+    "SphericalWarp",
+    "QuantileNormalizer",
+    "MeanStdNormalizer",
+    "ActionTokenizer",
+    "OneHotDiffusion",
+    "TweedieSampler",
+    "ArgmaxSampler",
+    "CategoricalSampler",
+    "ReleasedSampler",
+    "PrefixEncoder",
+    "ActionExpert",
+    "Observation",
+    "Batch",
+]
+
+HEAVY = [
+    "sapien",
+    "mani_skill",
+    "mplib",
+    "gymnasium",
+    "imageio",
+    "libero",
+    "robosuite",
+    "mujoco",
+    "dm_control",
+    "websockets",
+    "msgpack",
+    "fastapi",
+    "uvicorn",
+    "matplotlib",
+    "cv2",
+    "pandas",
+    "tensorflow",
+    "jax",
+]
+
+each_file = pytest.mark.parametrize(
+    "path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES]
+)
+
+
+def area(module: str) -> str:
+    """``e0_lightning.data.windows`` is of the area ``data``, ``e0_lightning`` of ``__init__``."""
+    return [*module.split("."), "__init__"][1]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """The modules that one statement names."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield node.module if node.level == 0 else "." * node.level
+
+
+def all_imports(path: Path) -> set[str]:
+    """Every module a file imports, inside functions as well."""
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in imports(node)}
+
+
+def eager_imports(node: ast.AST) -> Iterator[str]:
+    """The modules that importing the file imports: nothing inside functions."""
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child)
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from eager_imports(child)
+
+
+def dependencies() -> set[str]:
+    """The core dependencies, each of which is imported by the name it is installed by."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    return {
+        requirement.split(">")[0].split("[")[0].strip() for requirement in project["dependencies"]
+    }
+
+
+@each_file
+def test_arrows_between_rooms_only_point_down(path):
+    allowed = ALLOWED.get(area(module_of(path)), set())
+    own = {name for name in all_imports(path) if name.split(".")[0] == "e0_lightning"}
+    reached = {area(name) for name in own} - {area(module_of(path)), "types"}
+    assert allowed is None or reached <= allowed
+
+
+@each_file
+def test_names_come_from_the_module_that_defines_them(path):
+    faces = {module_of(file) for file in FILES if file.name == "__init__.py"}
+    # The command line looks at the public names, as its users do.
+    assert area(module_of(path)) == "cli" or not all_imports(path) & faces
+    assert not any(name.startswith(".") for name in all_imports(path))
+
+
+@each_file
+def test_importing_a_file_asks_for_core_dependencies_only(path):
+    outer = {name.split(".")[0] for name in eager_imports(ast.parse(path.read_text()))}
+    assert outer - sys.stdlib_module_names - {"e0_lightning"} <= dependencies()
+
+
+@each_file
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=module_of)
+def test_faces_only_hand_names_on(path):
+    docstring, *rest = ast.parse(path.read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    for statement in rest:
+        is_all = (
+            isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__"
+        )
+        assert is_all or isinstance(statement, ast.ImportFrom)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=module_of)
+def test_faces_have_the_names_they_promise(path):
+    face = importlib.import_module(module_of(path))
+    promised = getattr(face, "__all__", [])
+    assert len(set(promised)) == len(promised)
+    for name in promised:
+        assert hasattr(face, name)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_importable_from_the_package(name):
+    import e0_lightning
+
+    assert name in e0_lightning.__all__
+    assert getattr(e0_lightning, name) is not None
+
+
+def test_importing_the_package_imports_no_simulator_and_no_server():
+    # torchmetrics and others import matplotlib and pandas where they find them: only what we add
+    # to our dependencies counts.
+    script = f"""
+import importlib, sys
+for name in {sorted(dependencies())!r} + ["lightning.pytorch.cli", "torch.utils.tensorboard"]:
+    importlib.import_module(name)
+before = set(sys.modules)
+import e0_lightning
+print(*({{name.split(".")[0] for name in set(sys.modules) - before}} & set({HEAVY!r})))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.split() == []
