@@ -113,6 +113,10 @@ class DemoFile(ABC):
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """View to camera matrix ``(3, 3)`` in pixels, for the views where the file knows it."""
 
+    @abstractmethod
+    def chunks(self, demo: str) -> dict[str, tuple[int, ...] | None]:
+        """View to the HDF5 chunk shape ``(n, height, width, channels)``, None if contiguous."""
+
     @property
     def file(self) -> h5py.File:
         """The open file of this process."""

@@ -131,12 +131,12 @@ class ManiSkillFile(DemoFile):
 
     def demos(self) -> list[Demo]:
         """Every successful trajectory, in numeric order."""
-        failed, demos = set(self.failed()), []
+        whole, failed, demos = self.contract, set(self.failed()), []
         for name, episode in self.episodes.items():
             if name in failed:
                 continue
-            promise = self._promise(name, self.contract.control_mode)
-            self.contract.require(promise, f"{self.path} as a whole", f"its {name}")
+            promise = self._promise(name, whole.control_mode)
+            whole.require(promise, f"{self.path} as a whole", f"its {name}")
             steps, wanted = len(self._actions(name)), episode.get("elapsed_steps")
             if wanted is not None and steps != wanted:
                 raise ValueError(
@@ -151,9 +151,8 @@ class ManiSkillFile(DemoFile):
                     f"{self.path}: {short[0]} is shorter than the {steps} actions of {name}; "
                     "one observation before each is wanted. Replay the file again."
                 )
-            demos.append(
-                Demo(name, steps, max([d.chunks[0] if d.chunks else 1 for d in views] or [1]))
-            )
+            rows = [chunks[0] for chunks in self.chunks(name).values() if chunks]
+            demos.append(Demo(name, steps, max(rows, default=1)))
         return demos
 
     def actions(self, demo: str, start: int, stop: int) -> Floats:
@@ -175,11 +174,15 @@ class ManiSkillFile(DemoFile):
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """``intrinsic_cv`` of each camera, which stays the same within a trajectory."""
         found = {}
-        for view in self._views(demo):
-            matrix = self.file[demo].get(f"obs/sensor_param/{view}/intrinsic_cv")
+        for view in _cameras(self.file[demo]) if self.views is None else self.views:
+            matrix = self.file.get(f"{demo}/obs/sensor_param/{view}/intrinsic_cv")
             if matrix is not None:
                 found[view] = matrix[()].reshape(-1, 3, 3)[0].astype(np.float32)
         return found
+
+    def chunks(self, demo: str) -> dict[str, tuple[int, ...] | None]:
+        """As h5py chose them for each recording; they differ with its length."""
+        return {view: pixels.chunks for view, pixels in self._views(demo).items()}
 
     def _actions(self, demo: str) -> h5py.Dataset:
         actions = self.file[demo].get("actions")
@@ -197,11 +200,10 @@ class ManiSkillFile(DemoFile):
 
     def _views(self, demo: str) -> dict[str, h5py.Dataset]:
         """The wanted cameras' images."""
-        obs = self.file[demo].get("obs")
-        sensors = obs.get("sensor_data", {}) if isinstance(obs, h5py.Group) else {}
-        there = {name: camera["rgb"] for name, camera in sensors.items() if "rgb" in camera}
-        missing = [view for view in self.views or [] if view not in there]
-        if missing and not there:
+        wanted = _cameras(self.file[demo]) if self.views is None else self.views
+        found = {view: self.file.get(f"{demo}/obs/sensor_data/{view}/rgb") for view in wanted}
+        missing = [view for view, pixels in found.items() if pixels is None]
+        if missing and not (there := _cameras(self.file[demo])):
             raise ValueError(
                 f"{self.path}: {demo} has no images at all, camera {missing[0]!r} is wanted: this "
                 "is a recording of states. Replay it to RGB (`python -m mani_skill.trajectory."
@@ -212,23 +214,35 @@ class ManiSkillFile(DemoFile):
                 f"{self.path}: {demo} has no camera {missing[0]!r}; there are: "
                 f"{', '.join(there)}. Change `views`, or replay with that camera."
             )
-        return {view: there[view] for view in (there if self.views is None else self.views)}
+        return found
 
     def _state(self, demo: str) -> dict[str, h5py.Dataset]:
         """The wanted state parts, found in ``obs/agent`` before ``obs/extra``."""
-        obs = self.file[demo].get("obs")
-        there: dict[str, h5py.Dataset] = {}
-        for place in ("extra", "agent"):
-            group = obs.get(place, {}) if isinstance(obs, h5py.Group) else {}
-            there |= {k: v for k, v in group.items() if isinstance(v, h5py.Dataset)}
-        missing = [part for part in self.state or [] if part not in there]
+        wanted = _parts(self.file[demo]) if self.state is None else self.state
+        found = {
+            part: self.file.get(f"{demo}/obs/agent/{part}")
+            or self.file.get(f"{demo}/obs/extra/{part}")
+            for part in wanted
+        }
+        missing = [part for part, values in found.items() if not isinstance(values, h5py.Dataset)]
         if missing:
             raise ValueError(
                 f"{self.path}: {demo} has no state part {missing[0]!r}; there are: "
-                f"{', '.join(there) or 'none'}. Change `state`, or replay the demos with "
-                "observations (`e0 collect`)."
+                f"{', '.join(_parts(self.file[demo])) or 'none'}. Change `state`, or replay the "
+                "demos with observations (`e0 collect`)."
             )
-        return {part: there[part] for part in (there if self.state is None else self.state)}
+        return found
+
+
+def _cameras(trajectory: h5py.Group) -> list[str]:
+    sensors = trajectory.get("obs/sensor_data", {})
+    return [name for name, camera in sensors.items() if "rgb" in camera]
+
+
+def _parts(trajectory: h5py.Group) -> list[str]:
+    places = [trajectory.get(f"obs/{place}", {}) for place in ("agent", "extra")]
+    found = [k for place in places for k, v in place.items() if isinstance(v, h5py.Dataset)]
+    return list(dict.fromkeys(found))
 
 
 def _number(name: str) -> int:

@@ -1,0 +1,243 @@
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import fsspec
+import h5py
+import numpy as np
+import pytest
+
+from e0_lightning.data.demos import open_demos
+from e0_lightning.data.maniskill import INSTRUCTIONS
+
+
+def edit(path, change):
+    """Apply ``change(sidecar)`` to the JSON beside a recording."""
+    sidecar = Path(path).with_suffix(".json")
+    content = json.loads(sidecar.read_text())
+    change(content)
+    sidecar.write_text(json.dumps(content))
+
+
+def test_real_recording_says_what_it_holds(real):
+    file = open_demos(str(real), ["base_camera"], ["qpos", "tcp_pose"])
+    assert file.dialect == "ManiSkill 3"
+    assert file.contract.views == {"base_camera": 128}
+    assert file.contract.state == {"qpos": 9, "tcp_pose": 7}
+    assert (file.contract.action_dim, file.contract.control_mode) == (8, "pd_joint_pos")
+    assert file.instruction("traj_99") == "push the cube to the target region"
+    demos = [("traj_99", 65, 17), ("traj_123", 63, 16)]  # numeric order; chunks of its own each
+    assert file.demos() == demos
+
+
+def test_observation_is_the_one_before_the_action(real):
+    file = open_demos(str(real), ["base_camera"], ["tcp_pose", "qpos"])
+    with h5py.File(real) as raw:
+        trajectory = raw["traj_123"]
+        np.testing.assert_array_equal(file.actions("traj_123", 5, 9), trajectory["actions"][5:9])
+        obs = trajectory["obs"]
+        parts = [obs["extra/tcp_pose"][5:9], obs["agent/qpos"][5:9]]
+        np.testing.assert_array_equal(file.states("traj_123", 5, 9), np.hstack(parts))
+        pixels = obs["sensor_data/base_camera/rgb"][5:9]
+        np.testing.assert_array_equal(file.images("traj_123", 5, 9)["base_camera"], pixels)
+        matrix = obs["sensor_param/base_camera/intrinsic_cv"][0]
+    np.testing.assert_array_equal(file.intrinsics("traj_123")["base_camera"], matrix)
+
+
+def test_flags_count_as_one_dimension(record):
+    file = open_demos(record(), ["cam"], ["is_grasped", "qpos"])
+    assert file.contract.state == {"is_grasped": 1, "qpos": 2}
+    assert file.states("traj_1", 2, 4).tolist() == [[1, 1, 2], [0, 1, 3]]
+
+
+def test_failed_episodes_are_left_out(record):
+    path = record()
+    edit(path, lambda s: s["episodes"][1].update(success=False))
+    file = open_demos(path)
+    assert [demo.name for demo in file.demos()] == ["traj_0", "traj_2"]
+    assert file.failed() == ["traj_1"]
+
+
+def test_every_motion_planning_task_has_an_instruction():
+    assert len(INSTRUCTIONS) == 12
+    assert len(set(INSTRUCTIONS.values())) == 12
+
+
+def test_travels_without_its_open_file(record):
+    file = open_demos(record(), ["cam"], ["qpos"])
+    file.actions("traj_0", 0, 1)
+    copy = pickle.loads(pickle.dumps(file))
+    assert copy._file is None
+    assert copy.actions("traj_1", 3, 4).tolist() == [[1, 3, 0]]
+
+
+def test_reads_from_a_remote_file_system(record):
+    path = Path(record())
+    memory = fsspec.filesystem("memory")
+    for suffix in (".h5", ".json"):
+        memory.pipe(f"/bucket/demos{suffix}", path.with_suffix(suffix).read_bytes())
+    file = open_demos("memory://bucket/demos.h5", ["cam"], ["qpos"])
+    assert [demo.steps for demo in file.demos()] == [7, 12, 5]
+    assert file.images("traj_1", 3, 4)["cam"][0, 0, 0].tolist() == [1, 3, 0]
+
+
+def read(path, views, state):
+    file = open_demos(path, views, state)
+    for demo in file.demos():
+        file.instruction(demo.name)
+        file.actions(demo.name, 0, demo.steps)
+
+
+def refused(path, *wanted, views=("cam",), state=("qpos",)):
+    """Reading everything there is fails, with all of ``wanted`` in the message."""
+    with pytest.raises(ValueError, match=Path(path).name) as error:
+        read(path, views, state)
+    for words in wanted:
+        assert words in str(error.value)
+
+
+def test_refuses_a_truncated_file(record, tmp_path):
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(Path(record()).read_bytes()[:-5000])
+    refused(str(cut), "cut-off", "Copy or collect it again")
+
+
+def test_refuses_an_empty_file(tmp_path):
+    (tmp_path / "empty.h5").touch()
+    refused(str(tmp_path / "empty.h5"), "empty (0 bytes)")
+
+
+def test_refuses_what_is_not_hdf5(tmp_path):
+    (tmp_path / "notes.h5").write_text("not HDF5 at all")
+    refused(str(tmp_path / "notes.h5"), "not HDF5")
+
+
+def test_refuses_a_missing_file(tmp_path):
+    refused(str(tmp_path / "gone.h5"), "no such file", "e0 collect")
+
+
+def test_refuses_an_unknown_layout(tmp_path):
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file["something"] = 1
+    refused(str(tmp_path / "odd.h5"), "no known layout", "something", "ManiSkill 3")
+
+
+def test_refuses_a_missing_camera(record):
+    refused(record(), "no camera 'wrist'", "there are: cam", views=["wrist"])
+
+
+def test_refuses_a_recording_without_images(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        for trajectory in file.values():
+            del trajectory["obs"]
+            trajectory.create_group("obs")
+    refused(path, "no images at all", "replay_trajectory", "e0 collect")
+
+
+def test_refuses_a_flat_state_recording(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        for trajectory in file.values():
+            del trajectory["obs"]
+            trajectory["obs"] = np.zeros((len(trajectory["actions"]) + 1, 5))
+    refused(path, "no images at all")
+
+
+def test_refuses_a_missing_state_part(record):
+    refused(record(), "no state part 'goal_pos'", "qpos, is_grasped", state=["qpos", "goal_pos"])
+
+
+def test_refuses_images_that_are_not_square(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        del file["traj_0/obs/sensor_data/cam/rgb"]
+        file["traj_0/obs/sensor_data/cam/rgb"] = np.zeros((8, 6, 8, 3), np.uint8)
+    refused(path, "6 by 8 pixels", "square")
+
+
+def test_refuses_actions_that_are_not_finite(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        file["traj_1/actions"][4, 2] = np.nan
+    refused(path, "traj_1/actions at step 4", "nan", "finite")
+
+
+def test_refuses_several_agents(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        del file["traj_0/actions"]
+        file["traj_0/actions/panda-0"] = np.zeros((7, 3))
+        file["traj_0/actions/panda-1"] = np.zeros((7, 3))
+    refused(path, "group of agents", "panda-0, panda-1")
+
+
+def test_refuses_actions_of_another_dimension_in_one_episode(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        del file["traj_2/actions"]
+        file["traj_2/actions"] = np.zeros((5, 4), np.float32)
+    refused(path, "traj_2", "action_dim", "3", "4")
+
+
+def test_refuses_a_missing_sidecar(record):
+    path = record()
+    Path(path).with_suffix(".json").unlink()
+    refused(path, "sidecar", "demos.json is missing")
+
+
+def test_refuses_a_broken_sidecar(record):
+    path = record()
+    sidecar = Path(path).with_suffix(".json")
+    sidecar.write_text(sidecar.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"demos\.json: broken sidecar"):
+        open_demos(path).demos()
+
+
+def test_refuses_a_sidecar_without_episodes(record):
+    path = record()
+    edit(path, lambda s: s.pop("episodes"))
+    with pytest.raises(ValueError, match=r"broken sidecar.*episodes"):
+        open_demos(path).demos()
+
+
+def test_refuses_a_sidecar_that_lacks_an_episode(record):
+    path = record()
+    edit(path, lambda s: s["episodes"].pop())
+    refused(path, "disagree", "traj_2 is only in the HDF5 file")
+
+
+def test_refuses_a_sidecar_with_an_episode_too_many(record):
+    path = record()
+    edit(path, lambda s: s["episodes"].append({**s["episodes"][0], "episode_id": 9}))
+    refused(path, "disagree", "traj_9 is only in the sidecar")
+
+
+def test_refuses_lengths_that_disagree_with_the_sidecar(record):
+    path = record()
+    edit(path, lambda s: s["episodes"][1].update(elapsed_steps=11))
+    refused(path, "traj_1/actions has 12 steps", "elapsed_steps 11")
+
+
+def test_refuses_episodes_of_several_control_modes(record):
+    path = record()
+    edit(path, lambda s: s["episodes"][1].update(control_mode="pd_ee_delta_pose"))
+    refused(path, "pd_ee_delta_pose", "pd_joint_pos", "replay_trajectory")
+
+
+def test_refuses_a_file_of_failures(record):
+    path = record(steps=(4,))
+    edit(path, lambda s: s["episodes"][0].update(success=False))
+    refused(path, "none of its 1 episodes succeeded")
+
+
+def test_refuses_a_task_without_an_instruction(record):
+    refused(record(task="MyTask-v1"), "no instruction is known for MyTask-v1", "PushCube-v1")
+
+
+def test_sidecar_lies_beside_a_file_with_dots_in_its_name(real, tmp_path):
+    assert real.name.count(".") > 1  # as ManiSkill's own replay names its files
+    shutil.copy(real, tmp_path / real.name)
+    with pytest.raises(ValueError, match=real.name.replace(".h5", ".json")):
+        open_demos(str(tmp_path / real.name)).demos()

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+
+from e0_lightning.data.demos import open_demos
+from e0_lightning.data.windows import Episode, Windows, split
+
+
+def episodes(path, source=0, views=("cam",), state=("qpos",)):
+    file = open_demos(str(path), views, state)
+    return [Episode(file, *demo, instruction="go", source=source) for demo in file.demos()]
+
+
+def test_every_step_of_every_episode_starts_a_window(record):
+    windows = Windows(episodes(record(steps=(7, 12, 5))), horizon=4)
+    assert len(windows) == 24
+    batch = windows.__getitems__([0, 6, 7, 18, 19, 23])
+    starts = [[0, 0], [0, 6], [1, 0], [1, 11], [2, 0], [2, 4]]
+    assert batch["state"].tolist() == starts
+    assert batch["actions"][:, 0, :2].tolist() == starts
+    assert batch["images"]["cam"][:, :2, 0, 0].tolist() == starts
+    assert batch["instruction"] == ["go"] * 6
+
+
+def test_windows_past_the_end_repeat_the_last_action_and_are_not_valid(record):
+    batch = Windows(episodes(record(steps=(7,))), horizon=4)[5]
+    assert batch["actions"][0, :, 1].tolist() == [5, 6, 6, 6]
+    assert batch["valid"][0].tolist() == [True, True, False, False]
+
+
+def test_the_horizon_may_be_as_long_as_the_longest_episode_only(record):
+    path = record(steps=(7, 5))
+    assert Windows(episodes(path), horizon=7)[0]["valid"].all()
+    with pytest.raises(ValueError, match="horizon: found 8, but the longest of 2 episodes has 7"):
+        Windows(episodes(path), horizon=8)
+
+
+def test_images_of_a_real_recording_arrive_untouched(real):
+    windows = Windows(episodes(real, views=["base_camera"], state=["qpos"]), horizon=3)
+    file = open_demos(str(real), ["base_camera"], ["qpos"])
+    whole = np.concatenate(
+        [file.images(d.name, 0, d.steps)["base_camera"] for d in file.demos()]
+    ).transpose(0, 3, 1, 2)
+    order = np.random.default_rng(0).permutation(len(windows))
+    batch = windows.__getitems__(order.tolist())
+    assert batch["images"]["base_camera"].shape == (128, 3, 128, 128)
+    assert torch.equal(batch["images"]["base_camera"], torch.from_numpy(whole[order]))
+    assert batch["intrinsics"]["base_camera"].shape == (128, 3, 3)
+
+
+def test_indexing_reads_no_image(record, monkeypatch):
+    from e0_lightning.data.maniskill import ManiSkillFile
+
+    def forbidden(*_):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(ManiSkillFile, "images", forbidden)
+    windows = Windows(episodes(record()), horizon=4)
+    assert sum(len(actions) for actions, _, _ in windows.action_windows()) == 24
+
+
+def test_action_windows_equal_the_batches(record):
+    windows = Windows(episodes(record()), horizon=4)
+    actions, state, valid = (
+        torch.cat(parts) for parts in zip(*windows.action_windows(), strict=True)
+    )
+    batch = windows.__getitems__(range(len(windows)))
+    assert torch.equal(actions, batch["actions"])
+    assert torch.equal(state, batch["state"])
+    assert torch.equal(valid, batch["valid"])
+
+
+def test_blocks_follow_the_chunks_of_each_recording(real):
+    blocks = Windows(episodes(real, views=["base_camera"]), horizon=3).blocks()
+    assert blocks.size.tolist() == [17, 17, 17, 14, 16, 16, 16, 15]
+    assert blocks.first.tolist() == [0, 17, 34, 51, 65, 81, 97, 113]
+
+
+def test_memory_holds_a_bounded_number_of_blocks(record):
+    windows = Windows(episodes(record(steps=(40, 40), chunk=2)), horizon=4)
+    windows.pool = 4
+    for step in range(len(windows)):
+        windows[step]
+    assert len(windows._cache) == 6
+
+
+def test_split_is_by_episode_and_the_same_for_a_seed(record):
+    whole = episodes(record(steps=(5,) * 10))
+    training, held = split(whole, validation=0.2, seed=3)
+    assert (len(training), len(held)) == (8, 2)
+    assert {e.name for e in training}.isdisjoint({e.name for e in held})
+    assert split(whole, validation=0.2, seed=3) == (training, held)
+    assert {split(whole, 0.2, seed)[1][0].name for seed in range(10)} != {held[0].name}
+
+
+def test_split_takes_its_share_of_every_source(record):
+    few, many = record("few.h5", steps=(5,) * 2), record("many.h5", steps=(5,) * 20)
+    _, held = split([*episodes(few), *episodes(many, source=1)], validation=0.1, seed=0)
+    assert [episode.source for episode in held] == [0, 1, 1]
+
+
+def test_split_refuses_to_leave_nothing_for_training(record):
+    with pytest.raises(ValueError, match=r"demos\.h5: validation 0.05 takes 1 of 1 episodes"):
+        split(episodes(record(steps=(5,))), validation=0.05, seed=0)
