@@ -25,7 +25,7 @@ def test_mean_and_deviation_follow_the_equation():
 
 
 @BOTH
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     scale=st.floats(1e-3, 1e3),
     shift=st.floats(-10, 10),

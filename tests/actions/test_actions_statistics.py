@@ -36,7 +36,7 @@ def test_exact_while_the_stream_fits(count, size, share):
     assert torch.allclose(statistics.quantile(share), values.quantile(share, dim=0), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     st.integers(1, 20_000),
     st.integers(1, 3000),

@@ -111,8 +111,8 @@ class Normalizer(nn.Module, ABC):
 class QuantileNormalizer(Normalizer):
     """``2 (x − q_low) / (q_high − q_low + 1e-6) − 1`` (E0, eq. 21).
 
-    Where the quantiles nearly meet although the extremes do not (a gripper that is seldom closed),
-    a grid between them would lose the rare values: such a dimension uses its extremes instead.
+    Where the quantiles lie within a thousandth of the extremes' distance (a gripper that is seldom
+    closed), a grid between them would lose the rare values: there the extremes take their place.
 
     Args:
         dim: Action dimensions D.

@@ -48,7 +48,11 @@ class OneHotDiffusion:
         self.density = density or BetaTau()
 
     def corrupt(
-        self, tokens: Tensor, tau: Tensor, generator: torch.Generator | None = None
+        self,
+        tokens: Tensor,
+        tau: Tensor,
+        generator: torch.Generator | None = None,
+        valid: Tensor | None = None,
     ) -> Tensor:
         """Draw ``x_τ`` for given tokens.
 
@@ -56,6 +60,8 @@ class OneHotDiffusion:
             tokens: ``(B, L)`` int64 in [0, K).
             tau: ``(B,)`` in [0, 1].
             generator: What decides the noise; None is torch's own.
+            valid: ``(B, L)`` bool; the others are noise of the same level without a signal, so that
+                what lies past the end of an episode tells a network nothing. None is all.
 
         Returns:
             ``(B, L, K)`` float32.
@@ -63,6 +69,8 @@ class OneHotDiffusion:
         x_tau = draw_normal((*tokens.shape, self.num_bins), generator, tokens.device)
         level = tau.to(tokens.device, torch.float32)[:, None, None]
         signal = (self.alpha * level).expand(*tokens.shape, 1)
+        if valid is not None:
+            signal = signal * valid[..., None]
         return x_tau.mul_(1 - level).scatter_add_(-1, tokens[..., None], signal)
 
     def mean(self, logits: Tensor) -> Tensor:
@@ -107,14 +115,14 @@ class OneHotDiffusion:
         Returns:
             Scalar; 0 where nothing is valid.
         """
-        logits = logits.float()
         reach = math.ceil(4 * self.ordinal)
         offsets = torch.arange(-reach, reach + 1, device=logits.device)
-        bins = tokens[..., None] + offsets
+        # Masked tokens may hold anything; without a bin, their weights would divide by zero.
+        bins = tokens.clamp(0, self.num_bins - 1)[..., None] + offsets
         weights = torch.exp(-0.5 * (offsets / max(self.ordinal, 1e-6)) ** 2)
         weights = torch.where((bins >= 0) & (bins < self.num_bins), weights, 0.0)
         weights = weights / weights.sum(dim=-1, keepdim=True)
         # Gathering the few bins that carry weight spares a target as large as the logits.
-        chosen = logits.gather(-1, bins.clamp(0, self.num_bins - 1))
-        entropy = logits.logsumexp(dim=-1) - (weights * chosen).sum(dim=-1)
+        chosen = logits.float().log_softmax(dim=-1).gather(-1, bins.clamp(0, self.num_bins - 1))
+        entropy = -(weights * chosen).sum(dim=-1)
         return torch.where(valid, entropy, 0.0).sum() / valid.sum().clamp(min=1)
