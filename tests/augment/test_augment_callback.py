@@ -224,6 +224,7 @@ def trained(path: Any, steps: int, resume: Any = None, logger: Any = False) -> t
         logger=logger,
         callbacks=[ViewpointPerturbation(log_every_n_steps=3)],
         default_root_dir=path,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,

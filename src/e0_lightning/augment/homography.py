@@ -74,24 +74,24 @@ def homography(rotation: Tensor, intrinsics: Tensor) -> Tensor:
     return _product(_product(intrinsics, rotation), _inverse(intrinsics))
 
 
-def transform(homography: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def transform(homography: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Send pixels through a homography.
 
     Args:
         homography: ``(B, 3, 3)``.
-        u: Columns, broadcastable with v and the batch, pixels.
+        u: Columns, in a shape that broadcasts with v's and starts with B or 1.
         v: Rows, the same.
 
     Returns:
-        ``(u', v', depth)``: the new pixel and, in units of the old depth, how far in front of the
-        camera its point now lies. Where depth is not positive the point is behind the camera and
-        the pixel means nothing.
+        ``(pixels, depth)``: the new ``(u, v)`` of each, ``(B, …, 2)``, and how far in front of the
+        camera its point now lies, ``(B, …)``, in units of the old depth. Where depth is not
+        positive the point is behind the camera and the pixel means nothing.
     """
-    shape = (-1,) + (1,) * (max(u.ndim, v.ndim) - 1)
-    rows = [[entry.view(shape) for entry in row.unbind(-1)] for row in homography.unbind(-2)]
-    x, y, depth = (a * u + b * v + c for a, b, c in rows)
-    positive = depth.clamp(min=torch.finfo(depth.dtype).eps)
-    return x / positive, y / positive, depth
+    columns = homography.view(-1, *(1,) * (max(u.ndim, v.ndim) - 1), 3, 3).unbind(-1)
+    # A row and a column of pixels meet in the last sum only, so a grid costs two operations.
+    moved = columns[0] * u.unsqueeze(-1) + (columns[1] * v.unsqueeze(-1) + columns[2])
+    depth = moved[..., 2]
+    return moved[..., :2] / depth.clamp(min=torch.finfo(depth.dtype).eps).unsqueeze(-1), depth
 
 
 def _matrix(*entries: Tensor) -> Tensor:

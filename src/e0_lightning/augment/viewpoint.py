@@ -66,24 +66,35 @@ class SphericalWarp:
         """
         _require_shapes(images, yaw, pitch, intrinsics)
         height, width = images.shape[-2:]
-        back = homography(rotation(yaw, pitch).mT, intrinsics)
-        centres_u = torch.arange(width, device=images.device, dtype=back.dtype) + 0.5
-        centres_v = torch.arange(height, device=images.device, dtype=back.dtype) + 0.5
-        u, v, depth = transform(back, centres_u.view(1, 1, -1), centres_v.view(1, -1, 1))
-        inside = (depth > 0) & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
+        turn = rotation(yaw, pitch)
+        back = homography(turn.mT, _from_edge_to_edge(intrinsics.to(turn.dtype), width, height))
+        u, v = (_centres(side, back) for side in (width, height))
+        grid, depth = transform(back, u.view(1, 1, -1), v.view(1, -1, 1))
+        inside = (depth > 0) & (grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1)
         valid = inside.unsqueeze(1)
 
-        # -1 and 1 are the outer edges of the image. Its outermost half pixel repeats the border.
-        grid = torch.stack((2 * u / width - 1, 2 * v / height - 1), dim=-1)
         source = images.to(torch.promote_types(images.dtype, torch.float32))
+        # The outermost half pixel of the source repeats its border.
         warped = functional.grid_sample(
             source, grid.to(source.dtype), padding_mode="border", align_corners=False
         )
         if not images.is_floating_point():
-            warped = warped.round()
+            warped = warped.round_()
+        warped = warped.to(images.dtype).masked_fill(~valid, 0)
         still = ((yaw == 0) & (pitch == 0)).view(-1, 1, 1, 1)
-        warped = torch.where(still, images, (warped * valid).to(images.dtype))
-        return warped, valid
+        return torch.where(still, images, warped), valid
+
+
+def _from_edge_to_edge(intrinsics: Tensor, width: int, height: int) -> Tensor:
+    """Camera matrix in the coordinates of ``grid_sample``: -1 and 1 are the image's outer edges."""
+    to_unit = intrinsics.new_tensor([[2 / width], [2 / height], [1]])
+    origin = intrinsics.new_tensor([[0, 0, 1], [0, 0, 1], [0, 0, 0]])
+    return intrinsics * to_unit - origin
+
+
+def _centres(side: int, like: Tensor) -> Tensor:
+    """Where the centres of a row of pixels are, from -1 to 1, ``(side,)``."""
+    return (2 * torch.arange(side, dtype=like.dtype, device=like.device) + 1) / side - 1
 
 
 def _require_shapes(images: Tensor, yaw: Tensor, pitch: Tensor, intrinsics: Tensor) -> None:
