@@ -43,7 +43,7 @@ class Contract:
 
     Args:
         views: View name to image side in pixels.
-        state: Named state part to its number of dimensions, in the order they are laid side by side.
+        state: Named state part to its number of dimensions, in their order side by side.
         action_dim: Action dimensions D.
         control_mode: The robot controller that the actions are meant for.
         horizon: Steps in an action chunk.
@@ -128,7 +128,7 @@ class Actor(Protocol):
 
 @runtime_checkable
 class EpisodeBatch(Protocol):
-    """Episodes to play, one item of a data loader; the world behind them is the batch's business."""
+    """Episodes to play, one item of a data loader; the world is the batch's business."""
 
     def run(self, actor: Actor) -> list[EpisodeResult]:
         """Play every episode to its end and return one result for each, in order."""

@@ -4,14 +4,14 @@ from transformers import AutoModel, DynamicCache
 
 from e0_lightning.networks.language import LanguageModel
 
-SHAPE = dict(
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-)
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
 
 
 @pytest.fixture(params=["llama", "gemma", "qwen3", "gemma3_text"])

@@ -38,7 +38,7 @@ def test_crop_outside_the_frame_is_refused_with_its_size():
 
 
 def test_unknown_backbone_names_its_neighbours():
-    with pytest.raises(ValueError, match="no model 'convnext_atomic'.*convnext_atto"):
+    with pytest.raises(ValueError, match=r"no model 'convnext_atomic'.*convnext_atto"):
         VisionEncoder("convnext_atomic")
 
 

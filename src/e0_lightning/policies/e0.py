@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,15 +64,15 @@ class E0(Policy):
         self.positions = nn.Parameter(torch.zeros(self.tokens // joined, expert.width))
         self.head = nn.Linear(expert.width, features)
         nn.init.normal_(self.positions, std=0.02)
-        self.accuracy = TokenAccuracy()
+        self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = (batch["valid"].unsqueeze(-1) & ~self.actions.padding).flatten(1)
         tau = self.process.density.sample(len(tokens), device=tokens.device)
-        logits = self.denoise(self.process.corrupt(tokens, tau), tau, prefix)
-        self.accuracy.update(logits.detach(), tokens, valid, tau)
+        logits = self.denoise(self.process.corrupt(tokens, tau, valid=valid), tau, prefix)
+        self._accuracy().update(logits.detach(), tokens, valid, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, valid)}
 
     def sample(self, prefix: Prefix) -> Tensor:
@@ -102,17 +102,24 @@ class E0(Policy):
     def on_validation_epoch_end(self) -> None:
         """Log the accuracy on held-out windows too."""
         super().on_validation_epoch_end()
-        if self.accuracy.update_called:
+        if self._accuracy().update_called:
             self._log_accuracy("val")
 
+    def _accuracy(self) -> TokenAccuracy:
+        """The count of the stage at hand."""
+        stage = "on_train" if self.training else "on_val"
+        return cast(TokenAccuracy, self.accuracy[stage])
+
     def _log_accuracy(self, stage: str) -> None:
-        found = self.accuracy.compute()
+        accuracy = self._accuracy()
+        found = accuracy.compute()
         self.log(f"{stage}/token_accuracy", found["overall"])
-        borders = pairwise(self.accuracy.edges.tolist())
-        for (low, high), value in zip(borders, found["by_tau"], strict=True):
+        for (low, high), value in zip(
+            pairwise(accuracy.edges.tolist()), found["by_tau"], strict=True
+        ):
             if not value.isnan():
                 self.log(f"{stage}_accuracy_by_tau/{low:g}-{high:g}", value)
-        self.accuracy.reset()
+        accuracy.reset()
 
     def _read(self, drawn: Sample) -> Tensor:
         """Normalised values ``(B, L)`` by the sampler's read-out."""

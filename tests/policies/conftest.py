@@ -1,0 +1,73 @@
+"""A tiny policy and batch, small enough to overfit in seconds."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from e0_lightning.types import Batch, Contract
+
+HORIZON, DIM, STATE = 4, 3, 5
+
+CONTRACT = Contract(
+    views={"base": 32},
+    state={"qpos": STATE},
+    action_dim=DIM,
+    control_mode="pd_joint_pos",
+    horizon=HORIZON,
+)
+
+LANGUAGE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+
+
+def tiny_settings(**changes: Any) -> dict[str, Any]:
+    """A constructor tree of plain values, as a YAML file holds it."""
+    args = {
+        "encoder": {
+            "vision": {"name": "test_vit", "side": 32},
+            "language": {"config": dict(LANGUAGE)},
+            "state_dim": STATE,
+        },
+        "expert": {
+            "width": 32,
+            "depth": 2,
+            "heads": 2,
+            "kv_heads": 2,
+            "head_dim": 16,
+            "mlp": 64,
+        },
+        "actions": {
+            "horizon": HORIZON,
+            "normalizer": {"class_path": "QuantileNormalizer", "init_args": {"dim": DIM}},
+        },
+        "process": {"num_bins": 32, "alpha": 0.1},
+        "optimization": {"peak": 3e-3, "final": 3e-4, "warmup": 5},
+    }
+    return {"class_path": "E0", "init_args": args | changes}
+
+
+def make_batch(size: int = 4, seed: int = 0) -> Batch:
+    """Random observations, each with actions of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        images={
+            "base": torch.randint(0, 256, (size, 3, 32, 32), generator=generator).to(torch.uint8)
+        },
+        instruction=["push the cube", "stop", "pick it up", "go"][:size],
+        state=torch.randn(size, STATE, generator=generator),
+        actions=torch.rand(size, HORIZON, DIM, generator=generator) * 2 - 1,
+        valid=torch.ones(size, HORIZON, dtype=torch.bool),
+    )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return make_batch()

@@ -1,0 +1,129 @@
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from e0_lightning.policies.checkpoint import build_policy, load_policy
+from e0_lightning.types import Contract, EpisodeResult
+
+from .conftest import CONTRACT, make_batch, tiny_settings
+
+
+class Windows(pl.LightningDataModule):
+    """Four windows in memory, with the contract and the streams that RobotDemos has."""
+
+    def __init__(self, contract=CONTRACT):
+        super().__init__()
+        self.contract = contract
+
+    def action_windows(self):
+        batch = make_batch()
+        yield batch["actions"], batch["state"], batch["valid"]
+
+    def train_dataloader(self):
+        return DataLoader([make_batch(seed=seed) for seed in range(4)], batch_size=None)
+
+    val_dataloader = predict_dataloader = train_dataloader
+
+
+class Episodes(list):
+    """A batch of episodes that succeed where the actor acts within bounds."""
+
+    def run(self, actor):
+        actions = actor.act(make_batch())
+        ok = bool(actions.abs().max() < 100)
+        return [EpisodeResult("reach", seed, ok, 1) for seed in self]
+
+
+def trainer(tmp_path, **options):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return pl.Trainer(**({"default_root_dir": tmp_path, "accelerator": "cpu"} | quiet | options))
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    policy = build_policy(tiny_settings())
+    runner = trainer(tmp_path, max_steps=4)
+    runner.fit(policy, datamodule=Windows())
+    path = tmp_path / "last.ckpt"
+    runner.save_checkpoint(path)
+    return policy, path
+
+
+def test_fit_learns_contract_and_statistics_from_the_data(fitted):
+    policy, path = fitted
+    assert policy.contract == CONTRACT
+    low = make_batch()["actions"].flatten(0, 1).quantile(0.01, dim=0)
+    torch.testing.assert_close(policy.actions.normalizer.low, low, rtol=1e-3, atol=1e-3)
+    assert load_policy(path).contract == CONTRACT
+
+
+def test_weight_averaging_sees_fitted_statistics(tmp_path):
+    policy = build_policy(tiny_settings())
+    averaging = pl.callbacks.EMAWeightAveraging(decay=0.9)
+    trainer(tmp_path, max_steps=2, callbacks=[averaging]).fit(policy, datamodule=Windows())
+    assert policy.actions.normalizer.low.isfinite().all()
+
+
+def test_test_plays_episodes_and_logs_their_success(fitted, tmp_path):
+    policy, _ = fitted
+    runner = trainer(tmp_path)
+    (logged,) = runner.test(policy, DataLoader([Episodes([1, 2, 3])], batch_size=None))
+    assert logged["test/success"] == 1.0
+
+
+def test_predict_gives_chunks_in_robot_units(fitted, tmp_path):
+    policy, _ = fitted
+    chunks = trainer(tmp_path).predict(policy, datamodule=Windows())
+    assert chunks[0].shape == (4, CONTRACT.horizon, CONTRACT.action_dim)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("control_mode", "pd_ee_delta_pose"), ("views", {"wrist": 32}), ("state", {"tcp_pose": 5})],
+)
+def test_data_of_another_contract_is_refused_naming_both_sides(fitted, tmp_path, field, value):
+    policy, path = fitted
+    other = Contract(**(CONTRACT.as_dict() | {field: value}))
+    with pytest.raises(ValueError, match=f"{field}: the policy has .*the data has"):
+        trainer(tmp_path).validate(load_policy(path), datamodule=Windows(other))
+    assert policy.contract == CONTRACT
+
+
+def test_a_checkpoint_is_not_resumed_on_other_data(fitted, tmp_path):
+    _, path = fitted
+    other = Contract(**(CONTRACT.as_dict() | {"control_mode": "pd_ee_delta_pose"}))
+    with pytest.raises(ValueError, match="control_mode"):
+        trainer(tmp_path, max_steps=8).fit(
+            build_policy(tiny_settings()), datamodule=Windows(other), ckpt_path=path
+        )
+
+
+def test_wrong_dimensions_name_the_argument_and_the_value_to_give(tmp_path):
+    other = Contract(**(CONTRACT.as_dict() | {"action_dim": 7}))
+    with pytest.raises(ValueError, match=r"normalizer\.dim\): 3, the data has 7"):
+        trainer(tmp_path, max_steps=1).fit(build_policy(tiny_settings()), datamodule=Windows(other))
+
+
+def test_a_policy_without_data_says_so():
+    with pytest.raises(ValueError, match="no contract yet"):
+        _ = build_policy(tiny_settings()).contract
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(ValueError, match="no constructor tree"):
+        load_policy(path)
+
+
+class Payload:
+    def __reduce__(self):
+        return (open, ("/dev/null",))
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    path = tmp_path / "evil.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": Payload()}, path)
+    with pytest.raises(Exception, match="Weights only load failed"):
+        load_policy(path)
