@@ -1,0 +1,41 @@
+import h5py
+import numpy as np
+import pytest
+
+from e0_lightning.data.inspect import inspect
+
+
+def test_says_what_a_real_recording_holds(real, capsys):
+    inspect([str(real)])
+    lines = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "dialect ManiSkill 3",
+        "task PushCube-v1",
+        "'push the cube to the target region'",
+        "control mode pd_joint_pos",
+        "episodes 2, and 0 failed",
+        "steps 128 in all; 63 / 64.0 / 65",
+        "base_camera: 128 px, intrinsics known, chunks 17 × 32 × 32 × 1 (1 episodes)",
+        "state qpos: 9",
+    ):
+        assert words in lines
+
+
+def test_shows_the_range_of_each_action(record, capsys):
+    path = record(steps=(200,), dim=2)
+    inspect([path])
+    expected = [0, 1.99, 197.01, 199]
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    np.testing.assert_allclose([float(value) for value in last[1:]], expected)
+
+
+def test_tells_the_problem_of_one_file_and_goes_on(record, capsys):
+    bad, good = record("bad.h5"), record("good.h5")
+    with h5py.File(bad, "a") as file:
+        file["traj_1/actions"][4, 2] = np.nan
+    with pytest.raises(SystemExit) as stop:
+        inspect([bad, good])
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert "traj_1/actions at step 4" in out
+    assert "good.h5\n  dialect" in out

@@ -1,0 +1,241 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+from e0_lightning.data.robot_demos import DemoSource, RobotDemos
+from e0_lightning.types import Contract
+
+
+def demos(*sources, **options):
+    given = {"views": ["cam"], "state": ["qpos"], "horizon": 4, "batch_size": 6, "num_workers": 0}
+    return RobotDemos(list(sources), **{**given, **options})
+
+
+def test_batches_hold_what_the_types_promise(real):
+    module = demos(str(real), views=["base_camera"], batch_size=8, validation=0.5)
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    pixels = batch["images"]["base_camera"]
+    assert (pixels.shape, pixels.dtype) == ((8, 3, 128, 128), torch.uint8)
+    assert pixels.is_contiguous()
+    assert (batch["state"].shape, batch["state"].dtype) == ((8, 9), torch.float32)
+    assert (batch["actions"].shape, batch["actions"].dtype) == ((8, 4, 8), torch.float32)
+    assert (batch["valid"].shape, batch["valid"].dtype) == ((8, 4), torch.bool)
+    assert batch["intrinsics"]["base_camera"].shape == (8, 3, 3)
+    assert batch["instruction"] == ["push the cube to the target region"] * 8
+
+
+def test_contract_is_read_from_headers(real):
+    module = demos(str(real), views=["base_camera"], state=["qpos", "tcp_pose"])
+    state = {"qpos": 9, "tcp_pose": 7}
+    assert module.contract == Contract({"base_camera": 128}, state, 8, "pd_joint_pos", 4)
+
+
+def test_constructing_reads_nothing():
+    assert demos("nowhere/at-all.h5").horizon == 4
+
+
+def test_training_and_validation_share_no_episode(record):
+    module = demos(record(steps=(5,) * 10), validation=0.2)
+    module.setup("fit")
+    trained = torch.cat([batch["state"][:, 0] for batch in module.train_dataloader()])
+    (loader,) = module.val_dataloader()
+    held = torch.cat([batch["state"][:, 0] for batch in loader])
+    assert (len(set(trained.tolist())), len(set(held.tolist())), len(held)) == (8, 2, 10)
+    assert set(trained.tolist()).isdisjoint(held.tolist())
+    assert len(module.predict_dataloader()) == len(loader)
+
+
+def test_the_seed_of_the_run_decides_the_order(record, monkeypatch):
+    path = record(steps=(5,) * 10)
+
+    def first(seed):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        return next(iter(demos(path, validation=0).train_dataloader()))["state"].tolist()
+
+    assert first("1") == first("1") != first("2")
+
+
+def test_workers_show_every_window_once(record):
+    module = demos(record(steps=(6,) * 10), validation=0, num_workers=2)
+    loader = module.train_dataloader()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        shown = torch.cat([batch["state"] for batch in loader])
+        assert sorted(map(tuple, shown.tolist())) == [(e, t) for e in range(10) for t in range(6)]
+
+
+def test_loading_leaves_the_random_state_of_the_run_alone(record):
+    module = demos(record(), validation=0)
+    before = torch.get_rng_state()
+    list(module.train_dataloader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_mixes_tasks_by_weight(record):
+    push, pick = record("push.h5", first=0), record("pick.h5", first=50, task="PickCube-v1")
+    mixture = [DemoSource(push, weight=1.0), DemoSource(pick, weight=3.0, instruction="take it")]
+    batches = list(demos(*mixture, validation=0, batch_size=8).train_dataloader())
+    picked = torch.cat([batch["state"][:, 0] >= 50 for batch in batches])
+    told = [sentence for batch in batches for sentence in batch["instruction"]]
+    assert picked.float().mean() == pytest.approx(0.75, abs=0.06)
+    expected = ["take it" if p else "push the cube to the target region" for p in picked]
+    assert told == expected
+
+
+def test_a_pattern_stands_for_several_files(record, tmp_path):
+    record("a.h5", first=0), record("b.h5", first=10)
+    module = demos(str(tmp_path / "*.h5"), validation=0)
+    assert [Path(file.path).name for _, file in module.files] == ["a.h5", "b.h5"]
+    assert len(module.windows[0]) == 48
+    with pytest.raises(ValueError, match="no file matches"):
+        demos(str(tmp_path / "*.hdf5")).setup("fit")
+
+
+def test_reads_from_a_remote_file_system(record):
+    path = Path(record())
+    memory = fsspec.filesystem("memory")
+    for suffix in (".h5", ".json"):
+        memory.pipe(f"/mixture/demos{suffix}", path.with_suffix(suffix).read_bytes())
+    module = demos("memory://mixture/*.h5", validation=0)
+    assert sum(len(batch["state"]) for batch in module.train_dataloader()) == 24
+
+
+def test_refuses_files_of_differing_action_dimension(record):
+    module = demos(record("a.h5", dim=3), record("b.h5", dim=7))
+    with pytest.raises(ValueError, match=r"action_dim: \S*a.h5 has 3, \S*b.h5 has 7"):
+        module.setup("fit")
+
+
+def test_refuses_files_of_differing_control_mode(record):
+    module = demos(record("a.h5"), record("b.h5", mode="pd_ee_delta_pose"))
+    with pytest.raises(ValueError, match=r"control_mode: \S*a.h5 has pd_joint_pos"):
+        module.setup("fit")
+
+
+def test_refuses_a_horizon_longer_than_every_episode(record):
+    with pytest.raises(ValueError, match="horizon: found 13, but the longest of 3 episodes has 12"):
+        demos(record(), horizon=13, validation=0).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"demos": []}, "empty list"),
+        ({"views": []}, "empty list"),
+        ({"validation": 1.0}, "validation: found 1.0"),
+        ({"batch_size": 0}, "batch_size: found 0"),
+        ({"demos": ["a", DemoSource("b", weight=2.0)]}, "every entry a positive weight"),
+        ({"demos": [DemoSource("b", weight=0.0)]}, "every entry a positive weight"),
+    ],
+)
+def test_refuses_arguments_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        RobotDemos(**{"demos": ["a"], "views": ["cam"], "state": [], "horizon": 4, **options})
+
+
+class Played(LightningDataModule):
+    """Episodes that remember what they were asked for."""
+
+    def __init__(self, validate=True):
+        super().__init__()
+        self.asked, self.validate = [], validate
+
+    def setup(self, stage):
+        self.asked.append(stage)
+
+    def val_dataloader(self):
+        return [["episode"]] if self.validate else []
+
+    def test_dataloader(self):
+        return [["episode"], ["episode"]]
+
+
+def test_testing_plays_the_episodes_and_reads_no_demos():
+    module = demos("nowhere/at-all.h5", episodes=Played())
+    module.setup("test")
+    assert module.episodes.asked == ["test"]
+    assert len(module.test_dataloader()) == 2
+
+
+@pytest.mark.parametrize(("validate", "loaders"), [(True, 2), (False, 1)])
+def test_episodes_are_played_in_validation_where_asked(record, validate, loaders):
+    module = demos(record(), validation=0.3, episodes=Played(validate))
+    assert len(module.val_dataloader()) == loaders
+
+
+def test_testing_without_episodes_says_what_is_missing():
+    with pytest.raises(ValueError, match="no episodes to test on"):
+        demos("a.h5").test_dataloader()
+
+
+def test_predicting_needs_validation_demos(record):
+    with pytest.raises(ValueError, match="validation: found 0"):
+        demos(record(), validation=0).predict_dataloader()
+
+
+def test_is_built_from_yaml(record):
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    path = record()
+    config = parser.parse_string(f"""
+data:
+  class_path: e0_lightning.data.robot_demos.RobotDemos
+  init_args:
+    demos: [{{path: {path}, weight: 2, instruction: push}}]
+    views: [cam]
+    state: [qpos]
+    horizon: 4
+    validation: 0
+""")
+    module = parser.instantiate_classes(config).data
+    assert next(module.action_windows())[0].shape == (7, 4, 3)
+    assert module.sources == [DemoSource(path, 2.0, "push")]
+
+
+class Quiet(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        self.steps = 0
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        return self.layer(batch["state"]).mean()
+
+    def validation_step(self, batch, batch_idx):
+        assert not batch["valid"].all()
+
+    def predict_step(self, batch, batch_idx):
+        return batch["state"]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("options", [{}, {"overfit_batches": 2}, {"fast_dev_run": True}])
+def test_any_lightning_module_fits_and_predicts(record, options):
+    module = Quiet()
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=False, **options)
+    data = demos(record(steps=(5,) * 8), validation=0.25)
+    trainer.fit(module, data)
+    assert module.steps == {"fast_dev_run": 1, "overfit_batches": 2}.get(next(iter(options), ""), 5)
+    assert trainer.predict(module, data)[0].shape[1] == 2
+
+
+def test_reading_demos_imports_no_simulator(record):
+    script = (
+        "import sys; from e0_lightning.data.robot_demos import RobotDemos; "
+        f"d = RobotDemos([{record()!r}], ['cam'], ['qpos'], 4); d.setup('fit'); "
+        "sys.exit(any(name.startswith(('mani_skill', 'sapien')) for name in sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], env=os.environ, check=False).returncode == 0
+    )
