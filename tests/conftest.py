@@ -41,7 +41,8 @@ def _missing_renderer() -> str:
 
     Asked in a process of its own, which a broken driver may take down.
     """
-    command = [sys.executable, "-m", "e0_lightning.simulation.renderer"]
+    script = "from e0_lightning.simulation.renderer import check; check()"
+    command = [sys.executable, "-c", script]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if answer.returncode == 0:
         return ""

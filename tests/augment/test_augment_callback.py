@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from e0_lightning.augment.callback import ViewpointPerturbation, is_on_gripper
 from e0_lightning.augment.homography import intrinsics_from_fov
 from e0_lightning.augment.viewpoint import SphericalWarp
+from e0_lightning.data.robot_demos import RobotDemos
 
 SIDE = 32
 CAMERA = intrinsics_from_fov(90.0, SIDE)
@@ -253,3 +254,15 @@ def test_originals_above_their_warps_go_to_tensorboard(tmp_path):
     shown = events.Images("viewpoint/base_camera")
     assert [image.step for image in shown] == [0, 3]
     assert (shown[0].height, shown[0].width) == (2 * SIDE, 2 * SIDE)
+
+
+def test_real_demonstrations_bring_the_intrinsics_it_takes(demos):
+    data = RobotDemos(
+        [str(demos)], ["base_camera"], ["qpos"], horizon=4, batch_size=2, num_workers=0
+    )
+    data.setup("fit")
+    given = next(iter(data.train_dataloader()))
+    found = perturbed(ViewpointPerturbation(), given)
+    assert found["view_offset"]["base_camera"].shape == (2, 3)
+    changed = found["images"]["base_camera"] != given["images"]["base_camera"]
+    assert changed.flatten(1).any(dim=1).all()
