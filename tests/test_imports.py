@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "cli": None,
     "policies": {"actions", "diffusion", "networks", "metrics"},
     "simulation": {"data", "metrics"},
-    "collection": {"data", "metrics"},
+    "collection": {"simulation", "data", "metrics"},
 }
 """Area to the areas it may import besides itself and ``types``; None is all, absent is none."""
 
