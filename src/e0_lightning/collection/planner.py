@@ -67,10 +67,11 @@ class Demonstrator:
             "render_backend": recipe.render_backend,
             "num_envs": 1,
         }
-        self.stage: Any = gymnasium.make(
+        self.stage = gymnasium.make(
             recipe.task, obs_mode="none", control_mode="pd_joint_pos", **common
         )
-        modes = self.stage.unwrapped.agent.supported_control_modes
+        world: Any = self.stage.unwrapped
+        modes = world.agent.supported_control_modes
         if recipe.control_mode not in modes:
             raise ValueError(
                 f"{recipe.task}: its robot has no control mode {recipe.control_mode!r}; "

@@ -1,0 +1,156 @@
+"""Episodes as data: `lightning test` plays them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from e0_lightning.data.maniskill import INSTRUCTIONS
+from e0_lightning.simulation.base import Episode
+from e0_lightning.simulation.maniskill import (
+    DEFAULT_MAX_STEPS,
+    MAX_STEPS,
+    ManiSkillEnvironment,
+    require_task,
+    versions,
+)
+from e0_lightning.simulation.report import report_folder
+from e0_lightning.simulation.rollout import RolloutBatch, Rollouts
+
+
+class ManiSkillEpisodes(LightningDataModule):
+    """Closed-loop episodes of ManiSkill tasks, on seeds that no demonstration used.
+
+    Args:
+        tasks: Names of tasks, or name to instruction where the task's own sentence is not wanted.
+        episodes: Episodes of each task in a test, on the seeds from `first_seed` on.
+        first_seed: First seed of the test; demonstrations use small ones.
+        num_envs: Environments that step in parallel, a process each; None for one per core.
+        replan: Steps of a chunk that are carried out before the policy is asked again.
+        max_steps: Steps after which an episode has failed, for all tasks or by task; None for
+            the caps of `MAX_STEPS`.
+        videos: Episodes of each task in a test that are written as mp4.
+        val_episodes: Episodes of each task in a validation, on the seeds before `first_seed`.
+
+    Raises:
+        ValueError: If a number makes no sense, or `max_steps` names a task that is not played.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str] | dict[str, str],
+        episodes: int = 50,
+        first_seed: int = 100_000,
+        num_envs: int | None = None,
+        replan: int = 10,
+        max_steps: int | dict[str, int] | None = None,
+        videos: int = 3,
+        val_episodes: int = 0,
+    ) -> None:
+        super().__init__()
+        if not tasks or episodes < 1 or val_episodes < 0 or first_seed < val_episodes:
+            raise ValueError(
+                f"tasks {tasks}, episodes {episodes}, val_episodes {val_episodes}, first_seed "
+                f"{first_seed}: one task and one episode at least, and no negative seeds"
+            )
+        if isinstance(max_steps, dict) and (strange := set(max_steps) - set(tasks)):
+            raise ValueError(
+                f"max_steps names {', '.join(strange)}; the tasks are {', '.join(tasks)}"
+            )
+        self.tasks, self.episodes, self.first_seed = list(tasks), episodes, first_seed
+        self.videos, self.val_episodes = videos, val_episodes
+        self.max_steps = {task: _cap(task, max_steps) for task in self.tasks}
+        if min(self.max_steps.values()) < 1:
+            raise ValueError(f"max_steps {max_steps}: every task needs a step at least")
+        own = tasks if isinstance(tasks, dict) else {}
+        self.instructions = {**INSTRUCTIONS, **own}
+        self.rollouts = Rollouts(
+            partial(ManiSkillEnvironment, instructions=self.instructions),
+            num_envs=len(os.sched_getaffinity(0)) if num_envs is None else num_envs,
+            replan=replan,
+        )
+
+    def test_dataloader(self) -> DataLoader[RolloutBatch]:
+        """Batches of episodes of one task after another.
+
+        Raises:
+            ValueError: If there is no such task, or no instruction for it.
+            RuntimeError: If there is nothing to render with, saying what to install.
+        """
+        return self._loader(self.first_seed, self.episodes, self.videos)
+
+    def val_dataloader(self) -> DataLoader[RolloutBatch] | list[Any]:
+        """The same for validation, without videos; no loader where there are no such episodes."""
+        if not self.val_episodes:
+            return []
+        return self._loader(self.first_seed - self.val_episodes, self.val_episodes, 0)
+
+    def teardown(self, stage: str) -> None:
+        """End the processes."""
+        self.rollouts.close()
+
+    def _loader(self, first_seed: int, episodes: int, videos: int) -> DataLoader[RolloutBatch]:
+        for task in self.tasks:
+            require_task(task, self.instructions)
+        about = {
+            "first_seed": first_seed,
+            "max_steps": self.max_steps,
+            "replan": self.rollouts.replan,
+            "num_envs": self.rollouts.num_envs,
+            "versions": versions(),
+        }
+        seeds = range(first_seed, first_seed + episodes)
+        batches = [
+            RolloutBatch(
+                self.rollouts,
+                [self._episode(task, seed, seed - first_seed < videos) for seed in chunk],
+                about,
+            )
+            for task in self.tasks
+            for chunk in _chunks(seeds, self._batch_size(episodes))
+        ]
+        return DataLoader(_Batches(batches), batch_size=None, collate_fn=_as_is)
+
+    def _episode(self, task: str, seed: int, filmed: bool) -> Episode:
+        video = None
+        if filmed and self.trainer is not None:
+            video = str(report_folder(self.trainer) / "videos" / f"{task}_{seed}.mp4")
+        return Episode(task, seed, self.max_steps[task], video)
+
+    def _batch_size(self, episodes: int) -> int:
+        """Large enough to keep all environments busy, small enough for every rank to have some."""
+        ranks = 1 if self.trainer is None else self.trainer.world_size
+        fair = -(-len(self.tasks) * episodes // ranks)
+        return min(max(10, 4 * self.rollouts.num_envs), fair)
+
+
+class _Batches(Dataset[RolloutBatch]):
+    """Map-style, so that Lightning can give each rank its share with a distributed sampler."""
+
+    def __init__(self, batches: Sequence[RolloutBatch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> RolloutBatch:
+        return self.batches[index]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _chunks(seeds: range, size: int) -> list[range]:
+    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+
+def _cap(task: str, max_steps: int | dict[str, int] | None) -> int:
+    if isinstance(max_steps, int):
+        return max_steps
+    return (max_steps or {}).get(task, MAX_STEPS.get(task, DEFAULT_MAX_STEPS))

@@ -1,0 +1,231 @@
+"""ManiSkill tasks as environments for an actor."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e0_lightning.data.maniskill import INSTRUCTIONS
+from e0_lightning.simulation.base import Frame, Outcome, View
+from e0_lightning.simulation.renderer import backend, device
+from e0_lightning.types import Contract
+
+MAX_STEPS = {
+    "PushCube-v1": 100,
+    "PickCube-v1": 100,
+    "StackCube-v1": 200,
+    "PlugCharger-v1": 200,
+    "PegInsertionSide-v1": 300,
+}
+"""Episode caps. ManiSkill's own (50 steps) lie below the length of planner demonstrations, which
+a cloned policy repeats; these are the ones of ManiSkill's diffusion policy baselines."""
+
+DEFAULT_MAX_STEPS = 200
+"""Episode cap of the tasks that are not in the table."""
+
+
+class ManiSkillEnvironment:
+    """One ManiSkill task on the CPU, shown and controlled as a contract says.
+
+    Pictures are drawn only when someone looks: a step of physics costs about 1 ms, a camera
+    25-50 ms in software.
+
+    Args:
+        task: ManiSkill's name of the task.
+        contract: Views and their sides, state parts, control mode and action dimensions wanted.
+        instructions: Task to sentence.
+
+    Raises:
+        ValueError: If there is no such task, or it cannot keep the contract.
+    """
+
+    def __init__(
+        self, task: str, contract: Contract, instructions: Mapping[str, str] = INSTRUCTIONS
+    ) -> None:
+        require_task(task, instructions)
+        logging.getLogger("mani_skill ").setLevel(logging.ERROR)
+        self.task, self.contract = task, contract
+        self.instruction = instructions[task]
+        self._env = _make(task, contract)
+        self._world = self._env.unwrapped
+        self._look = self._world.obs_mode
+        try:
+            self._require_contract()
+        except ValueError:
+            self.close()
+            raise
+
+    def reset(self, seed: int) -> View:
+        """Start the episode of a seed."""
+        self._world._obs_mode = "none"
+        self._env.reset(seed=seed)
+        return self._view()
+
+    def run(
+        self, actions: NDArray[np.float32], last: bool, watch: Callable[[Frame], None] | None
+    ) -> Outcome:
+        """Carry out actions, ``(n, D)``, up to the first success."""
+        # Without an observation mode the inner steps draw nothing.
+        self._world._obs_mode = "none"
+        success, steps = False, 0
+        for action in actions:
+            info = self._env.step(action)[-1]
+            success, steps = bool(info["success"].item()), steps + 1
+            if watch is not None:
+                watch(self._env.render()[0].cpu().numpy())
+            if success:
+                break
+        return Outcome(None if success or last else self._view(), success, steps)
+
+    def close(self) -> None:
+        """Free the scene."""
+        self._env.close()
+
+    def _observe(self) -> dict[str, Any]:
+        """What ManiSkill shows, drawn for the wanted cameras alone."""
+        # A reset that rebuilds the scene brings the other cameras back.
+        for name in set(self._world._sensors) - set(self.contract.views):
+            del self._world._sensors[name]
+        self._world._obs_mode = self._look
+        return dict(self._world.get_obs())
+
+    def _view(self) -> View:
+        observation = self._observe()
+        images, intrinsics = {}, {}
+        for name in self.contract.views:
+            images[name] = observation["sensor_data"][name]["rgb"][0].cpu().numpy()
+            matrix = observation["sensor_param"][name]["intrinsic_cv"]
+            intrinsics[name] = matrix.reshape(3, 3).cpu().numpy().astype(np.float32)
+        parts = _parts(observation)
+        state = [parts[name] for name in self.contract.state]
+        laid = np.concatenate([np.zeros(0), *state]).astype(np.float32)
+        return View(images, laid, self.instruction, intrinsics)
+
+    def _require_contract(self) -> None:
+        """Look once at everything that the contract names."""
+        actions = self._env.action_space.shape[-1]
+        if actions != self.contract.action_dim:
+            raise ValueError(
+                f"{self.task} in {self.contract.control_mode} takes actions of {actions} "
+                f"dimensions, the actor gives {self.contract.action_dim}"
+            )
+        _require_views(self.task, self.contract, list(self._world._sensors))
+        observation = self._observe()
+        for view, side in self.contract.views.items():
+            height, width = observation["sensor_data"][view]["rgb"].shape[1:3]
+            if (height, width) != (side, side):
+                raise ValueError(
+                    f"{self.task} draws {view} with {height} by {width} pixels, the actor wants "
+                    f"{side} by {side}"
+                )
+        parts = {name: len(values) for name, values in _parts(observation).items()}
+        for part, size in self.contract.state.items():
+            if part not in parts:
+                raise ValueError(
+                    f"{self.task} has no state part {part!r}, which the actor wants; "
+                    f"it has {', '.join(parts)}"
+                )
+            if parts[part] != size:
+                raise ValueError(
+                    f"{self.task} gives state part {part} with {parts[part]} dimensions, the "
+                    f"actor wants {size}"
+                )
+
+
+def require_task(task: str, instructions: Mapping[str, str]) -> None:
+    """Refuse a task that ManiSkill does not have, or that no one can say in words.
+
+    Raises:
+        ModuleNotFoundError: If ManiSkill is not installed.
+        ValueError: If there is no such task, or no sentence for it.
+    """
+    try:
+        import mani_skill.envs  # noqa: F401  (registers the tasks)
+        from mani_skill.utils.registration import REGISTERED_ENVS
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"ManiSkill is not installed ({error}): pip install 'e0-lightning[maniskill]'"
+        ) from error
+    if task not in REGISTERED_ENVS:
+        close = difflib.get_close_matches(task, REGISTERED_ENVS, n=3, cutoff=0.5)
+        raise ValueError(
+            f"ManiSkill has no task {task!r}; "
+            + (f"did you mean {' or '.join(close)}?" if close else "see its list of tasks.")
+        )
+    if task not in instructions:
+        raise ValueError(
+            f"no instruction is known for {task}; give one with its name, "
+            f"tasks: {{{task}: <sentence>}}. Known without: {', '.join(instructions)}"
+        )
+
+
+def _make(task: str, contract: Contract) -> Any:
+    import gymnasium
+
+    try:
+        return gymnasium.make(
+            task,
+            obs_mode="rgb",
+            control_mode=contract.control_mode,
+            render_mode="rgb_array",
+            sensor_configs=_cameras(contract),
+            sim_backend="physx_cpu",
+            render_backend=backend(),
+        )
+    except (AssertionError, AttributeError):
+        # An unknown controller or camera, most likely: ask a bare environment what there is.
+        bare: Any = gymnasium.make(task, obs_mode="none", sim_backend="physx_cpu")
+        modes, cameras = bare.unwrapped.agent.supported_control_modes, bare.unwrapped._sensors
+        bare.close()
+        if contract.control_mode not in modes:
+            raise ValueError(
+                f"{task}: its robot has no control mode {contract.control_mode!r}, which the "
+                f"actor wants; it has {', '.join(modes)}"
+            ) from None
+        _require_views(task, contract, list(cameras))
+        raise
+
+
+def _require_views(task: str, contract: Contract, cameras: list[str]) -> None:
+    for view in contract.views:
+        if view not in cameras:
+            raise ValueError(
+                f"{task} has no camera {view!r}, which the actor wants; it has {', '.join(cameras)}"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of simulator and renderer, and the device that draws."""
+    packages = ("mani_skill", "sapien", "gymnasium", "numpy")
+    return {**{name: importlib.metadata.version(name) for name in packages}, "renderer": device()}
+
+
+def _cameras(contract: Contract) -> dict[str, Any]:
+    """``sensor_configs`` that give every wanted camera its side."""
+    # A camera named here must exist, or ManiSkill stops; one size for all needs no names.
+    sides = set(contract.views.values())
+    sizes: dict[str, Any]
+    if len(sides) == 1:
+        side = sides.pop()
+        sizes = {"width": side, "height": side}
+    else:
+        sizes = {name: {"width": side, "height": side} for name, side in contract.views.items()}
+    # The shader that demonstrations are recorded with; ManiSkill's own default differs by one
+    # grey level in half of the pixels.
+    return {"shader_pack": "default", **sizes}
+
+
+def _parts(observation: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """Every state part as a vector: the agent's before the task's, flags as one dimension."""
+    parts = {}
+    for place in ("extra", "agent"):
+        for name, value in observation[place].items():
+            if not isinstance(value, dict):
+                parts[name] = value.reshape(-1).cpu().numpy().astype(np.float32)
+    return parts

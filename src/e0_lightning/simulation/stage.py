@@ -1,0 +1,92 @@
+"""The worker's side of a rollout: one environment, playing one episode after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e0_lightning.simulation.base import Environment, Episode, MakeEnvironment, View
+from e0_lightning.simulation.video import Video
+from e0_lightning.types import Contract, EpisodeResult
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why no environment of a task can serve an actor of this contract."""
+
+    reason: str
+
+
+Request = Episode | NDArray[np.float32]
+"""An episode to begin, or the actions to go on with, ``(n, D)``."""
+
+Answer = View | EpisodeResult | Refusal
+"""What is seen now, how the episode ended, or that it cannot be played."""
+
+
+class Stage:
+    """Answers requests; keeps its environment as long as the task stays the same.
+
+    Args:
+        make_environment: Builds the environment of a task.
+        contract: What the actor must be shown.
+    """
+
+    def __init__(self, make_environment: MakeEnvironment, contract: Contract) -> None:
+        self.make_environment, self.contract = make_environment, contract
+        self.environment: Environment | None = None
+        self.episode = Episode("", 0, 0)
+        self.steps = 0
+        self.video: Video | None = None
+
+    def answer(self, request: Request) -> Answer:
+        """Begin an episode or go on with it; whatever goes wrong ends it with an error."""
+        try:
+            if isinstance(request, Episode):
+                return self._begin(request)
+            return self._go_on(request)
+        except Exception as error:  # a simulator may raise anything
+            return self._end(False, f"{type(error).__name__}: {error}")
+
+    def _begin(self, episode: Episode) -> View | Refusal:
+        if self.environment is None or self.episode.task != episode.task:
+            if self.environment is not None:
+                self.environment.close()
+                self.environment = None
+            self.episode = episode
+            try:
+                self.environment = self.make_environment(episode.task, self.contract)
+            except (ValueError, ModuleNotFoundError) as error:
+                return Refusal(str(error))
+        self.episode, self.steps = episode, 0
+        self.video = None if episode.video is None else Video(Path(episode.video))
+        return self.environment.reset(episode.seed)
+
+    def _go_on(self, actions: NDArray[np.float32]) -> View | EpisodeResult:
+        assert self.environment is not None
+        left = self.episode.max_steps - self.steps
+        outcome = self.environment.run(
+            actions[:left],
+            last=len(actions) >= left,
+            watch=None if self.video is None else self.video.add,
+        )
+        self.steps += outcome.steps
+        return self._end(outcome.success) if outcome.view is None else outcome.view
+
+    def _end(self, success: bool, error: str = "") -> EpisodeResult:
+        outcome = "error" if error else "success" if success else "failure"
+        video = None if self.video is None else self.video.finish(outcome)
+        self.video = None
+        task, seed = self.episode.task, self.episode.seed
+        return EpisodeResult(task, seed, success, self.steps, error, video)
+
+
+def serve(connection: Connection, make_environment: MakeEnvironment, contract: Contract) -> None:
+    """Answer requests until the pipe closes; the loop of a worker process."""
+    stage = Stage(make_environment, contract)
+    while True:
+        connection.send(stage.answer(connection.recv()))
