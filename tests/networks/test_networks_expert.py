@@ -93,3 +93,25 @@ def test_adaptive_norm_is_plain_rms_norm_at_the_start():
 def test_tau_embedding_tells_near_levels_apart():
     near = sine_cosine(torch.tensor([0.975, 0.98]), 64)
     assert (near[0] - near[1]).norm() > 0.1
+
+
+def test_tokens_one_after_another_are_those_of_one_causal_pass(expert):
+    tokens, tau, prefix = torch.randn(2, 4, 16), torch.rand(2), make_prefix()
+    prefix.mask[1, 3:] = False
+    at_once = expert(tokens, tau, prefix, causal=True)
+    one_by_one = []
+    for index in range(4):
+        refined, prefix = expert.extend(tokens[:, index : index + 1], tau, prefix)
+        one_by_one.append(refined)
+    torch.testing.assert_close(torch.cat(one_by_one, dim=1), at_once)
+
+
+def test_a_block_that_follows_sees_the_one_before(expert):
+    first, second, tau = torch.randn(2, 3, 16), torch.randn(2, 4, 16), torch.rand(2)
+    prefix = make_prefix()
+    refined, longer = expert.extend(first, tau, prefix)
+    assert longer.lengths.tolist() == [8, 8]
+    assert torch.equal(refined, expert(first, tau, prefix))
+    following = expert(second, tau, longer)
+    changed = expert(second, tau, expert.extend(first + 1, tau, prefix)[1])
+    assert (following - changed).abs().max() > 1e-4

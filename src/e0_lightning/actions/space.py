@@ -107,6 +107,10 @@ class ActionSpace(nn.Module):
         actions = self.normalizer.undo(normalised[..., : self.dim])
         return actions if self.relative is None else self.relative.undo(actions, state)
 
+    def counted(self, valid: Tensor) -> Tensor:
+        """Mark the values that count, ``(B, H, width)``, given the valid steps ``(B, H)``."""
+        return valid.unsqueeze(-1) & ~self.padding
+
     def _relative(self, actions: Tensor, state: Tensor) -> Tensor:
         return actions if self.relative is None else self.relative(actions, state)
 

@@ -53,7 +53,7 @@ class PrefixAttention(nn.Module):
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Attend.
 
         Args:
@@ -64,7 +64,8 @@ class PrefixAttention(nn.Module):
             mask: ``(B, 1, T, P + T)`` bool, true where attention is allowed.
 
         Returns:
-            ``(B, T, W)``.
+            ``(B, T, W)``, and keys and values of prefix and tokens,
+            ``(B, kv_heads, P + T, head_dim)``.
         """
         batch, length, _ = x.shape
 
@@ -75,12 +76,9 @@ class PrefixAttention(nn.Module):
         query = rotate(split(self.q_proj, self.heads), *turn)
         key = rotate(split(self.k_proj, self.kv_heads), *turn)
         value = split(self.v_proj, self.kv_heads)
+        keys = torch.cat([keys.to(key.dtype), key], dim=2)
+        values = torch.cat([values.to(value.dtype), value], dim=2)
         attended = F.scaled_dot_product_attention(
-            query,
-            torch.cat([keys.to(key.dtype), key], dim=2),
-            torch.cat([values.to(value.dtype), value], dim=2),
-            attn_mask=mask,
-            enable_gqa=self.heads != self.kv_heads,
+            query, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
         )
-        out: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
-        return out
+        return self.o_proj(attended.transpose(1, 2).flatten(2)), keys, values

@@ -49,16 +49,27 @@ class ActionExpert(nn.Module):
         )
         self.norm = AdaptiveRMSNorm(width, gated=False)
 
-    def forward(self, tokens: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
-        """Refine action tokens.
+    def forward(self, tokens: Tensor, tau: Tensor, prefix: Prefix, causal: bool = False) -> Tensor:
+        """Refine action tokens, ``(B, T, W)``; see :meth:`extend`."""
+        return self.extend(tokens, tau, prefix, causal)[0]
+
+    def extend(
+        self, tokens: Tensor, tau: Tensor, prefix: Prefix, causal: bool = False
+    ) -> tuple[Tensor, Prefix]:
+        """Refine action tokens, and append them to the prefix for tokens that follow.
+
+        What follows reads the longer prefix and is not read by it: so one token after another is
+        decoded without computing the earlier ones again, and one block of tokens sees another that
+        does not see it.
 
         Args:
             tokens: ``(B, T, W)``.
             tau: ``(B,)`` in [0, 1].
-            prefix: Encoded observations.
+            prefix: Encoded observations, or what this method returned for the tokens before.
+            causal: Let a token see itself and those before it, not all T.
 
         Returns:
-            ``(B, T, W)``.
+            Refined tokens ``(B, T, W)`` and a prefix that ends with them, of ``depth`` layers.
 
         Raises:
             ValueError: If the prefix's layers, heads or head size are not this expert's.
@@ -69,11 +80,18 @@ class ActionExpert(nn.Module):
         positions = prefix.lengths[:, None] + torch.arange(length, device=tokens.device)
         turn = rotary(positions, self.head_dim, self.rope_theta)
         itself = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
-        mask = torch.cat([prefix.mask, itself], dim=1)[:, None, None].expand(-1, 1, length, -1)
+        present = torch.cat([prefix.mask, itself], dim=1)
+        mask = present[:, None, None].expand(-1, 1, length, -1)
+        if causal:
+            mask = mask.tril(diagonal=prefix.mask.shape[1])
+        longer = []
         for layer, index in zip(self.layers, self._sources(len(prefix.keys)), strict=True):
-            tokens = layer(tokens, condition, turn, prefix.keys[index], prefix.values[index], mask)
-        out: Tensor = self.norm(tokens, condition)[0]
-        return out
+            tokens, *grown = layer(
+                tokens, condition, turn, prefix.keys[index], prefix.values[index], mask
+            )
+            longer.append(grown)
+        keys, values = zip(*longer, strict=True)
+        return self.norm(tokens, condition)[0], Prefix(keys, values, present)
 
     def _sources(self, layers: int) -> list[int]:
         """Language layer that each expert layer reads, the last one by the last."""
@@ -112,13 +130,13 @@ class ExpertLayer(nn.Module):
         keys: Tensor,
         values: Tensor,
         mask: Tensor,
-    ) -> Tensor:
-        """One layer over ``(B, T, W)``; arguments as :meth:`PrefixAttention.forward`."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer over ``(B, T, W)``; arguments and results as `PrefixAttention.forward`."""
         normed, gate = self.attention_norm(x, condition)
-        attended: Tensor = gate * self.attention(normed, turn, keys, values, mask) + x
+        heard, keys, values = self.attention(normed, turn, keys, values, mask)
+        attended: Tensor = gate * heard + x
         normed, gate = self.mlp_norm(attended, condition)
-        out: Tensor = attended + gate * self.mlp(normed)
-        return out
+        return attended + gate * self.mlp(normed), keys, values
 
 
 class AdaptiveRMSNorm(nn.Module):

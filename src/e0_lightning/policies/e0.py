@@ -6,18 +6,18 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
-from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.diffusion.process import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Sample, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.policies.readout import read_out, tokenizer_for
 from e0_lightning.types import Batch
 
 
@@ -53,23 +53,18 @@ class E0(Policy):
         self.sampler = sampler or TweedieSampler()
         self.token_per = token_per
         self.expert = expert
-        self.tokenizer = ActionTokenizer(
-            self.process.num_bins,
-            "left_edge" if self.sampler.readout == "left_edge" else "center",
-        )
+        self.tokenizer = tokenizer_for(self.process, self.sampler)
         joined = actions.width if token_per == "step" else 1
         self.tokens = actions.horizon * actions.width
         features = joined * self.process.num_bins
-        self.embed = nn.Linear(features, expert.width)
-        self.positions = nn.Parameter(torch.zeros(self.tokens // joined, expert.width))
-        self.head = nn.Linear(expert.width, features)
-        nn.init.normal_(self.positions, std=0.02)
+        embed = nn.Linear(features, expert.width)
+        self.port = ActionPort(embed, self.tokens // joined, expert.width, features)
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
-        valid = (batch["valid"].unsqueeze(-1) & ~self.actions.padding).flatten(1)
+        valid = self.actions.counted(batch["valid"]).flatten(1)
         tau = self.process.density.sample(len(tokens), device=tokens.device)
         logits = self.denoise(self.process.corrupt(tokens, tau, valid=valid), tau, prefix)
         self._accuracy().update(logits.detach(), tokens, valid, tau)
@@ -83,15 +78,14 @@ class E0(Policy):
             shape=(prefix.batch_size, self.tokens),
             device=prefix.mask.device,
         )
-        values = self._read(drawn)
+        values = read_out(drawn, self.sampler, self.tokenizer)
         return values.view(prefix.batch_size, self.actions.horizon, self.actions.width)
 
     def denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``."""
-        grouped = x_tau.reshape(len(x_tau), len(self.positions), -1)
-        refined = self.expert(self.embed(grouped) + self.positions, tau, prefix)
-        logits: Tensor = self.head(refined)
-        return logits.view(x_tau.shape)
+        grouped = x_tau.reshape(len(x_tau), len(self.port.positions), -1)
+        refined = self.expert(self.port.enter(grouped), tau, prefix)
+        return self.port.leave(refined).view(x_tau.shape)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""
@@ -120,13 +114,3 @@ class E0(Policy):
             if not value.isnan():
                 self.log(f"{stage}_accuracy_by_tau/{low:g}-{high:g}", value)
         accuracy.reset()
-
-    def _read(self, drawn: Sample) -> Tensor:
-        """Normalised values ``(B, L)`` by the sampler's read-out."""
-        match self.sampler.readout:
-            case "expectation":
-                return self.tokenizer.expect(drawn.logits)
-            case "local":
-                return self.tokenizer.expect(drawn.logits, self.sampler.window)
-            case _:
-                return self.tokenizer.decode(drawn.tokens)

@@ -1,0 +1,34 @@
+"""Where action tokens enter the expert and leave it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ActionPort(nn.Module):
+    """An embedding with learned positions before the expert, a linear read-out after it.
+
+    Args:
+        embed: What stands for an action, ``(B, T, …)`` or ``(B, T)``, to ``(B, T, width)``.
+        length: Tokens T of a chunk.
+        width: Width W of the expert.
+        outputs: Numbers read off each token.
+    """
+
+    def __init__(self, embed: nn.Module, length: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.embed = embed
+        self.positions = nn.Parameter(torch.zeros(length, width))
+        self.head = nn.Linear(width, outputs)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def enter(self, actions: Tensor, start: int = 0) -> Tensor:
+        """Tokens for the expert, ``(B, T, W)``, of which the first has position ``start``."""
+        embedded: Tensor = self.embed(actions)
+        return embedded + self.positions[start : start + embedded.shape[1]]
+
+    def leave(self, refined: Tensor) -> Tensor:
+        """Read the expert's tokens ``(B, T, W)`` as ``(B, T, outputs)``."""
+        out: Tensor = self.head(refined)
+        return out
