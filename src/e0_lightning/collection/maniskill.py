@@ -93,7 +93,7 @@ def _fill(parts: Parts, recipe: Recipe, episodes: int, workers: int) -> None:
     ):
         free = [Worker(work, recipe, parts.folder) for _ in range(min(workers, episodes - done))]
         for worker in free:
-            stack.callback(worker.end, patience=5.0)
+            stack.callback(worker.end)
         busy: dict[Any, tuple[Worker, int]] = {}
         while done < episodes:
             # Never more seeds under way than are still missing: all of them may succeed.

@@ -11,16 +11,18 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-# One thread a process: OpenMP for physics and torch, LP for Mesa's software renderer. Both are
-# read when the libraries load, so they must stand in the environment before the process starts.
+# One thread a process: OpenMP for torch and NumPy, LP for Mesa's software renderer. They are read
+# when the libraries load, so they must stand in the environment before the server starts.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
 
 
 class Worker:
     """A fresh process running ``target(connection, *args)``, and our end of its pipe.
 
-    The process is spawned, not forked: neither a renderer nor CUDA survives a fork. When this
-    process dies, however it dies, the pipe closes and ``connection.recv`` there raises `EOFError`.
+    The process is not forked from this one, for neither a renderer nor CUDA survives that, but
+    from a server that has loaded this package and nothing else: loading it (and Lightning with
+    it) takes longer than loading a simulator. When this process dies, however it dies, the pipe
+    closes and ``connection.recv`` there raises `EOFError`.
 
     Args:
         target: Importable function; it is given the far end of the pipe first.
@@ -28,7 +30,8 @@ class Worker:
     """
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         self.connection: Connection
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(
@@ -39,12 +42,10 @@ class Worker:
         # Our copy of the far end would keep the pipe open after the process died.
         theirs.close()
 
-    def end(self, patience: float = 0.0) -> None:
-        """End the process: by closing its pipe, and after `patience` seconds by force."""
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
         self.connection.close()
-        self.process.join(patience)
-        if self.process.is_alive():
-            self.process.kill()
+        self.process.kill()
         self.process.join()
 
 
