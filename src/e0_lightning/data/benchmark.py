@@ -8,11 +8,10 @@ import time
 from collections.abc import Sequence
 from multiprocessing import Value, active_children
 from pathlib import Path
-from typing import Any
 
 from e0_lightning.data.demos import open_demos
 from e0_lightning.data.robot_demos import RobotDemos
-from e0_lightning.data.windows import Episode, Windows
+from e0_lightning.data.windows import Decoded, Episode, Windows
 
 OWN = ("Pss_Anon", "Pss_Shmem")
 """Memory that is not program text, shared pages counted by their share."""
@@ -25,7 +24,7 @@ class _CountedWindows(Windows):
         super().__init__(episodes, horizon)
         self.decoded = Value("q", 0)
 
-    def read(self, episode: int, start: int) -> Any:
+    def read(self, episode: int, start: int) -> Decoded:
         with self.decoded:
             self.decoded.value += 1
         return super().read(episode, start)

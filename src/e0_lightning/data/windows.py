@@ -46,7 +46,9 @@ class Blocks(NamedTuple):
     """Place of its source in the mixture."""
 
 
-class _Decoded(NamedTuple):
+class Decoded(NamedTuple):
+    """A block as it is kept in memory; rows are its windows."""
+
     images: dict[str, Pixels]
     states: Floats
     actions: Floats
@@ -81,16 +83,20 @@ class Windows(Dataset[Batch]):
         self.horizon = horizon
         self.steps: Ints = np.array([episode.steps for episode in episodes])
         self.ends: Ints = self.steps.cumsum()
-        firsts = {id(episode.file): episode for episode in reversed(self.episodes)}.values()
-        self.views = firsts_views = list(self.episodes[0].file.contract.views)
-        known = [set(episode.file.intrinsics(episode.name)) for episode in firsts]
-        self.calibrated = [v for v in firsts_views if all(v in views for views in known)]
-        for episode in firsts:
-            episode.file.close()
-        sides = self.episodes[0].file.contract.views.values()
-        frames = float(self.blocks().size.mean()) * sum(side**2 * 3 for side in sides)
-        self.pool = max(1, int(POOL_BYTES // max(frames, 1)))
-        self._cache: OrderedDict[tuple[int, int], _Decoded] = OrderedDict()
+        contract = self.episodes[0].file.contract
+        self.views = list(contract.views)
+        self.calibrated = self._calibrated()
+        frame = sum(side**2 * 3 for side in contract.views.values())
+        self.pool = max(1, int(POOL_BYTES // max(1, frame * self.blocks().size.mean())))
+        self._cache: OrderedDict[tuple[int, int], Decoded] = OrderedDict()
+
+    def _calibrated(self) -> list[str]:
+        """Views whose camera matrix every file knows, so that all batches have the same keys."""
+        firsts = {id(e.file): e for e in reversed(self.episodes)}.values()
+        known = [set(first.file.intrinsics(first.name)) for first in firsts]
+        for first in firsts:
+            first.file.close()
+        return [view for view in self.views if all(view in found for found in known)]
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -131,12 +137,12 @@ class Windows(Dataset[Batch]):
         size = np.minimum(length, self.steps[owner] - start)
         return Blocks((self.ends - self.steps)[owner] + start, size, source)
 
-    def read(self, episode: int, start: int) -> _Decoded:
+    def read(self, episode: int, start: int) -> Decoded:
         """Read the block of one episode that begins at step ``start``."""
         file, name, steps, block, _, _ = self.episodes[episode]
         stop = min(start + block, steps)
         actions = file.actions(name, start, min(stop + self.horizon - 1, steps))
-        return _Decoded(
+        return Decoded(
             file.images(name, start, stop),
             file.states(name, start, stop),
             pad(actions, stop - start + self.horizon - 1),
