@@ -1,0 +1,242 @@
+"""Where a client keeps what a policy must be shown: layouts as data, bound to a contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from e0_lightning.serving.images import square
+from e0_lightning.types import Contract, Observation
+
+Keys = str | list[str]
+"""A key, or several of which the first one found counts; ``*`` stands for the contract's name."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Keys of a client's observations, and what it expects of the replies.
+
+    Args:
+        images: View of the contract to keys.
+        state: State part of the contract to keys, or keys of all parts side by side.
+        prompt: Keys of the instruction.
+        mirrored: Whether images arrive mirrored left to right.
+        steps: Fewest and most steps of a chunk the client takes; None is no bound.
+        state_format: How vla-eval calls the state.
+        observation_params: What vla-eval's benchmark is asked to send.
+        actions: Component to ``{dims, format, range}``, how vla-eval calls the actions.
+    """
+
+    images: dict[str, Keys] = field(default_factory=dict)
+    state: dict[str, Keys] | Keys = field(default_factory=dict)
+    prompt: Keys = "prompt"
+    mirrored: bool = False
+    steps: list[int | None] = field(default_factory=lambda: [None, None])
+    state_format: str = "raw"
+    observation_params: dict[str, Any] = field(default_factory=dict)
+    actions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load_layout(name: str) -> Layout:
+    """A layout by its name, or from a YAML file with the fields of :class:`Layout`.
+
+    Raises:
+        ValueError: If there is no such layout, or the file has other fields.
+    """
+    import yaml
+
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"{name}: no such file; --layout takes a name or a YAML file.")
+        found = yaml.safe_load(path.read_text())
+    else:
+        known = yaml.safe_load(Path(__file__).with_name("layouts.yaml").read_text())
+        if name not in known:
+            raise ValueError(
+                f"No layout {name!r}; there are: {', '.join(known)}. Name one of them, or a YAML "
+                "file of your own."
+            )
+        found = known[name]
+    wanted = [item.name for item in fields(Layout)]
+    if not isinstance(found, dict) or not set(found) <= set(wanted):
+        raise ValueError(f"{name}: found {_keys(found)}, wanted only: {', '.join(wanted)}.")
+    return Layout(**found)
+
+
+class Reader:
+    """Observations of clients of one layout, as a policy of one contract takes them.
+
+    Args:
+        layout: Where things are.
+        contract: What is wanted.
+        prompt: Instruction for requests without one; None refuses them.
+
+    Raises:
+        ValueError: If the layout has no place for something the contract demands, or its client
+            wants other chunks.
+    """
+
+    def __init__(self, layout: Layout, contract: Contract, prompt: str | None = None) -> None:
+        self.layout = layout
+        self.contract = contract
+        self.prompt = prompt
+        self.images = {view: _find_keys(layout.images, view, "view") for view in contract.views}
+        self.state = self._state_keys()
+        self.steps = self._steps()
+
+    def read(self, message: Any) -> Observation:
+        """Take one observation out of a message.
+
+        Returns:
+            Images ``(1, 3, S, S)`` uint8, state ``(1, Q)`` float32, one instruction.
+
+        Raises:
+            ValueError: If something is missing or is not what the contract demands, naming the
+                key, what was found and what is wanted.
+        """
+        if not isinstance(message, dict):
+            raise ValueError(f"Found a {type(message).__name__}, wanted a map of observations.")
+        images = {}
+        for view, keys in self.images.items():
+            key, pixels = _find(message, keys, f"the image of view {view!r}")
+            image = square(pixels, self.contract.views[view], key)
+            images[view] = (image.flip(2) if self.layout.mirrored else image)[None]
+        parts = [self._vector(message, keys, dims) for keys, dims in self.state]
+        state = np.concatenate([np.zeros(0, np.float32), *parts])
+        return Observation(
+            images=images, instruction=[self._prompt(message)], state=torch.from_numpy(state)[None]
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What clients are told on connecting: the keys and shapes this server wants."""
+        views = self.contract.views
+        return {
+            "images": {keys[0]: [views[v], views[v], 3] for v, keys in self.images.items()},
+            "state": {keys[0]: dims for keys, dims in self.state},
+            "prompt": _listed(self.layout.prompt)[0],
+            "actions": [self.steps, self.contract.action_dim],
+            "control_mode": self.contract.control_mode,
+        }
+
+    def _state_keys(self) -> list[tuple[list[str], int]]:
+        if not self.contract.state:
+            return []
+        if isinstance(self.layout.state, Mapping):
+            return [
+                (_find_keys(self.layout.state, part, "state part"), dims)
+                for part, dims in self.contract.state.items()
+            ]
+        return [(_listed(self.layout.state), self.contract.state_dim)]
+
+    def _steps(self) -> int:
+        fewest, most = self.layout.steps
+        horizon, dims = self.contract.horizon, self.contract.action_dim
+        if fewest is not None and horizon < fewest:
+            raise ValueError(
+                f"The policy plans {horizon} steps, clients of this layout want {fewest} or more "
+                "(layout: steps). Train with a longer horizon, or use another layout."
+            )
+        named = sum(spec["dims"] for spec in self.layout.actions.values())
+        if self.layout.actions and named != dims:
+            raise ValueError(
+                f"The policy's actions have {dims} dimensions, those of this layout {named} "
+                "(layout: actions). Use another layout."
+            )
+        return horizon if most is None else min(horizon, most)
+
+    def _vector(
+        self, message: dict[Any, Any], keys: list[str], dims: int
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        key, found = _find(message, keys, "the robot's state")
+        try:
+            values = np.asarray(found)
+            vector = values.astype(np.float32).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key}: found no numbers ({error}), wanted {dims}.") from error
+        if values.dtype.kind not in "biuf" or len(vector) != dims:
+            raise ValueError(
+                f"{key}: found shape {values.shape} of {values.dtype}, wanted {dims} numbers."
+            )
+        if not np.isfinite(vector).all():
+            raise ValueError(f"{key}: found {vector.tolist()}, wanted {dims} finite numbers.")
+        return vector
+
+    def _prompt(self, message: dict[Any, Any]) -> str:
+        keys = _listed(self.layout.prompt)
+        if self.prompt is not None and not any(_has(message, key) for key in keys):
+            return self.prompt
+        key, found = _find(message, keys, "the instruction (or start the server with --prompt)")
+        if isinstance(found, np.ndarray | np.generic) and found.size == 1:
+            found = found.item()
+        if isinstance(found, bytes):
+            found = found.decode(errors="replace")
+        if not isinstance(found, str):
+            raise ValueError(f"{key}: found a {type(found).__name__}, wanted one instruction.")
+        return found
+
+
+def stack(observations: list[Observation]) -> Observation:
+    """Several observations of one as one of several, ``(B, …)``."""
+    return Observation(
+        images={
+            view: torch.cat([one["images"][view] for one in observations])
+            for view in observations[0]["images"]
+        },
+        instruction=[text for one in observations for text in one["instruction"]],
+        state=torch.cat([one["state"] for one in observations]),
+    )
+
+
+def _listed(keys: Keys) -> list[str]:
+    return [keys] if isinstance(keys, str) else list(keys)
+
+
+def _find_keys(places: Mapping[str, Keys], name: str, what: str) -> list[str]:
+    if name not in places and "*" not in places:
+        raise ValueError(
+            f"The policy wants the {what} {name!r}, this layout has {', '.join(places) or 'none'}. "
+            f"Write a layout with a key for it ({name}: …) and give it as --layout mine.yaml."
+        )
+    return [key.replace("*", name) for key in _listed(places.get(name, places.get("*", "")))]
+
+
+_MISSING = object()
+
+
+def _find(message: dict[Any, Any], keys: list[str], what: str) -> tuple[str, Any]:
+    for key in keys:
+        found = _look_up(message, key)
+        if found is not _MISSING:
+            return key, found
+    raise ValueError(f"No {' or '.join(map(repr, keys))}: found {_keys(message)}, wanted {what}.")
+
+
+def _has(message: dict[Any, Any], key: str) -> bool:
+    return _look_up(message, key) is not _MISSING
+
+
+def _look_up(message: Any, path: str) -> Any:
+    """The value of one key, or of a path of keys in nested maps."""
+    if not isinstance(message, dict):
+        return _MISSING
+    if path in message:
+        return message[path]
+    head, _, rest = path.partition("/")
+    return _look_up(message[head], rest) if rest and head in message else _MISSING
+
+
+def _keys(message: Any) -> str:
+    """The keys of a message, nested ones as paths, shortened."""
+    if not isinstance(message, dict):
+        return f"a {type(message).__name__}"
+    paths: list[str] = []
+    for key, value in message.items():
+        nested = value if isinstance(value, dict) else {}
+        paths += [f"{key}/{name}" for name in nested] or [str(key)]
+    return (", ".join(paths) or "no keys")[:400]
