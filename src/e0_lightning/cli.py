@@ -6,7 +6,7 @@ import sys
 import warnings
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
@@ -17,19 +17,27 @@ from e0_lightning.data.inspect import inspect
 
 COMMANDS: dict[str, Any] = {
     "collect": {"maniskill": collect_maniskill},
-    "inspect": inspect,
     "benchmark": {"data": benchmark_data},
 }
 
 
-def main(args: ArgsType = None) -> None:
-    """Run ``lightning fit | validate | test | predict``.
+def main() -> None:
+    """Run ``lightning fit | validate | test | predict``."""
+    run()
 
-    Models and data modules are named by class path, those of this package by their bare names.
+
+def run(args: ArgsType = None) -> LightningCLI:
+    """Do what a ``lightning`` command line says; models and data modules go by class path.
+
+    Args:
+        args: The words after ``lightning``; None takes them from the command line.
+
+    Returns:
+        The finished command line, with its trainer, model and data module.
     """
     # Said once for every fit with weight averaging; it concerns sharded models only.
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
-    LightningCLI(
+    return LightningCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -44,7 +52,9 @@ def main(args: ArgsType = None) -> None:
 def e0(args: list[str] | None = None) -> None:
     """Run ``e0 collect | inspect | benchmark``."""
     args = sys.argv[1:] if args is None else args
-    if args and args[0] == "inspect":
-        auto_cli(inspect, args=args[1:], prog="e0 inspect")
+    if args[:1] == ["inspect"]:
+        parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
+        parser.add_argument("paths", nargs="+", help="HDF5 files, or addresses fsspec knows")
+        inspect(parser.parse_args(args[1:]).paths)
     else:
         auto_cli(COMMANDS, args=args, as_positional=False, prog="e0")

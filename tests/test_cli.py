@@ -1,0 +1,56 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from e0_lightning.cli import e0, run
+
+BIN = Path(sys.executable).parent
+QUIET = [
+    "--trainer.fast_dev_run=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_any_lightning_module_runs_by_class_path(verb):
+    boring = "lightning.pytorch.demos.boring_classes"
+    names = [f"--model={boring}.BoringModel", f"--data={boring}.BoringDataModule"]
+    ended = run([verb, *names, *QUIET])
+    assert type(ended.model).__name__ == "BoringModel"
+    assert ended.trainer.state.status == "finished"
+    assert ended.trainer.global_step == (verb == "fit")
+
+
+def test_our_classes_go_by_their_bare_names(capsys):
+    with pytest.raises(SystemExit):
+        run(["fit", "--model.help", "E0"])
+    assert "--model.token_per" in capsys.readouterr().out
+
+
+def test_the_script_called_lightning_is_ours():
+    answer = subprocess.run([BIN / "lightning", "fit", "--model.help=E0"], capture_output=True)
+    assert b"token_per" in answer.stdout
+
+
+def test_inspect_describes_a_file(demos, capsys):
+    e0(["inspect", str(demos)])
+    printed = capsys.readouterr().out
+    assert "PushCube-v1" in printed
+    assert "base_camera" in printed
+
+
+def test_inspect_names_a_file_that_is_not_there(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        e0(["inspect", str(tmp_path / "nothing.h5")])
+    assert "nothing.h5: no such file" in capsys.readouterr().out
+
+
+@pytest.mark.simulator
+def test_collect_names_a_task_that_does_not_exist(tmp_path):
+    command = ["collect", "maniskill", "--task=PushCubes-v1", "--episodes=1"]
+    with pytest.raises(ValueError, match=r"did you mean PushCube-v1"):
+        e0([*command, f"--out={tmp_path / 'demos.h5'}"])

@@ -1,0 +1,50 @@
+"""Every experiment file, alone or over its benchmark, trains on real demonstrations."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e0_lightning.cli import run
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+OVERLAYS = sorted(EXPERIMENTS.glob("*/*.yaml"))
+FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+
+
+def fit(demos: Path, folder: Path, *configs: Path) -> int:
+    ended = run(
+        [
+            "fit",
+            *(f"--config={config}" for config in configs),
+            "--trainer.fast_dev_run=2",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            f"--trainer.default_root_dir={folder}",
+            f"--data.demos=[{demos}]",
+            "--data.batch_size=2",
+            "--data.num_workers=0",
+            "--data.validation=0.4",
+            "--data.episodes=null",
+        ]
+    )
+    return ended.trainer.global_step
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_overlay_trains_over_the_main_experiment(overlay, demos, tmp_path):
+    assert fit(demos, tmp_path, EXPERIMENTS / "maniskill.yaml", overlay) == 2
+
+
+def test_main_experiment_trains_alone(demos, tmp_path):
+    assert fit(demos, tmp_path, EXPERIMENTS / "maniskill.yaml") == 2
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_says_only_what_it_decides(path):
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    assert len(lines) <= 40
+    assert "${" not in path.read_text()
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
