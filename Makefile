@@ -37,9 +37,11 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[maniskill,dev]'
 	@touch $@
 
+DEVICE = from e0_lightning.simulation.renderer import check; check()
+
 renderer: install  ## a Vulkan device for the simulator: the graphics card's, or Mesa's in software
-	@$(BIN)/python -m e0_lightning.simulation.renderer > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { $(MESA); }
-	@$(BIN)/python -m e0_lightning.simulation.renderer
+	@$(BIN)/python -c "$(DEVICE)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { $(MESA); }
+	@$(BIN)/python -c "$(DEVICE)"
 
 # Debian 12's Mesa is too old to render off screen, its backports are not: they are added beside
 # the archive that apt already uses.
