@@ -1,11 +1,13 @@
 """The client that openpi users have, against our server."""
 
 import threading
+import time
 import urllib.request
 
 import numpy as np
 import pytest
-from serving_world import CONTRACT, Teller, observe, running
+import torch
+from serving_world import Teller, observe, running
 
 from e0_lightning.serving import Limits
 
@@ -118,8 +120,6 @@ def test_clients_are_gathered_and_get_their_own_answers():
 
 
 def test_a_lone_client_waits_for_nobody():
-    import time
-
     with running(limits=Limits(max_wait=5.0)) as server:
         client = connect(server)
         start = time.perf_counter()
@@ -154,9 +154,7 @@ def test_a_failing_request_spoils_no_other_in_its_batch():
 
 
 def test_pings_are_answered_during_a_slow_forward_pass():
-    import time
-
-    actor = Teller(seconds=1.0)
+    actor = Teller()
     with running(actor) as server:
         actor.seconds = 1.0
         client, other = connect(server), connect(server)
@@ -239,7 +237,6 @@ def test_the_port_opens_on_a_warm_policy():
 
 def test_a_policy_that_breaks_its_contract_opens_no_port():
     actor = Teller()
-    actor.act = lambda observation: __import__("torch").zeros(1, 2, 3)
+    actor.act = lambda observation: torch.zeros(1, 2, 3)
     with pytest.raises(ValueError, match=r"\(1, 2, 3\).*\(1, 4, 3\)"):
         running(actor).__enter__()
-    assert CONTRACT.horizon == 4
