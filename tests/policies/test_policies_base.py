@@ -65,6 +65,13 @@ def test_weight_averaging_sees_fitted_statistics(tmp_path):
     assert policy.actions.normalizer.low.isfinite().all()
 
 
+def test_bf16_trains_with_statistics_in_full_precision(tmp_path):
+    policy = build_policy(tiny_settings())
+    trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(policy, datamodule=Windows())
+    assert policy.actions.normalizer.low.dtype == torch.float32
+    assert policy.act(make_batch()).isfinite().all()
+
+
 def test_test_plays_episodes_and_logs_their_success(fitted, tmp_path):
     policy, _ = fitted
     runner = trainer(tmp_path)
