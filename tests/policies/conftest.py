@@ -28,8 +28,10 @@ LANGUAGE = {
 }
 
 
-def tiny_settings(**changes: Any) -> dict[str, Any]:
+def tiny_settings(class_path: str = "E0", **changes: Any) -> dict[str, Any]:
     """A constructor tree of plain values, as a YAML file holds it."""
+    if class_path == "E0":
+        changes = {"process": {"num_bins": 32, "alpha": 0.1}} | changes
     args = {
         "encoder": {
             "vision": {"name": "test_vit", "side": 32},
@@ -48,10 +50,9 @@ def tiny_settings(**changes: Any) -> dict[str, Any]:
             "horizon": HORIZON,
             "normalizer": {"class_path": "QuantileNormalizer", "init_args": {"dim": DIM}},
         },
-        "process": {"num_bins": 32, "alpha": 0.1},
         "optimization": {"peak": 3e-3, "final": 3e-4, "warmup": 5},
     }
-    return {"class_path": "E0", "init_args": args | changes}
+    return {"class_path": class_path, "init_args": args | changes}
 
 
 def make_batch(size: int = 4, seed: int = 0) -> Batch:

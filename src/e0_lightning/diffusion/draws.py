@@ -38,3 +38,24 @@ def draw_uniform(
     return torch.rand(tuple(shape), generator=generator, device=source).to(
         device or source or "cpu"
     )
+
+
+def draw_tokens(
+    logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw tokens by inverting the distribution function of ``p^(1/T)``.
+
+    Args:
+        logits: ``(…, K)``.
+        temperature: T; 0 takes the most likely tokens, without a draw.
+        generator: What decides the draw; None is torch's own.
+
+    Returns:
+        ``(…)`` int64 in [0, K).
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    rising = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)
+    lot = draw_uniform((*logits.shape[:-1], 1), generator, logits.device)
+    tokens = torch.searchsorted(rising, lot * rising[..., -1:], right=True)
+    return tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)

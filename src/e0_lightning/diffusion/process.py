@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from e0_lightning.diffusion.draws import draw_normal
+from e0_lightning.diffusion.losses import masked_mean
 from e0_lightning.diffusion.schedules import BetaTau, TauDensity
 
 
@@ -125,4 +126,4 @@ class OneHotDiffusion:
         # Gathering the few bins that carry weight spares a target as large as the logits.
         chosen = logits.float().log_softmax(dim=-1).gather(-1, bins.clamp(0, self.num_bins - 1))
         entropy = -(weights * chosen).sum(dim=-1)
-        return torch.where(valid, entropy, 0.0).sum() / valid.sum().clamp(min=1)
+        return masked_mean(entropy, valid)

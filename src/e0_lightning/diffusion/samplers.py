@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from e0_lightning.diffusion.draws import draw_normal, draw_uniform
+from e0_lightning.diffusion.draws import draw_normal, draw_tokens
 from e0_lightning.diffusion.process import OneHotDiffusion
 from e0_lightning.diffusion.schedules import Schedule, UniformSchedule
 
@@ -222,11 +222,8 @@ class CategoricalSampler(Sampler):
         return process.corrupt(self.choose(logits, generator), following, generator)
 
     def choose(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw tokens, ``(B, L)``, from a posterior by inverting its distribution function."""
-        rising = (logits / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        lot = draw_uniform((*logits.shape[:-1], 1), generator, logits.device)
-        tokens = torch.searchsorted(rising, lot * rising[..., -1:], right=True)
-        return tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+        """Draw tokens, ``(B, L)``, from a posterior."""
+        return draw_tokens(logits, self.temperature, generator)
 
 
 class ReleasedSampler(Sampler):

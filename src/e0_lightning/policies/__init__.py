@@ -1,8 +1,24 @@
 """LightningModules, one method per file."""
 
+from e0_lightning.policies.autoregressive import Autoregressive
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy, load_policy
 from e0_lightning.policies.e0 import E0
+from e0_lightning.policies.flow_matching import FlowMatching
+from e0_lightning.policies.hybrid import E0Hybrid
+from e0_lightning.policies.masked_diffusion import MaskedDiffusion
 from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.policies.regression import Regression
 
-__all__ = ["E0", "CosineAdamW", "Policy", "build_policy", "load_policy"]
+__all__ = [
+    "E0",
+    "Autoregressive",
+    "CosineAdamW",
+    "E0Hybrid",
+    "FlowMatching",
+    "MaskedDiffusion",
+    "Policy",
+    "Regression",
+    "build_policy",
+    "load_policy",
+]

@@ -1,0 +1,80 @@
+"""Autoregression: one action token after another (OpenVLA, arXiv 2406.09246)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.diffusion.draws import draw_tokens
+from e0_lightning.diffusion.losses import cross_entropy
+from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.port import ActionPort
+from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.types import Batch
+
+
+class Autoregressive(Policy):
+    """Predict each token from those before it, ``Pr(A | o) = Π_i Pr(k_i | k_1 … k_{i−1}, o)``.
+
+    As in OpenVLA (section III), a dimension of a step is one of K = 256 tokens between the 1st and
+    99th percentile, learnt under a cross-entropy and decoded greedily; OpenVLA's chunk is one step.
+    Decoding keeps the keys of earlier tokens, so that each costs one token's work.
+
+    Args:
+        encoder: Observations to prefix.
+        expert: Transformer over action tokens.
+        actions: Robot units to normalised chunks.
+        num_bins: Bins K.
+        temperature: T of ``p^(1/T)`` in decoding; 0 is greedy.
+        optimization: Optimizer and its schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: PrefixEncoder,
+        expert: ActionExpert,
+        actions: ActionSpace,
+        num_bins: int = 256,
+        temperature: float = 0.0,
+        optimization: CosineAdamW | None = None,
+    ) -> None:
+        super().__init__(encoder, actions, optimization)
+        self.tokenizer = ActionTokenizer(num_bins)
+        self.temperature = temperature
+        self.tokens = actions.horizon * actions.width
+        self.expert = expert
+        # One token more than bins stands before the first, and wherever there is no action.
+        self.blank = num_bins
+        embed = nn.Embedding(num_bins + 1, expert.width)
+        self.port = ActionPort(embed, self.tokens, expert.width, num_bins)
+
+    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+        """Cross-entropy of each token given the true ones before it."""
+        tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
+        valid = self.actions.counted(batch["valid"]).flatten(1)
+        before = tokens.masked_fill(~valid, self.blank).roll(1, dims=1)
+        before[:, 0] = self.blank
+        refined = self.expert(self.port.enter(before), self._clock(prefix), prefix, causal=True)
+        return {"cross_entropy": cross_entropy(self.port.leave(refined), tokens, valid)}
+
+    def sample(self, prefix: Prefix) -> Tensor:
+        """Decode token by token, each appended to the prefix of the next."""
+        tau = self._clock(prefix)
+        token = torch.full((prefix.batch_size, 1), self.blank, device=tau.device)
+        decoded = []
+        for index in range(self.tokens):
+            refined, prefix = self.expert.extend(self.port.enter(token, index), tau, prefix)
+            token = draw_tokens(self.port.leave(refined).float(), self.temperature)
+            decoded.append(token)
+            if self.actions.padding[index % self.actions.width]:
+                token = torch.full_like(token, self.blank)
+        values = self.tokenizer.decode(torch.cat(decoded, dim=1))
+        return values.view(-1, self.actions.horizon, self.actions.width)
+
+    def _clock(self, prefix: Prefix) -> Tensor:
+        """The expert's τ ``(B,)``, which stands still: there is no noise."""
+        return torch.zeros(prefix.batch_size, device=prefix.mask.device)

@@ -1,0 +1,100 @@
+"""E0's hybrid: flow matching and one-hot diffusion side by side in one expert."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from e0_lightning.actions.space import ActionSpace
+from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.samplers import Sampler, TweedieSampler
+from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.port import ActionPort
+from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.policies.readout import read_out, tokenizer_for
+from e0_lightning.types import Batch
+
+
+class E0Hybrid(Policy):
+    """A flow over steps, and a one-hot diffusion over tokens that sees it.
+
+    H flow tokens precede ``H·D`` one-hot tokens; the first do not see the second. Both are at the
+    same τ. ``loss = ½ ‖v − (A − ε)‖² + ½ CE``, and the chunk is the mean of what the flow ends at
+    and what the tokens read (the checkpoints released with E0, arXiv 2511.21542).
+
+    Args:
+        encoder: Observations to prefix.
+        expert: Transformer over both kinds of token.
+        actions: Robot units to normalised chunks.
+        flow: Path of the continuous chunk, and the density of τ for both.
+        process: Noise on one-hot tokens and its bins K; its own density of τ is not used.
+        sampler: Rule, schedule and read-out of the tokens; the flow takes the same steps.
+        optimization: Optimizer and its schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: PrefixEncoder,
+        expert: ActionExpert,
+        actions: ActionSpace,
+        flow: RectifiedFlow | None = None,
+        process: OneHotDiffusion | None = None,
+        sampler: Sampler | None = None,
+        optimization: CosineAdamW | None = None,
+    ) -> None:
+        super().__init__(encoder, actions, optimization)
+        self.flow = flow or RectifiedFlow()
+        self.process = process or OneHotDiffusion()
+        self.sampler = sampler or TweedieSampler()
+        self.tokenizer = tokenizer_for(self.process, self.sampler)
+        self.tokens = actions.horizon * actions.width
+        self.expert = expert
+        bins, width = self.process.num_bins, expert.width
+        self.flow_port = ActionPort(
+            nn.Linear(actions.width, width), actions.horizon, width, actions.width
+        )
+        self.token_port = ActionPort(nn.Linear(bins, width), self.tokens, width, bins)
+
+    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+        """Half the squared error of the velocity, half the cross-entropy of the tokens."""
+        valid = self.actions.counted(batch["valid"])
+        tau = self.flow.density.sample(len(valid), device=valid.device)
+        x_tau, target = self.flow.corrupt(batch["actions"], tau, valid=valid)
+        velocity, longer = self._flow(x_tau, tau, prefix)
+        tokens, counted = self.tokenizer.encode(batch["actions"]).flatten(1), valid.flatten(1)
+        logits = self._denoise(self.process.corrupt(tokens, tau, valid=counted), tau, longer)
+        return {
+            "velocity": self.flow.loss(velocity, target, valid) / 2,
+            "cross_entropy": self.process.loss(logits, tokens, counted) / 2,
+        }
+
+    def sample(self, prefix: Prefix) -> Tensor:
+        """Walk the flow and the tokens over the same levels, and average their ends."""
+        shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
+        device = prefix.mask.device
+        levels = self.sampler.schedule(self.sampler.num_steps)
+        # The flow sees no token, so it can be walked to its end before they start.
+        states = self.flow.integrate(
+            lambda x_tau, tau: self._flow(x_tau, tau, prefix)[0], shape, levels, device=device
+        )
+        seen = iter(states)
+        drawn = self.sampler(
+            lambda x_tau, tau: self._denoise(x_tau, tau, self._flow(next(seen), tau, prefix)[1]),
+            self.process,
+            (prefix.batch_size, self.tokens),
+            device=device,
+        )
+        return (states[-1] + read_out(drawn, self.sampler, self.tokenizer).view(shape)) / 2
+
+    def _flow(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
+        """Velocity ``(B, H, width)`` of a chunk, and the prefix that its tokens see."""
+        # Padding has no velocity to learn, so what it would drift to must not be seen.
+        entered = self.flow_port.enter(x_tau.masked_fill(self.actions.padding, 0.0))
+        refined, longer = self.expert.extend(entered, tau, prefix)
+        return self.flow_port.leave(refined), longer
+
+    def _denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+        """Logits ``(B, L, K)`` for noisy tokens behind the flow's."""
+        return self.token_port.leave(self.expert(self.token_port.enter(x_tau), tau, prefix))

@@ -1,0 +1,78 @@
+"""Masked diffusion over action tokens (Discrete Diffusion VLA, arXiv 2508.20072)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.diffusion.masking import ConfidenceSampler, TokenMasking
+from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.port import ActionPort
+from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.types import Batch
+
+
+class MaskedDiffusion(Policy):
+    """Fill in hidden tokens, the most confident ones first.
+
+    Tokens are hidden behind a mask by a cosine schedule, and learnt under a cross-entropy; decoding
+    starts from masks alone, and hides again the tokens it comes to doubt.
+
+    Args:
+        encoder: Observations to prefix.
+        expert: Transformer over action tokens.
+        actions: Robot units to normalised chunks.
+        process: How training hides tokens, and the bins K.
+        sampler: Rounds, temperature and doubts of decoding.
+        optimization: Optimizer and its schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: PrefixEncoder,
+        expert: ActionExpert,
+        actions: ActionSpace,
+        process: TokenMasking | None = None,
+        sampler: ConfidenceSampler | None = None,
+        optimization: CosineAdamW | None = None,
+    ) -> None:
+        super().__init__(encoder, actions, optimization)
+        self.process = process or TokenMasking()
+        self.sampler = sampler or ConfidenceSampler()
+        self.tokenizer = ActionTokenizer(self.process.num_bins)
+        self.tokens = actions.horizon * actions.width
+        self.expert = expert
+        embed = nn.Embedding(self.process.num_bins + 1, expert.width)
+        self.port = ActionPort(embed, self.tokens, expert.width, self.process.num_bins)
+
+    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+        """Cross-entropy of the hidden tokens."""
+        tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
+        valid = self.actions.counted(batch["valid"]).flatten(1)
+        corrupted = self.process.corrupt(tokens, valid)
+        logits = self.predict(corrupted, prefix)
+        return {"cross_entropy": self.process.loss(logits, tokens, corrupted, valid)}
+
+    def sample(self, prefix: Prefix) -> Tensor:
+        """Uncover chunks from masks alone."""
+        tokens = self.sampler(
+            partial(self.predict, prefix=prefix),
+            self.process,
+            (prefix.batch_size, self.tokens),
+            device=prefix.mask.device,
+        )
+        return self.tokenizer.decode(tokens).view(-1, self.actions.horizon, self.actions.width)
+
+    def predict(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+        """Logits ``(B, L, K)`` for tokens ``(B, L)``, K where masked."""
+        padding = self.actions.padding.repeat(self.actions.horizon)
+        seen = tokens.masked_fill(padding, self.process.mask)
+        # The share of masks is plain to see, so the expert's clock stands still.
+        tau = torch.zeros(len(tokens), device=tokens.device)
+        return self.port.leave(self.expert(self.port.enter(seen), tau, prefix))

@@ -1,0 +1,55 @@
+"""Regression: all actions at once, under an absolute error (OpenVLA-OFT, arXiv 2502.19645)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from e0_lightning.actions.space import ActionSpace
+from e0_lightning.diffusion.losses import masked_mean
+from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.port import ActionPort
+from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.types import Batch
+
+
+class Regression(Policy):
+    """Read a chunk off empty tokens that see each other, in one pass.
+
+    ``loss = |Â(observation) − A|``, whose minimiser is the median of the actions: with two good
+    ways round an obstacle it chooses one, or what lies between. Parallel decoding with the L1
+    objective of OpenVLA-OFT (section IV); a step of the chunk is a token.
+
+    Args:
+        encoder: Observations to prefix.
+        expert: Transformer over the steps of a chunk.
+        actions: Robot units to normalised chunks.
+        optimization: Optimizer and its schedule.
+    """
+
+    def __init__(
+        self,
+        encoder: PrefixEncoder,
+        expert: ActionExpert,
+        actions: ActionSpace,
+        optimization: CosineAdamW | None = None,
+    ) -> None:
+        super().__init__(encoder, actions, optimization)
+        self.expert = expert
+        # The tokens hold nothing but their learned positions.
+        self.port = ActionPort(nn.Identity(), actions.horizon, expert.width, actions.width)
+
+    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+        """Absolute error of the chunk."""
+        error = (self.sample(prefix).float() - batch["actions"]).abs()
+        return {"absolute_error": masked_mean(error, self.actions.counted(batch["valid"]))}
+
+    def sample(self, prefix: Prefix) -> Tensor:
+        """Predict chunks; there is nothing to draw."""
+        weight = self.port.positions
+        empty = weight.new_zeros(prefix.batch_size, *weight.shape)
+        # The expert's clock stands still.
+        tau = torch.zeros(prefix.batch_size, device=weight.device)
+        return self.port.leave(self.expert(self.port.enter(empty), tau, prefix))
