@@ -13,8 +13,8 @@ The simulator draws with Vulkan, on a graphics card or in software (Mesa 24.3 or
 {step}
 Then `python -m e0_lightning.simulation.renderer` names the device it found."""
 
-BACKPORTS = """Debian 12's own Mesa (22.3) is too old; its backports have 25.0. As root: `make renderer`, or add
-the suite bookworm-backports to apt's sources and
+BACKPORTS = """Debian 12's own Mesa (22.3) is too old; its backports have 25.0.
+As root: `make renderer`, or add the suite bookworm-backports to apt's sources and
   apt-get update
   apt-get install -y -t bookworm-backports mesa-vulkan-drivers libvulkan1"""
 

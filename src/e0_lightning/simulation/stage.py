@@ -53,16 +53,17 @@ class Stage:
             return self._end(False, f"{type(error).__name__}: {error}")
 
     def _begin(self, episode: Episode) -> View | Refusal:
-        if self.environment is None or self.episode.task != episode.task:
-            if self.environment is not None:
-                self.environment.close()
-                self.environment = None
-            self.episode = episode
+        task, self.episode, self.steps = self.episode.task, episode, 0
+        if self.environment is None or task != episode.task:
+            # Referred to until the next one stands: shaders, which take seconds to compile, live
+            # as long as any environment does.
+            previous, self.environment = self.environment, None
+            if previous is not None:
+                previous.close()
             try:
                 self.environment = self.make_environment(episode.task, self.contract)
             except (ValueError, ModuleNotFoundError) as error:
                 return Refusal(str(error))
-        self.episode, self.steps = episode, 0
         self.video = None if episode.video is None else Video(Path(episode.video))
         return self.environment.reset(episode.seed)
 

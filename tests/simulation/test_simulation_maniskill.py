@@ -1,0 +1,181 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from e0_lightning.simulation.base import Episode
+from e0_lightning.simulation.episodes import ManiSkillEpisodes
+from e0_lightning.simulation.maniskill import ManiSkillEnvironment
+from e0_lightning.simulation.report import RolloutReport
+from e0_lightning.simulation.rollout import Rollouts
+from e0_lightning.types import Contract
+
+pytestmark = pytest.mark.simulator
+
+PUSH = Contract(
+    views={"base_camera": 128},
+    state={"qpos": 9, "tcp_pose": 7},
+    action_dim=8,
+    control_mode="pd_joint_pos",
+    horizon=65,
+)
+
+
+class Demo:
+    """A recorded demonstration."""
+
+    def __init__(self, file, entry):
+        trajectory = file[f"traj_{entry['episode_id']}"]
+        self.seed = entry["episode_seed"]
+        self.actions = trajectory["actions"][()]
+        self.qpos = trajectory["obs/agent/qpos"][()]
+        self.tcp_pose = trajectory["obs/extra/tcp_pose"][()]
+        self.images = trajectory["obs/sensor_data/base_camera/rgb"][()]
+        self.steps = int(np.argmax(trajectory["success"][()])) + 1
+
+
+@pytest.fixture(scope="module")
+def recorded(demos):
+    entries = json.loads(Path(demos).with_suffix(".json").read_text())["episodes"]
+    with h5py.File(demos) as file:
+        return [Demo(file, entry) for entry in entries]
+
+
+class Replay(LightningModule):
+    """Repeats the demonstration that began where it finds itself; or stays there, frozen."""
+
+    contract = PUSH
+
+    def __init__(self, recorded, frozen=False):
+        super().__init__()
+        self.recorded, self.frozen = recorded, frozen
+
+    def act(self, observation):
+        return torch.stack([self._chunk(state) for state in observation["state"]])
+
+    def test_step(self, batch, batch_idx):
+        return batch.run(self)
+
+    def _chunk(self, state):
+        def distance(demo):
+            start = np.concatenate([demo.qpos[0], demo.tcp_pose[0]])
+            return np.abs(start - state.numpy()).sum()
+
+        demo = min(self.recorded, key=distance)
+        actions = demo.actions[:1] if self.frozen else demo.actions
+        padding = np.repeat(actions[-1:], PUSH.horizon - len(actions), axis=0)
+        return torch.from_numpy(np.concatenate([actions, padding]))
+
+
+@pytest.fixture(scope="module")
+def world():
+    world = Rollouts(ManiSkillEnvironment, num_envs=2, replan=PUSH.horizon)
+    yield world
+    world.close()
+
+
+@pytest.fixture(scope="module")
+def environment():
+    environment = ManiSkillEnvironment("PushCube-v1", PUSH)
+    yield environment
+    environment.close()
+
+
+def test_the_actions_of_a_demonstration_succeed_at_the_recorded_step(world, recorded):
+    episodes = [Episode("PushCube-v1", demo.seed, 100) for demo in recorded]
+    results = world.play(Replay(recorded), episodes)
+    assert [result.success for result in results] == [True, True]
+    assert [result.steps for result in results] == [demo.steps for demo in recorded]
+
+
+def test_an_actor_that_stands_still_fails_at_the_cap(world, recorded):
+    episodes = [Episode("PushCube-v1", recorded[0].seed, 70)]
+    [result] = world.play(Replay(recorded, frozen=True), episodes)
+    assert (result.success, result.steps, result.error) == (False, 70, "")
+
+
+def test_an_actor_meets_what_the_demonstrations_show(environment, recorded):
+    demo = recorded[0]
+    first = environment.reset(demo.seed)
+    later = environment.run(demo.actions[:8], last=False, watch=None).view
+    for view, step in ((first, 0), (later, 8)):
+        state = np.concatenate([demo.qpos[step], demo.tcp_pose[step]])
+        np.testing.assert_array_equal(view.state, state)
+        # Another renderer may round differently.
+        difference = view.images["base_camera"].astype(int) - demo.images[step]
+        assert np.abs(difference).mean() < 1
+    assert first.instruction == "push the cube to the target region"
+    assert first.intrinsics["base_camera"].tolist() == [[64, 0, 64], [0, 64, 64], [0, 0, 1]]
+
+
+def test_every_step_can_be_watched(environment, recorded):
+    frames = []
+    environment.reset(recorded[0].seed)
+    environment.run(recorded[0].actions[:2], last=True, watch=frames.append)
+    assert [frame.shape for frame in frames] == [(512, 512, 3)] * 2
+    assert frames[0].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("PushCub-v1", {}, "no task 'PushCub-v1'; did you mean PushCube-v1"),
+        ("PokeCube-v1", {}, "no instruction is known"),
+        ("PushCube-v1", {"views": {"wrist": 128}}, "no camera 'wrist'.*it has base_camera"),
+        ("PushCube-v1", {"views": {"base_camera": 64, "wrist": 32}}, "no camera 'wrist'"),
+        ("PushCube-v1", {"control_mode": "pd_magic"}, "no control mode 'pd_magic'.*pd_joint_pos"),
+        ("PushCube-v1", {"action_dim": 7}, "takes actions of 8 dimensions, the actor gives 7"),
+        ("PushCube-v1", {"state": {"goal_pos": 3}}, "no state part 'goal_pos'.*it has .*qpos"),
+        ("PushCube-v1", {"state": {"qpos": 8}}, "qpos with 9 dimensions, the actor wants 8"),
+    ],
+    ids=["task", "instruction", "view", "views", "control mode", "actions", "state", "state size"],
+)
+@pytest.mark.usefixtures("environment")  # which keeps the compiled shaders alive
+def test_an_environment_refuses_what_it_cannot_give(task, change, message):
+    with pytest.raises(ValueError, match=message):
+        ManiSkillEnvironment(task, replace(PUSH, **change))
+
+
+@pytest.mark.usefixtures("environment")
+def test_goal_and_flags_are_parts_of_the_state():
+    state = {"qpos": 9, "goal_pos": 3, "is_grasped": 1}
+    environment = ManiSkillEnvironment("PickCube-v1", replace(PUSH, state=state, views={}))
+    view = environment.reset(3)
+    environment.close()
+    assert view.state.shape == (13,)
+    assert view.state[12] == 0
+    assert view.images == {}
+
+
+def test_lightning_test_plays_films_and_reports(recorded, tmp_path):
+    demo = recorded[1]
+    episodes = ManiSkillEpisodes(
+        ["PushCube-v1"],
+        episodes=2,
+        first_seed=demo.seed,
+        num_envs=1,
+        replan=PUSH.horizon,
+        videos=1,
+        max_steps=70,
+    )
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        logger=False,
+        accelerator="cpu",
+        callbacks=[RolloutReport()],
+        enable_progress_bar=False,
+    )
+    trainer.test(Replay([demo]), episodes)
+    found = json.loads((tmp_path / "rollouts" / "results.json").read_text())
+    assert found["episodes"][0]["success"] is True
+    assert found["episodes"][0]["steps"] == demo.steps
+    assert [each["seed"] for each in found["episodes"]] == [demo.seed, demo.seed + 1]
+    assert found["max_steps"] == {"PushCube-v1": 70}
+    assert {"mani_skill", "sapien", "renderer", "torch", "e0-lightning"} <= set(found["versions"])
+    film = tmp_path / "rollouts" / "videos" / f"PushCube-v1_{demo.seed}_success.mp4"
+    assert film.stat().st_size > 1000
