@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
@@ -14,11 +16,11 @@ import e0_lightning  # noqa: F401  # bare class names in YAML are those already 
 from e0_lightning.collection.maniskill import collect as collect_maniskill
 from e0_lightning.data.benchmark import benchmark as benchmark_data
 from e0_lightning.data.inspect import inspect
-
-COMMANDS: dict[str, Any] = {
-    "collect": {"maniskill": collect_maniskill},
-    "benchmark": {"data": benchmark_data},
-}
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.checkpoint import load_policy
+from e0_lightning.serving.batching import Limits
+from e0_lightning.serving.benchmark import benchmark as benchmark_actor
+from e0_lightning.serving.server import serve as serve_actor
 
 
 def main() -> None:
@@ -49,9 +51,76 @@ def run(args: ArgsType = None) -> LightningCLI:
     )
 
 
+def serve(
+    checkpoint: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    layout: str = "plain",
+    prompt: str | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Let robots and benchmarks use a policy; on a GPU where there is one.
+
+    openpi clients connect to ws://host:port, vla-eval to ws://host:port/vla-eval; /healthz, /health
+    and /metrics answer plain HTTP.
+
+    Args:
+        checkpoint: Written by the trainer.
+        host: Address to listen at; 0.0.0.0 is all of this machine's.
+        port: Port; 0 takes a free one.
+        api_key: Key that clients must send, `Authorization: Api-Key KEY` or ws://any:KEY@host:port.
+        layout: Where clients keep what the policy wants: plain, maniskill, libero, vlabench, droid,
+            aloha, or a YAML file.
+        prompt: Instruction for requests without one.
+        limits: Batch, wait, queue, frame size and grace.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    serve_actor(_load(checkpoint), host, port, api_key, layout, prompt, limits)
+
+
+def benchmark_serving(
+    checkpoint: str | None = None,
+    clients: int = 32,
+    seconds: float = 10.0,
+    max_batch: int = 32,
+    layout: str = "plain",
+) -> None:
+    """Print latency and throughput of openpi clients on loopback, batching on against off.
+
+    Args:
+        checkpoint: Written by the trainer; without one, an echo whose pass takes 20 ms, by which
+            every single answer is checked against its own request.
+        clients: Clients at once, each asking again when it is answered.
+        seconds: Length of each of the two runs.
+        max_batch: Largest batch with batching on.
+        layout: Where the clients keep their observations.
+    """
+    actor = None if checkpoint is None else _load(checkpoint)
+    benchmark_actor(actor, clients, seconds, max_batch, layout)
+
+
+COMMANDS: dict[str, Any] = {
+    "collect": {"maniskill": collect_maniskill},
+    "serve": serve,
+    "benchmark": {"data": benchmark_data, "serve": benchmark_serving},
+}
+
+
+def _underscored(word: str) -> str:
+    """Options may be written with dashes, ``--api-key``."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
+
+
+def _load(checkpoint: str) -> Policy:
+    return load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def e0(args: list[str] | None = None) -> None:
-    """Run ``e0 collect | inspect | benchmark``."""
-    args = sys.argv[1:] if args is None else args
+    """Run ``e0 collect | inspect | serve | benchmark``."""
+    args = [_underscored(word) for word in (sys.argv[1:] if args is None else args)]
     if args[:1] == ["inspect"]:
         parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
         parser.add_argument("paths", nargs="+", help="HDF5 files, or addresses fsspec knows")
