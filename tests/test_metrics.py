@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from e0_lightning.metrics import ActionError, TokenAccuracy
+from e0_lightning.metrics import ActionError, SuccessRate, TokenAccuracy
 
 
 def test_accuracy_is_counted_by_noise_level():
@@ -46,3 +48,36 @@ def test_action_error_of_no_valid_step_is_not_a_number():
     metric = ActionError(2)
     metric.update(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
     assert metric.compute().isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (45, 50, 0.78640, 0.95653),
+        (1, 3, 0.06149, 0.79234),
+    ],
+)
+def test_success_rate_has_wilsons_interval(successes, n, low, high):
+    metric = SuccessRate()
+    metric.update(torch.arange(n) < successes)
+    found = metric.compute()
+    assert found.rate == pytest.approx(successes / n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
+    assert found.n == n
+
+
+def test_success_rate_adds_up_over_batches():
+    metric = SuccessRate()
+    metric.update(torch.tensor([True, False]))
+    metric.update(torch.tensor([True]))
+    assert (metric.compute().rate, metric.compute().n) == (pytest.approx(2 / 3), 3)
+
+
+def test_success_rate_without_an_episode_says_nothing():
+    metric = SuccessRate()
+    metric.update(torch.zeros(0, dtype=torch.bool))
+    rate, low, high, n = metric.compute()
+    assert math.isnan(rate)
+    assert (low, high, n) == (0.0, 1.0, 0)

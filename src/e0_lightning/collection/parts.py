@@ -83,8 +83,8 @@ class Parts:
         merged = self.folder / "merged.h5"
         with h5py.File(merged, "w") as target:
             for path, sidecar in self.finished().values():
-                head = head or {key: sidecar[key] for key in sidecar if key != "episodes"}
                 for episode in sidecar["episodes"]:
+                    head = head or {key: sidecar[key] for key in sidecar if key != "episodes"}
                     with h5py.File(path, "r") as source:
                         source.copy(
                             f"traj_{episode['episode_id']}", target, f"traj_{len(episodes)}"
