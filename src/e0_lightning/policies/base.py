@@ -254,5 +254,5 @@ class Policy(pl.LightningModule):
             warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
             self.save_hyperparameters(logger=False)
         if "_class_path" not in self.hparams:
-            self._set_hparams({})
+            self.hparams.clear()
             self._hparams_initial = copy.deepcopy(self._hparams)
