@@ -1,11 +1,18 @@
 """A tiny policy and batch, small enough to overfit in seconds."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from e0_lightning.types import Batch, Contract
+from e0_lightning.policies.base import Policy
+from e0_lightning.policies.checkpoint import build_policy
+from e0_lightning.types import Actor, Batch, Contract, EpisodeResult
 
 HORIZON, DIM, STATE = 4, 3, 5
 
@@ -67,6 +74,47 @@ def make_batch(size: int = 4, seed: int = 0) -> Batch:
         actions=torch.rand(size, HORIZON, DIM, generator=generator) * 2 - 1,
         valid=torch.ones(size, HORIZON, dtype=torch.bool),
     )
+
+
+class Windows(pl.LightningDataModule):
+    """Four windows in memory, with the contract and the streams that RobotDemos has."""
+
+    def __init__(self, contract: Contract = CONTRACT) -> None:
+        super().__init__()
+        self.contract = contract
+
+    def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        batch = make_batch()
+        yield batch["actions"], batch["state"], batch["valid"]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader([make_batch(seed=seed) for seed in range(4)], batch_size=None)
+
+    val_dataloader = predict_dataloader = train_dataloader
+
+
+class Episodes(list[int]):
+    """A batch of episodes that succeed where the actor acts within bounds."""
+
+    def run(self, actor: Actor) -> list[EpisodeResult]:
+        actions = actor.act(make_batch())
+        ok = bool(actions.abs().max() < 100)
+        return [EpisodeResult("reach", seed, ok, 1) for seed in self]
+
+
+def trainer(tmp_path: Path, **options: Any) -> pl.Trainer:
+    """A trainer that says nothing."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return pl.Trainer(**({"default_root_dir": tmp_path, "accelerator": "cpu"} | quiet | options))
+
+
+def ready_policy(settings: dict[str, Any]) -> Policy:
+    """An untrained policy that has seen the contract and the statistics of the batch."""
+    torch.manual_seed(0)
+    policy = build_policy(settings)
+    policy._agree(CONTRACT)
+    policy._fit_statistics(Windows())
+    return policy.eval()
 
 
 @pytest.fixture

@@ -4,40 +4,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from e0_lightning.policies.checkpoint import build_policy, load_policy
-from e0_lightning.types import Contract, EpisodeResult
+from e0_lightning.types import Contract
 
-from .conftest import CONTRACT, make_batch, tiny_settings
-
-
-class Windows(pl.LightningDataModule):
-    """Four windows in memory, with the contract and the streams that RobotDemos has."""
-
-    def __init__(self, contract=CONTRACT):
-        super().__init__()
-        self.contract = contract
-
-    def action_windows(self):
-        batch = make_batch()
-        yield batch["actions"], batch["state"], batch["valid"]
-
-    def train_dataloader(self):
-        return DataLoader([make_batch(seed=seed) for seed in range(4)], batch_size=None)
-
-    val_dataloader = predict_dataloader = train_dataloader
-
-
-class Episodes(list):
-    """A batch of episodes that succeed where the actor acts within bounds."""
-
-    def run(self, actor):
-        actions = actor.act(make_batch())
-        ok = bool(actions.abs().max() < 100)
-        return [EpisodeResult("reach", seed, ok, 1) for seed in self]
-
-
-def trainer(tmp_path, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    return pl.Trainer(**({"default_root_dir": tmp_path, "accelerator": "cpu"} | quiet | options))
+from .conftest import CONTRACT, Episodes, Windows, make_batch, tiny_settings, trainer
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from e0_lightning.actions.statistics import RunningQuantiles
 from e0_lightning.networks.prefix import Prefix
-from e0_lightning.policies.checkpoint import build_policy, load_policy
+from e0_lightning.policies.checkpoint import load_policy
 from e0_lightning.types import Batch
 
-from .conftest import CONTRACT, DIM, HORIZON, make_batch, tiny_settings
+from .conftest import CONTRACT, DIM, HORIZON, make_batch, ready_policy, tiny_settings
 
 WIDER = tiny_settings()["init_args"]["actions"] | {"model_dim": 5}
 
@@ -31,15 +30,7 @@ POLICIES = {
 
 @pytest.fixture(params=POLICIES)
 def policy(request):
-    torch.manual_seed(0)
-    policy = build_policy(POLICIES[request.param])
-    policy._agree(CONTRACT)
-    data = make_batch()
-    policy.actions.fit([(data["actions"], data["state"], data["valid"])])
-    policy.state_normalizer.fit_statistics(
-        RunningQuantiles(data["state"].shape[1]).update(data["state"])
-    )
-    return policy.eval()
+    return ready_policy(POLICIES[request.param])
 
 
 def repeated(tensor, times=8):

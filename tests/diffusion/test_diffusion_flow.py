@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.diffusion.schedules import UniformSchedule
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_paths_run_from_noise_to_actions_at_their_velocity():
+    flow, actions = RectifiedFlow(), torch.rand(3, 4, 2)
+    noise = flow.corrupt(actions, torch.zeros(3), seeded()).x_tau
+    start = flow.corrupt(actions, torch.full((3,), 0.3), seeded())
+    torch.testing.assert_close(start.velocity, actions - noise)
+    torch.testing.assert_close(start.x_tau + 0.7 * start.velocity, actions)
+    torch.testing.assert_close(flow.corrupt(actions, torch.ones(3), seeded()).x_tau, actions)
+
+
+def test_what_is_not_valid_is_noise_that_tells_nothing():
+    flow, valid = RectifiedFlow(), torch.tensor([True, False]).expand(2, 3, 2)
+    tau = torch.tensor([0.4, 0.9])
+    points = [flow.corrupt(torch.full((2, 3, 2), x), tau, seeded(), valid) for x in (0.5, -1.0)]
+    assert torch.equal(points[0].x_tau[..., 1], points[1].x_tau[..., 1])
+    assert not torch.equal(points[0].x_tau[..., 0], points[1].x_tau[..., 0])
+
+
+def test_a_straight_field_needs_one_step():
+    target = torch.tensor([0.3, -0.8])
+    flow, straight = RectifiedFlow(), lambda x, tau: (target - x) / (1 - tau[:, None, None])
+    for steps in (1, 2, 10):
+        states = flow.integrate(straight, (5, 3, 2), UniformSchedule()(steps), seeded())
+        assert len(states) == steps + 1
+        torch.testing.assert_close(states[-1], target.expand(5, 3, 2))
+
+
+def test_the_exact_field_of_two_modes_keeps_their_shares():
+    """Actions are 1 with probability 0.7, else -1; ``E[A - ε | x]`` is known in closed form."""
+
+    def velocity(x, tau):
+        level = tau[:, None, None]
+        mean = torch.tanh((level * x / (1 - level) ** 2) + 0.5 * torch.tensor(0.7 / 0.3).log())
+        return (mean - x) / (1 - level)
+
+    levels = UniformSchedule()(100)
+    ends = RectifiedFlow().integrate(velocity, (4000, 1, 1), levels, seeded())[-1]
+    assert (ends.abs() - 1).abs().max() < 0.01
+    assert (ends > 0).float().mean().item() == pytest.approx(0.7, abs=0.03)
+
+
+def test_the_field_is_asked_at_the_levels_it_is_given():
+    seen = []
+
+    def velocity(x, tau):
+        seen.append(tau)
+        return torch.ones_like(x)
+
+    levels = torch.tensor([0.0, 0.25, 0.9])
+    states = RectifiedFlow().integrate(velocity, (2, 3, 1), levels, seeded())
+    torch.testing.assert_close(torch.stack(seen), levels[:, None].expand(3, 2))
+    torch.testing.assert_close(states[-1] - states[0], torch.ones(2, 3, 1))
+
+
+def test_loss_is_the_squared_error_of_what_is_valid():
+    predicted, velocity = torch.tensor([[[1.0, 5.0]]]), torch.tensor([[[0.5, 0.0]]])
+    loss = RectifiedFlow().loss(predicted, velocity, torch.tensor([[[True, False]]]))
+    assert loss.item() == pytest.approx(0.25)
