@@ -15,6 +15,7 @@ Key = type[bytes] | type[str]
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[SU]\d{1,6})")
 _MAX_DIMENSIONS = 8
 _MAX_PIXELS = 4096 * 4096
+_MAX_ITEMS = 2**16
 
 
 def encode(message: Any, key: Key) -> bytes:
@@ -58,7 +59,9 @@ def decode(frame: bytes | str) -> Any:
     if isinstance(frame, str):
         raise ValueError(f"Found a text frame of {len(frame)} characters, wanted binary msgpack.")
     try:
-        return msgpack.unpackb(frame, object_hook=_unpack)
+        return msgpack.unpackb(
+            frame, object_hook=_unpack, max_array_len=_MAX_ITEMS, max_map_len=_MAX_ITEMS
+        )
     except Exception as error:  # whatever a stranger's bytes set off is the stranger's error
         raise ValueError(
             f"A frame of {len(frame)} bytes is not msgpack with plain arrays: {error}"
