@@ -103,12 +103,25 @@ class Proportion(NamedTuple):
     n: int
 
 
-class SuccessRate(Metric):
-    """Share of episodes that succeeded, with Wilson's 95 % score interval.
+def wilson(successes: int, n: int) -> Proportion:
+    """Share of successes with Wilson's 95 % score interval (Wilson 1927).
 
-    With k successes of n and z = 1.96, ``(k + z²/2 ± z √(k (n - k) / n + z²/4)) / (n + z²)``
-    (Wilson 1927): unlike the normal interval it stays within [0, 1] and does not vanish at 0 or n.
+    With k successes of n and z = 1.96, ``(k + z²/2 ± z √(k (n - k) / n + z²/4)) / (n + z²)``:
+    unlike the normal interval it stays within [0, 1] and does not vanish at 0 or n. Without an
+    episode the rate is NaN, between 0 and 1.
     """
+    if n == 0:
+        return Proportion(math.nan, 0.0, 1.0, 0)
+    z = NormalDist().inv_cdf(0.975)
+    half = z * math.sqrt(successes * (n - successes) / n + z**2 / 4)
+    middle = successes + z**2 / 2
+    low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
+    # At 0 and n a bound is exactly 0 or 1, but for rounding.
+    return Proportion(successes / n, max(low, 0.0), min(high, 1.0), n)
+
+
+class SuccessRate(Metric):
+    """Share of episodes that succeeded, with its interval, over all ranks."""
 
     full_state_update = False
     successes: Tensor
@@ -129,13 +142,5 @@ class SuccessRate(Metric):
         self.count += success.numel()
 
     def compute(self) -> Proportion:
-        """Return rate, bounds and n; without an episode the rate is NaN between 0 and 1."""
-        k, n = int(self.successes), int(self.count)
-        if n == 0:
-            return Proportion(math.nan, 0.0, 1.0, 0)
-        z = NormalDist().inv_cdf(0.975)
-        half = z * math.sqrt(k * (n - k) / n + z**2 / 4)
-        middle = k + z**2 / 2
-        low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
-        # At 0 and n a bound is exactly 0 or 1, but for rounding.
-        return Proportion(k / n, max(low, 0.0), min(high, 1.0), n)
+        """Return rate, bounds and n, as :func:`wilson` has them."""
+        return wilson(int(self.successes), int(self.count))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from e0_lightning.metrics import SuccessRate
+from e0_lightning.metrics import wilson
 from e0_lightning.simulation.rollout import RolloutBatch
 from e0_lightning.types import EpisodeResult
 
@@ -35,14 +35,16 @@ class RolloutReport(Callback):
         self.folder = folder
         self._results: list[EpisodeResult] = []
         self._about: dict[str, Any] = {}
+        self._path = Path()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
         self._results = []
-        path = self._path(trainer)
+        # Asking a trainer for its log directory is a collective call: every rank, once.
+        self._path = report_folder(trainer) if self.folder is None else Path(self.folder)
         if trainer.is_global_zero:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "episodes.jsonl").write_text("")
+            self._path.mkdir(parents=True, exist_ok=True)
+            (self._path / "episodes.jsonl").write_text("")
         trainer.strategy.barrier()
 
     def on_test_batch_end(
@@ -56,7 +58,7 @@ class RolloutReport(Callback):
     ) -> None:
         """Write the finished episodes down."""
         results = self._take(outputs, batch)
-        with (self._path(trainer) / "episodes.jsonl").open("a") as file:
+        with (self._path / "episodes.jsonl").open("a") as file:
             file.writelines(json.dumps(asdict(result)) + "\n" for result in results)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,11 +77,10 @@ class RolloutReport(Callback):
                 "versions": {**own_versions(), **self._about.get("versions", {})},
                 "episodes": [asdict(result) for result in results],
             }
-            path = self._path(trainer)
-            (path / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+            (self._path / "results.json").write_text(json.dumps(found, indent=2) + "\n")
             text = markdown(found)
-            (path / "results.md").write_text(text)
-            print(f"\n{text}\n{path / 'results.md'}")
+            (self._path / "results.md").write_text(text)
+            print(f"\n{text}\n{self._path / 'results.md'}")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
@@ -110,17 +111,15 @@ class RolloutReport(Callback):
             self._about = batch.about
         return results
 
-    def _path(self, trainer: Trainer) -> Path:
-        return report_folder(trainer) if self.folder is None else Path(self.folder)
-
     @staticmethod
     def _log(module: LightningModule, tasks: dict[str, dict[str, Any]]) -> None:
-        # Every rank has gathered the same figures.
-        module.log_dict({f"success/{task}": found["rate"] for task, found in tasks.items()})
+        # Every rank has gathered the same figures; their mean is what Lightning wants to hear.
+        rates = {f"success/{task}": found["rate"] for task, found in tasks.items()}
+        module.log_dict(rates, sync_dist=True)
 
 
 def report_folder(trainer: Trainer) -> Path:
-    """Where a trainer's rollouts are reported and filmed."""
+    """Where a trainer's rollouts are reported and filmed; every rank must ask."""
     return Path(trainer.log_dir or trainer.default_root_dir) / "rollouts"
 
 
@@ -129,12 +128,10 @@ def summarise(results: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
     tasks = {}
     for task in sorted({result.task for result in results}):
         own = [result for result in results if result.task == task]
-        success = SuccessRate()
-        success.update(torch.tensor([result.success for result in own]))
-        rate = success.compute()
+        successes = sum(result.success for result in own)
         tasks[task] = {
-            **rate._asdict(),
-            "successes": sum(result.success for result in own),
+            **wilson(successes, len(own))._asdict(),
+            "successes": successes,
             "errors": sum(bool(result.error) for result in own),
             "mean_steps": sum(result.steps for result in own) / len(own),
         }
