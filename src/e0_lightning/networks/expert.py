@@ -185,7 +185,9 @@ class GatedMLP(nn.Module):
 
 def sine_cosine(tau: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
     """Embed τ ``(B,)`` in [0, 1] as sines and cosines ``(B, width)`` of geometric periods."""
-    steps = torch.linspace(0, 1, width // 2, device=tau.device)
+    # The shortest period turns 250 times; in single precision its angle would err by 1e-4.
+    precise = torch.float32 if tau.device.type == "mps" else torch.float64
+    steps = torch.linspace(0, 1, width // 2, device=tau.device, dtype=precise)
     periods = shortest * (longest / shortest) ** steps
-    angles = 2 * torch.pi * tau.float()[:, None] / periods
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    angles = 2 * torch.pi * tau.to(precise)[:, None] / periods
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

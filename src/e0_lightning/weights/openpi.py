@@ -1,0 +1,103 @@
+"""π0 and π0.5 in the PyTorch layout of openpi, which lerobot's files and E0's share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from e0_lightning.weights.filling import Place, Plan
+from e0_lightning.weights.paligemma import REQUIRED, paligemma_places, paligemma_plan
+
+EXPERT = re.compile(r"^(model\.)?paligemma_with_expert\.gemma_expert\.(model\.)?")
+NORMS = {
+    "input_layernorm": "attention_norm.modulation",
+    "post_attention_layernorm": "mlp_norm.modulation",
+}
+PERIODS = (4e-3, 4.0)  # shortest and longest of the embedding of τ, in units of τ
+
+
+def plan(names: Iterable[str]) -> Plan:
+    """Places of a checkpoint's tensors in a policy; π0, π0.5 and PaliGemma tell themselves apart.
+
+    Ours has adaptive norms in every expert. π0's plain norms become their bias, which leaves the
+    network as it was: a condition without weight changes nothing. π0's time enters beside the
+    actions and is left behind, as are its state token and, unless the policy is a flow of the
+    checkpoint's width, the projections of actions.
+
+    Args:
+        names: Its tensors.
+    """
+    names = list(names)
+    if not any(EXPERT.match(name) for name in names):
+        return paligemma_plan(names)
+    places = paligemma_places(names)
+    for name in names:
+        place = _expert(EXPERT.sub("", name)) if EXPERT.match(name) else _outside(name)
+        if place is not None:
+            places[name] = place
+    if any("time_mlp_in" in name and "action" not in name for name in names):
+        return Plan("π0.5", places, rf"{REQUIRED}|expert\.")
+    return Plan("π0", places, rf"{REQUIRED}|expert\..*_proj\.")
+
+
+def _expert(name: str) -> Place | None:
+    """A tensor of Gemma's layers in the action expert."""
+    if name.startswith("norm."):
+        return _norm("expert.norm.modulation", name.removeprefix("norm."), parts=2)
+    layer = re.match(r"layers\.(\d+)\.(\w+)\.(.*)$", name)
+    if layer is None:
+        return None
+    number, module, rest = layer.groups()
+    ours = f"expert.layers.{number}."
+    if module in NORMS:
+        return _norm(ours + NORMS[module], rest, parts=3)
+    return Place(f"{ours}{module.replace('self_attn', 'attention')}.{rest}")
+
+
+def _norm(ours: str, rest: str, parts: int) -> Place:
+    """A norm, adaptive or plain; the last one has no gate in ours."""
+    if rest == "weight":
+        return Place(f"{ours}.bias", rows=(0, parts))
+    return Place(f"{ours}.{rest.removeprefix('dense.')}", change=_drop_gate if parts == 2 else None)
+
+
+def _outside(name: str) -> Place | None:
+    """A tensor beside the two transformers."""
+    module, _, kind = name.removeprefix("model.").rpartition(".")
+    match module:
+        case "time_mlp_in":
+            return Place(f"expert.time.0.{kind}", change=_turn_time if kind == "weight" else None)
+        case "time_mlp_out":
+            return Place(f"expert.time.2.{kind}")
+        case "action_in_proj":
+            return Place(f"port.embed.{kind}", is_optional=True)
+        case "action_out_proj":
+            # Its velocity points from actions to noise.
+            return Place(f"port.head.{kind}", change=torch.neg, is_optional=True)
+    return None
+
+
+def _drop_gate(modulation: Tensor) -> Tensor:
+    """Scale and shift of a norm whose gate nothing reads."""
+    return modulation[: 2 * len(modulation) // 3]
+
+
+def _turn_time(weight: Tensor) -> Tensor:
+    """Read ``τ`` where the weights were trained to read ``t = 1 − τ``, exactly.
+
+    With ω = 2π/period, ``sin ω(1−τ) = sin ω cos ωτ − cos ω sin ωτ`` and
+    ``cos ω(1−τ) = cos ω cos ωτ + sin ω sin ωτ``: the embedding of t is a rotation of τ's.
+    """
+    shortest, longest = PERIODS
+    sines, cosines = weight.double().chunk(2, dim=1)
+    steps = torch.linspace(0, 1, sines.shape[1], dtype=torch.float64)
+    omega = 2 * math.pi / (shortest * (longest / shortest) ** steps)
+    turned = [
+        cosines * omega.sin() - sines * omega.cos(),
+        sines * omega.sin() + cosines * omega.cos(),
+    ]
+    return torch.cat(turned, dim=1).to(weight.dtype)

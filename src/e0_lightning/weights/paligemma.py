@@ -1,0 +1,75 @@
+"""PaliGemma of transformers: SigLIP tower to timm's names, projector, Gemma."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from e0_lightning.weights.filling import Place, Plan
+
+REQUIRED = r"encoder\.(vision|projector|language)\."
+
+# Files written by different versions of transformers, and by projects that wrap its model, put
+# different words before the same names.
+PREFIX = re.compile(r"^(model\.)?(paligemma_with_expert\.)?(paligemma\.)?(model\.)?")
+
+VISION = {
+    "embeddings.patch_embedding": "patch_embed.proj",
+    "post_layernorm": "norm",
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+    "self_attn.out_proj": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+
+
+def paligemma_plan(names: Iterable[str]) -> Plan:
+    """Places of a PaliGemma checkpoint's tensors in a policy.
+
+    Args:
+        names: Its tensors.
+    """
+    return Plan("PaliGemma", paligemma_places(names), REQUIRED)
+
+
+def paligemma_places(names: Iterable[str]) -> dict[str, Place]:
+    """Foreign name to place, of those that have one."""
+    stripped = {name: PREFIX.sub("", name) for name in names}
+    has_embedding = any(name.endswith("embed_tokens.weight") for name in stripped.values())
+    found = {name: _place(short, has_embedding) for name, short in stripped.items()}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def _place(name: str, has_embedding: bool) -> Place | None:
+    if name.startswith("multi_modal_projector.linear."):
+        return Place("encoder.projector." + name.rpartition(".")[2])
+    if name.startswith("vision_tower."):
+        return _vision(re.sub(r"^vision_tower\.(vision_model\.)?", "", name))
+    short = re.sub(r"^language_model\.(model\.)?", "", name)
+    # The read-out is the embedding itself; files keep one of the two.
+    if short == "embed_tokens.weight" or (short == "lm_head.weight" and not has_embedding):
+        return Place("encoder.language.model.embed_tokens.weight", is_vocabulary=True)
+    if re.match(r"(layers\.|norm\.)", short) and short != name:
+        return Place("encoder.language.model." + short)
+    return None
+
+
+def _vision(name: str) -> Place | None:
+    """A tensor of transformers' SigLIP tower in timm's vision transformer."""
+    backbone = "encoder.vision.backbone."
+    if name == "embeddings.position_embedding.weight":
+        return Place(backbone + "pos_embed", change=_with_batch)
+    layer = re.match(r"encoder\.layers\.(\d+)\.(.*)$", name)
+    block, rest = (f"blocks.{layer[1]}.", layer[2]) if layer else ("", name)
+    joined = re.match(r"self_attn\.([qkv])_proj\.(\w+)$", rest)
+    if joined:
+        return Place(f"{backbone}{block}attn.qkv.{joined[2]}", rows=("qkv".index(joined[1]), 3))
+    stem, _, kind = rest.rpartition(".")
+    return Place(f"{backbone}{block}{VISION[stem]}.{kind}") if stem in VISION else None
+
+
+def _with_batch(positions: Tensor) -> Tensor:
+    return positions.unsqueeze(0)

@@ -1,0 +1,143 @@
+"""The expert against π0.5's layer equations, written out here in full."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from e0_lightning.networks.prefix import Prefix
+from e0_lightning.weights.filling import fill
+from e0_lightning.weights.openpi import plan
+
+from .weights_world import (
+    ACTIONS,
+    EXPERT_WIDTH,
+    HEAD_DIM,
+    HEADS,
+    HORIZON,
+    LAYERS,
+    tiny_pi05,
+    tiny_policy,
+)
+
+EXPERT = "paligemma_with_expert.gemma_expert.model."
+B, P = 2, 5
+
+
+def imported(tensors, **changes):
+    policy = tiny_policy(**changes).eval()
+    report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    with torch.no_grad():
+        policy.port.positions.zero_()
+    return policy, report
+
+
+def linear(tensors, name, x):
+    return F.linear(x, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+
+
+def rms(x):
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6)
+
+
+def turn(x, positions):
+    """Rotary positions of base 10 000, the two halves of a head as real and imaginary parts."""
+    half = x.shape[-1] // 2
+    angles = positions[:, None] * 10_000.0 ** (-torch.arange(half) / half)
+    real, imaginary = x[..., :half], x[..., half:]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
+
+
+def velocity(tensors, noisy, t, keys, values, adaptive=True):
+    """π0.5's denoising step: openpi's time t runs from 1, noise, to 0, actions."""
+    x = linear(tensors, "action_in_proj", noisy)
+    if adaptive:
+        steps = torch.linspace(0, 1, EXPERT_WIDTH // 2, dtype=torch.float64)
+        angles = 2 * math.pi * t.double()[:, None] / (4e-3 * (4.0 / 4e-3) ** steps)
+        clock = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+        clock = F.silu(linear(tensors, "time_mlp_in", clock))
+        condition = F.silu(linear(tensors, "time_mlp_out", clock))
+
+    def norm(name, x):
+        if not adaptive:
+            return rms(x) * (1 + tensors[f"{name}.weight"]), 1.0
+        scale, shift, gate = linear(tensors, f"{name}.dense", condition)[:, None].chunk(3, dim=-1)
+        return rms(x) * (1 + scale) + shift, gate
+
+    positions = torch.arange(P, P + HORIZON).float()
+    for index in range(LAYERS):
+        layer = f"{EXPERT}layers.{index}."
+        normed, gate = norm(f"{layer}input_layernorm", x)
+        query = linear(tensors, f"{layer}self_attn.q_proj", normed)
+        query = query.view(B, HORIZON, HEADS, HEAD_DIM).transpose(1, 2)
+        key = linear(tensors, f"{layer}self_attn.k_proj", normed)[:, None]
+        value = linear(tensors, f"{layer}self_attn.v_proj", normed)[:, None]
+        all_keys = torch.cat([keys[index], turn(key, positions)], dim=2)
+        all_values = torch.cat([values[index], value], dim=2)
+        weights = turn(query, positions) @ all_keys.transpose(2, 3) / HEAD_DIM**0.5
+        heard = (weights.softmax(dim=-1) @ all_values).transpose(1, 2).flatten(2)
+        x = x + gate * linear(tensors, f"{layer}self_attn.o_proj", heard)
+        normed, gate = norm(f"{layer}post_attention_layernorm", x)
+        opened = F.gelu(linear(tensors, f"{layer}mlp.gate_proj", normed), approximate="tanh")
+        hidden = opened * linear(tensors, f"{layer}mlp.up_proj", normed)
+        x = x + gate * linear(tensors, f"{layer}mlp.down_proj", hidden)
+    return linear(tensors, "action_out_proj", norm(f"{EXPERT}norm", x)[0])
+
+
+@pytest.fixture
+def prefix():
+    keys = tuple(torch.randn(B, 1, P, HEAD_DIM) for _ in range(LAYERS))
+    values = tuple(torch.randn(B, 1, P, HEAD_DIM) for _ in range(LAYERS))
+    return Prefix(keys, values, torch.ones(B, P, dtype=torch.bool))
+
+
+@torch.no_grad()
+def test_velocity_equals_the_equations_of_pi05(prefix):
+    tensors = tiny_pi05()
+    policy, report = imported(tensors)
+    noisy, tau = torch.randn(B, HORIZON, ACTIONS), torch.tensor([0.3, 0.9])
+    expected = velocity(tensors, noisy, 1 - tau, prefix.keys, prefix.values)
+    # Ours points from noise to actions.
+    torch.testing.assert_close(policy.velocity(noisy, tau, prefix), -expected, atol=1e-5, rtol=1e-5)
+    assert report.unexpected == []
+
+
+@torch.no_grad()
+def test_plain_norms_of_pi0_keep_their_function(prefix):
+    tensors = tiny_pi05(adaptive=False)
+    policy, report = imported(tensors)
+    noisy, tau = torch.randn(B, HORIZON, ACTIONS), torch.tensor([0.3, 0.9])
+    expected = velocity(tensors, noisy, 1 - tau, prefix.keys, prefix.values, adaptive=False)
+    torch.testing.assert_close(policy.velocity(noisy, tau, prefix), -expected, atol=1e-5, rtol=1e-5)
+    left = {"state_proj", "action_time_mlp_in", "action_time_mlp_out"}
+    assert {name.split(".")[0] for name in report.unexpected} == left
+
+
+def test_every_tensor_of_pi05_is_accounted_for():
+    _, report = imported(tiny_pi05())
+    new = ("encoder.state.", "encoder.view_offset.", "port.positions")
+    assert all(name.startswith(new) for name in report.missing)
+    assert any(line.startswith("expert.norm.modulation.weight <- ") for line in report.reshaped)
+
+
+def test_files_of_lerobot_differ_by_a_word():
+    plain, _ = imported(tiny_pi05())
+    wrapped, _ = imported({f"model.{name}": tensor for name, tensor in tiny_pi05().items()})
+    for name, parameter in wrapped.named_parameters():
+        assert torch.equal(parameter, plain.get_parameter(name)), name
+
+
+def test_a_policy_over_tokens_takes_all_but_the_projections_of_actions():
+    policy = tiny_policy("E0")
+    tensors = tiny_pi05()
+    report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    assert {name.split(".")[0] for name in report.unexpected} == {
+        "action_in_proj",
+        "action_out_proj",
+    }
+    assert all(
+        name.startswith(("port.", "encoder.state.", "encoder.view_offset."))
+        for name in report.missing
+    )
