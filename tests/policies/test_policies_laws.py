@@ -15,6 +15,9 @@ POLICIES = {
     "E0": tiny_settings(),
     "E0, a token per step": tiny_settings(token_per="step"),
     "E0, argmax": tiny_settings(sampler={"class_path": "ArgmaxSampler"}),
+    "E0, projected noise": tiny_settings(
+        process={"num_bins": 32, "projected": True}, token_per="step"
+    ),
     "E0, wider than the robot": tiny_settings(actions=WIDER),
     "E0Hybrid": tiny_settings("E0Hybrid", process={"num_bins": 32}),
     "FlowMatching": tiny_settings("FlowMatching"),

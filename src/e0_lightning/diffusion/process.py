@@ -25,6 +25,8 @@ class OneHotDiffusion:
         ordinal: Standard deviation, in bins, of a Gaussian over the neighbours of the true bin that
             the loss takes for its target; 0 is the paper's one-hot target.
         density: How training draws τ; None is the paper's ``BetaTau()``.
+        projected: Draw training noise as the first layer sees it, equal in law
+            (``corrupt_projected``); takes more bins, of all one-hots of a token, than its width.
 
     Raises:
         ValueError: If there are fewer than two bins, α is not positive or ``ordinal`` is negative.
@@ -36,6 +38,7 @@ class OneHotDiffusion:
         alpha: float = 0.1,
         ordinal: float = 0.0,
         density: TauDensity | None = None,
+        projected: bool = False,
     ) -> None:
         if num_bins < 2:
             raise ValueError(f"num_bins is {num_bins}; tokens need 2 bins or more.")
@@ -47,6 +50,7 @@ class OneHotDiffusion:
         self.alpha = alpha
         self.ordinal = ordinal
         self.density = density or BetaTau()
+        self.projected = projected
 
     def corrupt(
         self,

@@ -54,8 +54,10 @@ def corrupt_projected(
         )
     precise = weight.float()
     level = tau.to(precise.device, torch.float32)[:, None, None]
-    factor = torch.linalg.cholesky(precise @ precise.T)
-    noise = draw_normal((*tokens.shape[:2], width), generator, precise.device) @ factor.T
+    # In half precision, the product could lose the positive definiteness a factor needs.
+    with torch.autocast(precise.device.type, enabled=False):
+        factor = torch.linalg.cholesky(precise @ precise.T)
+        noise = draw_normal((*tokens.shape[:2], width), generator, precise.device) @ factor.T
     columns = tokens + process.num_bins * torch.arange(joined, device=tokens.device)
     signal = F.embedding(columns, precise.T)
     if valid is not None:

@@ -25,7 +25,10 @@ class ActionPort(nn.Module):
 
     def enter(self, actions: Tensor, start: int = 0) -> Tensor:
         """Tokens for the expert, ``(B, T, W)``, of which the first has position ``start``."""
-        embedded: Tensor = self.embed(actions)
+        return self.place(self.embed(actions), start)
+
+    def place(self, embedded: Tensor, start: int = 0) -> Tensor:
+        """Add positions to what is already embedded, ``(B, T, W)``."""
         return embedded + self.positions[start : start + embedded.shape[1]]
 
     def leave(self, refined: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
 from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.projected import corrupt_projected
 from e0_lightning.diffusion.samplers import Sample, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.expert import ActionExpert
@@ -66,7 +67,7 @@ class E0(Policy):
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.counted(batch["valid"]).flatten(1)
         tau = self.process.density.sample(len(tokens), device=tokens.device)
-        logits = self.denoise(self.process.corrupt(tokens, tau, valid=valid), tau, prefix)
+        logits = self._refine(self._enter_corrupted(tokens, tau, valid), tau, prefix)
         self._accuracy().update(logits.detach(), tokens, valid, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, valid)}
 
@@ -83,9 +84,25 @@ class E0(Policy):
 
     def denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``."""
-        grouped = x_tau.reshape(len(x_tau), len(self.port.positions), -1)
-        refined = self.expert(self.port.enter(grouped), tau, prefix)
-        return self.port.leave(refined).view(x_tau.shape)
+        return self._refine(self._enter(x_tau), tau, prefix)
+
+    def _enter(self, x_tau: Tensor) -> Tensor:
+        return self.port.enter(x_tau.reshape(len(x_tau), len(self.port.positions), -1))
+
+    def _enter_corrupted(self, tokens: Tensor, tau: Tensor, valid: Tensor) -> Tensor:
+        """The expert's view of noisy tokens, whose one-hots need not be formed."""
+        if not self.process.projected:
+            return self._enter(self.process.corrupt(tokens, tau, valid=valid))
+        layer, shape = cast(nn.Linear, self.port.embed), (len(tokens), len(self.port.positions), -1)
+        x_tau = corrupt_projected(
+            self.process, layer.weight, tokens.view(shape), tau, valid=valid.view(shape)
+        )
+        return self.port.place(x_tau + layer.bias)
+
+    def _refine(self, entered: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+        """Logits ``(B, L, K)`` of embedded tokens."""
+        logits = self.port.leave(self.expert(entered, tau, prefix))
+        return logits.view(len(logits), self.tokens, self.process.num_bins)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""
