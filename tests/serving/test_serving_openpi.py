@@ -240,3 +240,17 @@ def test_a_policy_that_breaks_its_contract_opens_no_port():
     actor.act = lambda observation: torch.zeros(1, 2, 3)
     with pytest.raises(ValueError, match=r"\(1, 2, 3\).*\(1, 4, 3\)"):
         running(actor).__enter__()
+
+
+def test_a_batch_that_the_policy_cannot_take_opens_no_port():
+    actor = Teller()
+    act = actor.act
+
+    def narrow(observation):
+        if len(observation["state"]) > 2:
+            raise MemoryError("too much")
+        return act(observation)
+
+    actor.act = narrow
+    with pytest.raises(ValueError, match=r"batch of 16 .*too much.*limits.max_batch"):
+        running(actor).__enter__()

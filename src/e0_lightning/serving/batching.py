@@ -105,11 +105,13 @@ class Batcher:
             ValueError: If the actor does not answer as its contract says.
         """
         for size in sorted({1, self.limits.max_batch}):
-            answers = _act(self.actor, [_blank(self.contract)] * size, self.contract)
-            if errors := [answer for answer in answers if isinstance(answer, Exception)]:
+            try:
+                _forward(self.actor, [_blank(self.contract)] * size, self.contract)
+            except Exception as error:
                 raise ValueError(
-                    f"The policy does not answer a batch of {size} black images: {errors[0]}"
-                ) from errors[0]
+                    f"The policy does not answer a batch of {size} black images: {error}. Where "
+                    "memory is short, lower limits.max_batch."
+                ) from error
 
     async def act(self, observation: Observation) -> Answer:
         """Have one observation answered, together with those of others.
@@ -185,15 +187,21 @@ def _blank(contract: Contract) -> Observation:
     )
 
 
+def _forward(actor: Actor, observations: list[Observation], contract: Contract) -> Floats:
+    """Chunks ``(B, H, D)`` of one pass, held to the contract."""
+    chunks: Floats = actor.act(stack(observations)).float().cpu().numpy()
+    wanted = (len(observations), contract.horizon, contract.action_dim)
+    if chunks.shape != wanted:
+        raise RuntimeError(f"the policy answered {chunks.shape}, its contract says {wanted}")
+    return chunks
+
+
 def _act(
     actor: Actor, observations: list[Observation], contract: Contract
 ) -> list[Floats | Exception]:
     """One forward pass; where it fails, each observation alone, so that one spoils no other's."""
     try:
-        chunks = actor.act(stack(observations)).float().cpu().numpy()
-        wanted = (len(observations), contract.horizon, contract.action_dim)
-        if chunks.shape != wanted:
-            raise RuntimeError(f"the policy answered {chunks.shape}, its contract says {wanted}")
+        chunks = _forward(actor, observations, contract)
     except Exception as error:
         if len(observations) == 1:
             log.exception("The policy failed")
