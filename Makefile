@@ -1,18 +1,23 @@
 # The two commands that matter: `make fit` and `make test`. Both set up all they need in .venv.
+# Another task: `make fit TASK=PickCube-v1`.
 PYTHON ?= python3
 TASK ?= PushCube-v1
 DEMOS ?= 200
 BIN := .venv/bin
-CHECKPOINT := runs/maniskill/checkpoints/last.ckpt
+CONTROL_PickCube-v1 := pd_ee_delta_pos
+CONTROL_StackCube-v1 := pd_ee_delta_pose
+CONTROL := $(or $(CONTROL_$(TASK)),pd_joint_pos)
+CONFIGS := $(foreach file,experiments/maniskill.yaml $(wildcard experiments/task/$(TASK).yaml),--config $(file))
+CHECKPOINT = $$(ls -t runs/$(TASK)/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
 
 .PHONY: fit test lint types install renderer clean
 
 fit: install renderer data/maniskill/$(TASK).h5  ## demos, training, evaluation in the simulator
-	$(BIN)/lightning fit --config experiments/maniskill.yaml
-	$(BIN)/lightning test --config experiments/maniskill.yaml --ckpt_path $(CHECKPOINT)
+	$(BIN)/lightning fit $(CONFIGS)
+	$(BIN)/lightning test $(CONFIGS) --ckpt_path $(CHECKPOINT)
 
 data/maniskill/%.h5:
-	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@
+	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --control_mode $(CONTROL) --out $@
 
 test: install renderer  ## the test suite, simulator included
 	$(BIN)/pytest

@@ -52,5 +52,5 @@ def test_inspect_names_a_file_that_is_not_there(tmp_path, capsys):
 @pytest.mark.simulator
 def test_collect_names_a_task_that_does_not_exist(tmp_path):
     command = ["collect", "maniskill", "--task=PushCubes-v1", "--episodes=1"]
-    with pytest.raises(ValueError, match=r"did you mean PushCube-v1"):
+    with pytest.raises(SystemExit, match=r"did you mean PushCube-v1"):
         e0([*command, f"--out={tmp_path / 'demos.h5'}"])

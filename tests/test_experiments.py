@@ -8,7 +8,10 @@ import yaml
 from e0_lightning.cli import run
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-OVERLAYS = sorted(EXPERIMENTS.glob("*/*.yaml"))
+TASKS = sorted(EXPERIMENTS.glob("task/*.yaml"))
+# Built without memory, or shrunk, in test_experiments_backbone.py.
+LARGE = [EXPERIMENTS / "backbone" / name for name in ("paligemma.yaml", "qwen.yaml")]
+OVERLAYS = sorted(set(EXPERIMENTS.glob("*/*.yaml")) - set(TASKS) - set(LARGE))
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 
 
@@ -25,7 +28,7 @@ def fit(demos: Path, folder: Path, *configs: Path) -> int:
             f"--data.demos=[{demos}]",
             "--data.batch_size=2",
             "--data.num_workers=0",
-            "--data.validation=0.4",
+            "--data.validation=0",
             "--data.episodes=null",
         ]
     )
@@ -35,6 +38,12 @@ def fit(demos: Path, folder: Path, *configs: Path) -> int:
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_overlay_trains_over_the_main_experiment(overlay, demos, tmp_path):
     assert fit(demos, tmp_path, EXPERIMENTS / "maniskill.yaml", overlay) == 2
+
+
+@pytest.mark.parametrize("overlay", TASKS, ids=lambda path: path.stem)
+def test_task_trains_on_demos_of_its_own(overlay, demos, tmp_path):
+    own = demos.parent / f"{overlay.stem}.h5"
+    assert fit(own, tmp_path, EXPERIMENTS / "maniskill.yaml", overlay) == 2
 
 
 def test_main_experiment_trains_alone(demos, tmp_path):

@@ -119,8 +119,15 @@ def _load(checkpoint: str) -> Policy:
 
 
 def e0(args: list[str] | None = None) -> None:
-    """Run ``e0 collect | inspect | serve | benchmark``."""
-    args = [_underscored(word) for word in (sys.argv[1:] if args is None else args)]
+    """Run ``e0 collect | inspect | serve | benchmark``; users' errors come without a traceback."""
+    try:
+        _e0(sys.argv[1:] if args is None else args)
+    except (ValueError, ModuleNotFoundError) as error:
+        sys.exit(f"e0: {error}")
+
+
+def _e0(args: list[str]) -> None:
+    args = [_underscored(word) for word in args]
     if args[:1] == ["inspect"]:
         parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
         parser.add_argument("paths", nargs="+", help="HDF5 files, or addresses fsspec knows")
