@@ -189,8 +189,9 @@ def open_demos(
         ValueError: If the file cannot be opened or speaks no dialect that is known.
     """
     from e0_lightning.data.maniskill import ManiSkillFile
+    from e0_lightning.data.robomimic import RobomimicFile
 
-    dialects: tuple[type[DemoFile], ...] = (ManiSkillFile,)
+    dialects: tuple[type[DemoFile], ...] = (ManiSkillFile, RobomimicFile)
     with open_hdf5(path) as file:
         for dialect in dialects:
             if dialect.recognises(file):
