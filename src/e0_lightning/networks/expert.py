@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from e0_lightning.networks.attention import PrefixAttention, rotary
 from e0_lightning.networks.prefix import Prefix
@@ -48,6 +49,8 @@ class ActionExpert(nn.Module):
             ExpertLayer(width, heads, kv_heads, head_dim, mlp) for _ in range(depth)
         )
         self.norm = AdaptiveRMSNorm(width, gated=False)
+        self.recomputes = False
+        """Keep no layer's activations in training, but compute them again."""
 
     def forward(self, tokens: Tensor, tau: Tensor, prefix: Prefix, causal: bool = False) -> Tensor:
         """Refine action tokens, ``(B, T, W)``; see :meth:`extend`."""
@@ -86,8 +89,11 @@ class ActionExpert(nn.Module):
             mask = mask.tril(diagonal=prefix.mask.shape[1])
         longer = []
         for layer, index in zip(self.layers, self._sources(len(prefix.keys)), strict=True):
-            tokens, *grown = layer(
-                tokens, condition, turn, prefix.keys[index], prefix.values[index], mask
+            seen = (tokens, condition, turn, prefix.keys[index], prefix.values[index], mask)
+            tokens, *grown = (
+                checkpoint(layer, *seen, use_reentrant=False)
+                if self.recomputes and self.training
+                else layer(*seen)
             )
             longer.append(grown)
         keys, values = zip(*longer, strict=True)

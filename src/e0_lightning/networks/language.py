@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, ByT5Tokenizer, DynamicCache
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    DynamicCache,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class LanguageModel(nn.Module):
@@ -17,7 +28,8 @@ class LanguageModel(nn.Module):
             ``{model_type: llama, hidden_size: 128, ...}``.
         name: Or the name or folder of a pretrained model.
         tokenizer: Name or folder of a tokenizer; ``byt5`` is the byte-level one, which needs no
-            download. By default ``byt5`` with ``config``, the model's own with ``name``.
+            download. By default ``byt5`` with ``config``, the model's own with ``name``. A
+            checkpoint holds the tokenizer itself here, as JSON.
         max_tokens: Longest instruction in tokens; a longer one is an error, never cut.
 
     Raises:
@@ -37,10 +49,7 @@ class LanguageModel(nn.Module):
                 f"language: give either config (a model from scratch) or name (a pretrained one), "
                 f"found config={config!r}, name={name!r}."
             )
-        tokenizer = tokenizer or name or "byt5"
-        self.tokenizer = (
-            ByT5Tokenizer() if tokenizer == "byt5" else AutoTokenizer.from_pretrained(tokenizer)
-        )
+        self.tokenizer = _tokenizer(tokenizer or name or "byt5")
         if name is not None:
             self.model = AutoModel.from_pretrained(name)
         else:
@@ -89,19 +98,86 @@ class LanguageModel(nn.Module):
         lowest = torch.finfo(embeddings.dtype).min
         allowed = torch.zeros(mask.shape, dtype=embeddings.dtype, device=embeddings.device)
         allowed = allowed.masked_fill(~mask, lowest)[:, None, None, :]
-        # Made without the model's configuration, it keeps every layer whole, sliding ones too.
-        cache: Any = DynamicCache()
+        recorder: Any = _Recorder()
         self.model(
             inputs_embeds=embeddings,
             attention_mask=allowed.expand(-1, 1, mask.shape[1], -1),
             position_ids=mask.long().cumsum(dim=-1).sub(1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
+            past_key_values=recorder,
+            # Asks for no cache besides the one that is given.
+            use_cache=False,
         )
-        return (
-            tuple(layer.keys for layer in cache.layers),
-            tuple(layer.values for layer in cache.layers),
-        )
+        keys, values = zip(*recorder.recorded.values(), strict=True)
+        return keys, values
+
+    def recompute(self) -> None:
+        """Keep no layer's activations in training, but compute them again (gradient checkpointing).
+
+        Raises:
+            ValueError: If the layers do not know how.
+        """
+        layers = [x for x in self.model.modules() if isinstance(x, GradientCheckpointingLayer)]
+        if not layers:
+            raise ValueError(
+                f"The layers of {type(self.model).__name__} cannot be computed again; leave "
+                "gradient_checkpointing off or choose another decoder."
+            )
+        for layer in layers:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            # Meant for layers that only read a cache; a recorder is not written twice either.
+            layer._can_checkpoint_with_cache = True
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments that build this model again without its files or the hub."""
+        is_bytes = isinstance(self.tokenizer, ByT5Tokenizer)
+        return {
+            "config": self.model.config.to_dict(),
+            "tokenizer": "byt5" if is_bytes else _tokenizer_as_json(self.tokenizer),
+            "max_tokens": self.max_tokens,
+        }
+
+
+class _Recorder(DynamicCache):
+    """Keys and values of each layer as first computed; computing a layer again adds nothing.
+
+    Made without the model's configuration, it takes every layer whole, sliding ones too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Record a layer's keys and values, and hand them back for its attention."""
+        self.recorded.setdefault(layer_idx, (key_states, value_states))
+        return key_states, value_states
+
+
+def _tokenizer(choice: str) -> Any:
+    """A tokenizer by name, by folder, or from the JSON of a checkpoint."""
+    if choice == "byt5":
+        return ByT5Tokenizer()
+    if choice.startswith("{"):
+        from tokenizers import Tokenizer
+
+        stored = json.loads(choice)
+        backend = Tokenizer.from_str(stored.pop("tokenizer"))
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **stored)
+    tokenizer = AutoTokenizer.from_pretrained(choice)
+    if tokenizer.pad_token is None:
+        # Padding is masked, so any token will do.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _tokenizer_as_json(tokenizer: Any) -> str:
+    """What :func:`_tokenizer` builds the tokenizer from again."""
+    special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
+    stored = {"tokenizer": tokenizer.backend_tokenizer.to_str()} | special
+    return json.dumps(stored | {"padding_side": tokenizer.padding_side})
 
 
 def _config(settings: dict[str, Any], vocabulary: int) -> Any:
