@@ -222,7 +222,9 @@ class Quiet(LightningModule):
 @pytest.mark.parametrize("options", [{}, {"overfit_batches": 2}, {"fast_dev_run": True}])
 def test_any_lightning_module_fits_and_predicts(record, options):
     module = Quiet()
-    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, **options
+    )
     data = demos(record(steps=(5,) * 8), validation=0.25)
     trainer.fit(module, data)
     assert module.steps == {"fast_dev_run": 1, "overfit_batches": 2}.get(next(iter(options), ""), 5)
