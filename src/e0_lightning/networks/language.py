@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
             )
         self.tokenizer = _tokenizer(tokenizer or name or "byt5")
         if name is not None:
-            self.model = AutoModel.from_pretrained(name)
+            self.model = AutoModel.from_pretrained(name).train()
         else:
             self.model = AutoModel.from_config(_config(dict(config or {}), len(self.tokenizer)))
         self.max_tokens = max_tokens

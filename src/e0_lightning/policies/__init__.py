@@ -4,6 +4,7 @@ from e0_lightning.policies.autoregressive import Autoregressive
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy, load_policy
 from e0_lightning.policies.e0 import E0
+from e0_lightning.policies.fine_tuning import FineTuning
 from e0_lightning.policies.flow_matching import FlowMatching
 from e0_lightning.policies.hybrid import E0Hybrid
 from e0_lightning.policies.masked_diffusion import MaskedDiffusion
@@ -15,6 +16,7 @@ __all__ = [
     "Autoregressive",
     "CosineAdamW",
     "E0Hybrid",
+    "FineTuning",
     "FlowMatching",
     "MaskedDiffusion",
     "Policy",

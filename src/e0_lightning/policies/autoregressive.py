@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,6 @@ from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.types import Batch
 
 
@@ -30,7 +31,7 @@ class Autoregressive(Policy):
         actions: Robot units to normalised chunks.
         num_bins: Bins K.
         temperature: T of ``p^(1/T)`` in decoding; 0 is greedy.
-        optimization: Optimizer and its schedule.
+        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class Autoregressive(Policy):
         actions: ActionSpace,
         num_bins: int = 256,
         temperature: float = 0.0,
-        optimization: CosineAdamW | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, actions, optimization)
+        super().__init__(encoder, actions, **common)
         self.tokenizer = ActionTokenizer(num_bins)
         self.temperature = temperature
         self.tokens = actions.horizon * actions.width

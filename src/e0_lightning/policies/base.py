@@ -20,8 +20,11 @@ from e0_lightning.actions.space import ActionSpace
 from e0_lightning.actions.statistics import RunningQuantiles
 from e0_lightning.metrics import ActionError, SuccessRate
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.fine_tuning import FineTuning, start_from
 from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.policies.sharding import shard
 from e0_lightning.policies.throughput import Throughput
+from e0_lightning.policies.tree import self_contained
 from e0_lightning.types import Batch, Contract, EpisodeBatch, EpisodeResult, Observation
 
 
@@ -38,6 +41,8 @@ class Policy(pl.LightningModule):
         encoder: Observations to prefix.
         actions: Robot units to normalised chunks.
         optimization: Optimizer and its schedule.
+        fine_tuning: Parts frozen, adapted, or run with less memory; None trains all as it is.
+        weights: Checkpoint whose weights, and nothing else of it, ``fit`` starts from.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class Policy(pl.LightningModule):
         encoder: PrefixEncoder,
         actions: ActionSpace,
         optimization: CosineAdamW | None = None,
+        fine_tuning: FineTuning | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self._keep_constructor_tree()
@@ -52,10 +59,13 @@ class Policy(pl.LightningModule):
         self.actions = actions
         self.state_normalizer = QuantileNormalizer(encoder.state_dim)
         self.optimization = optimization or CosineAdamW()
+        self.fine_tuning = fine_tuning or FineTuning()
+        self.weights = weights
         self.throughput = Throughput()
         self.action_error = ActionError(actions.dim)
         self.success = SuccessRate()
         self._contract: Contract | None = None
+        self._is_prepared = self._is_set_up = False
 
     @abstractmethod
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
@@ -137,12 +147,29 @@ class Policy(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule over the trainer's whole run."""
         total = self.trainer.estimated_stepping_batches
-        return self.optimization.configure(self.parameters(), total)  # type: ignore[return-value]
+        factors = self.fine_tuning.factors(self)
+        return self.optimization.configure(self.parameters(), total, factors)  # type: ignore[return-value]
+
+    def setup(self, stage: str) -> None:
+        """Note that callbacks have been set up."""
+        self._is_set_up = True
 
     def configure_model(self) -> None:
+        """Take weights, adapters, contract and statistics, and spread over processes."""
+        running = None if self._trainer is None else self.trainer.state.fn
+        if not self._is_prepared:
+            self._is_prepared = True
+            if self.weights is not None and running == "fit":
+                start_from(self, self.weights)
+            self.fine_tuning.apply(self)
+        if running not in (None, "test"):
+            self._meet_data()
+        # Weight averaging asks for the model before anyone else, and copies it: whole.
+        if self.device_mesh is not None and self._is_set_up:
+            shard(self, self.device_mesh["data_parallel"])
+
+    def _meet_data(self) -> None:
         """Learn contract and statistics from the data module, before weights are copied."""
-        if self._trainer is None or self.trainer.state.fn == "test":
-            return
         datamodule = getattr(self.trainer, "datamodule", None)
         found = getattr(datamodule, "contract", None)
         if found is None:
@@ -178,7 +205,10 @@ class Policy(pl.LightningModule):
             self.success.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the contract, so that the checkpoint is enough."""
+        """Add the contract and free the tree of other files, so that the checkpoint is enough."""
+        if "hyper_parameters" in checkpoint:
+            tree = checkpoint["hyper_parameters"]
+            checkpoint["hyper_parameters"] = self_contained(dict(tree), self.encoder.language)
         if self._contract is not None:
             checkpoint["contract"] = self._contract.as_dict()
 

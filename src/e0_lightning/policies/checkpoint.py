@@ -39,21 +39,25 @@ def load_policy(path: str | PathLike[str], device: torch.device | str = "cpu") -
             :func:`build_policy`.
         device: Where to put it.
 
+    Returns:
+        The policy; one that was imported and met no data yet has no contract, and cannot act.
+
     Raises:
-        ValueError: If the file holds no constructor tree or no contract.
+        ValueError: If the file holds no constructor tree.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     settings = dict(checkpoint.get("hyper_parameters", {}))
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)
-    if class_path is None or "contract" not in checkpoint:
-        missing = "constructor tree" if class_path is None else "contract"
+    if class_path is None:
         raise ValueError(
-            f"{path}: no {missing} in this checkpoint (keys {sorted(checkpoint)}). It was written "
-            "by a module built by hand or by another project: build the policy with build_policy "
-            "or the lightning command before fitting, or rebuild it and load 'state_dict' into it."
+            f"{path}: no constructor tree in this checkpoint (keys {sorted(checkpoint)}). It was "
+            "written by a module built by hand or by another project: build the policy with "
+            "build_policy or the lightning command before fitting, or rebuild it and load "
+            "'state_dict' into it."
         )
     policy = build_policy({"class_path": class_path, "init_args": settings})
-    policy.on_load_checkpoint({"contract": checkpoint["contract"]})
+    policy.configure_model()  # adapters, whose weights the checkpoint holds
+    policy.on_load_checkpoint(checkpoint)
     policy.load_state_dict(checkpoint["state_dict"])
     return policy.to(device).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.policies.readout import read_out, tokenizer_for
 from e0_lightning.types import Batch
 
@@ -36,7 +35,7 @@ class E0(Policy):
         sampler: Rule, schedule and read-out.
         token_per: What the expert sees as one token: a ``dimension`` of a step, as in the paper, or
             a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
-        optimization: Optimizer and its schedule.
+        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -47,9 +46,9 @@ class E0(Policy):
         process: OneHotDiffusion | None = None,
         sampler: Sampler | None = None,
         token_per: Literal["dimension", "step"] = "dimension",
-        optimization: CosineAdamW | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, actions, optimization)
+        super().__init__(encoder, actions, **common)
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
         self.token_per = token_per

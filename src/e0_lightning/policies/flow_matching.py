@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +14,6 @@ from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.types import Batch
 
 
@@ -29,7 +29,7 @@ class FlowMatching(Policy):
         actions: Robot units to normalised chunks.
         flow: Path and density of τ.
         num_steps: Euler's steps N.
-        optimization: Optimizer and its schedule.
+        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class FlowMatching(Policy):
         actions: ActionSpace,
         flow: RectifiedFlow | None = None,
         num_steps: int = 10,
-        optimization: CosineAdamW | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, actions, optimization)
+        super().__init__(encoder, actions, **common)
         self.flow = flow or RectifiedFlow()
         self.levels = UniformSchedule()(num_steps)
         self.expert = expert

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
@@ -12,7 +14,6 @@ from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.policies.readout import read_out, tokenizer_for
 from e0_lightning.types import Batch
 
@@ -31,7 +32,7 @@ class E0Hybrid(Policy):
         flow: Path of the continuous chunk, and the density of τ for both.
         process: Noise on one-hot tokens and its bins K; its own density of τ is not used.
         sampler: Rule, schedule and read-out of the tokens; the flow takes the same steps.
-        optimization: Optimizer and its schedule.
+        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class E0Hybrid(Policy):
         flow: RectifiedFlow | None = None,
         process: OneHotDiffusion | None = None,
         sampler: Sampler | None = None,
-        optimization: CosineAdamW | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, actions, optimization)
+        super().__init__(encoder, actions, **common)
         self.flow = flow or RectifiedFlow()
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()

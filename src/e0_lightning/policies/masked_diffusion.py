@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.types import Batch
 
 
@@ -30,7 +30,7 @@ class MaskedDiffusion(Policy):
         actions: Robot units to normalised chunks.
         process: How training hides tokens, and the bins K.
         sampler: Rounds, temperature and doubts of decoding.
-        optimization: Optimizer and its schedule.
+        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class MaskedDiffusion(Policy):
         actions: ActionSpace,
         process: TokenMasking | None = None,
         sampler: ConfidenceSampler | None = None,
-        optimization: CosineAdamW | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, actions, optimization)
+        super().__init__(encoder, actions, **common)
         self.process = process or TokenMasking()
         self.sampler = sampler or ConfidenceSampler()
         self.tokenizer = ActionTokenizer(self.process.num_bins)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -44,13 +44,33 @@ class CosineAdamW:
         progress = min((step - self.warmup) / max(total - self.warmup, 1), 1.0)
         return self.final + (self.peak - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
-    def configure(self, parameters: Iterable[nn.Parameter], total: float) -> dict[str, Any]:
-        """What ``configure_optimizers`` returns, for a run of ``total`` optimizer steps."""
+    def configure(
+        self,
+        parameters: Iterable[nn.Parameter],
+        total: float,
+        factors: Mapping[nn.Parameter, float] | None = None,
+    ) -> dict[str, Any]:
+        """What ``configure_optimizers`` returns.
+
+        Args:
+            parameters: All weights; those that need no gradient are left out.
+            total: Optimizer steps of the run.
+            factors: Weight to factor on its learning rate, where it is not 1.
+        """
+        factors = factors or {}
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups = []
+        for factor in dict.fromkeys([1.0, *factors.values()]):
+            members = [p for p in trained if factors.get(p, 1.0) == factor]
+            groups += [
+                {
+                    "params": [p for p in members if (p.ndim > 1) == is_matrix],
+                    "weight_decay": self.weight_decay if is_matrix else 0.0,
+                    "lr": self.peak * factor,
+                }
+                for is_matrix in (True, False)
+            ]
+        groups = [group for group in groups if group["params"]]
         optimizer = AdamW(groups, lr=self.peak, betas=self.betas)
         schedule = LambdaLR(optimizer, lambda step: self.rate(step, total) / self.peak)
         return {

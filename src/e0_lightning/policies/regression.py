@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,6 @@ from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.types import Batch
 
 
@@ -26,7 +27,7 @@ class Regression(Policy):
         encoder: Observations to prefix.
         expert: Transformer over the steps of a chunk.
         actions: Robot units to normalised chunks.
-        optimization: Optimizer and its schedule.
+        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class Regression(Policy):
         encoder: PrefixEncoder,
         expert: ActionExpert,
         actions: ActionSpace,
-        optimization: CosineAdamW | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, actions, optimization)
+        super().__init__(encoder, actions, **common)
         self.expert = expert
         # The tokens hold nothing but their learned positions.
         self.port = ActionPort(nn.Identity(), actions.horizon, expert.width, actions.width)
