@@ -102,6 +102,8 @@ class EpisodeResult:
         steps: Environment steps taken.
         error: What went wrong, empty unless the environment failed; never a success.
         video: File of the episode, if one was written.
+        camera: Displacement of the fixed cameras: azimuth and elevation in degrees, share of the
+            distance added.
     """
 
     task: str
@@ -110,6 +112,7 @@ class EpisodeResult:
     steps: int
     error: str = ""
     video: str | None = None
+    camera: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ class Corridor:
             raise ValueError("the corridor is locked")
         self.contract = contract
 
-    def reset(self, seed):
+    def reset(self, seed, camera):
         self.seed, self.place, self.steps = seed, 0.0, 0
         return self._view()
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.simulation.camera import STILL, Offset
 from e0_lightning.types import Contract
 
 Frame = NDArray[np.uint8]
@@ -24,12 +25,15 @@ class Episode:
         seed: Seed or initial state to start from.
         max_steps: Steps after which the attempt has failed.
         video: File to write a video to, ``.mp4``, without the outcome that is added to its name.
+        camera: Displacement of the fixed cameras: azimuth and elevation in degrees, share of the
+            distance added.
     """
 
     task: str
     seed: int
     max_steps: int
     video: str | None = None
+    camera: Offset = STILL
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,12 @@ class Outcome(NamedTuple):
 class Environment(Protocol):
     """A world of one task, living in a worker process."""
 
-    def reset(self, seed: int) -> View:
-        """Start an episode."""
+    def reset(self, seed: int, camera: Offset) -> View:
+        """Start an episode, with the fixed cameras moved around what they look at.
+
+        Raises:
+            ValueError: If there is no such seed, or a camera cannot be moved so.
+        """
         ...
 
     def run(

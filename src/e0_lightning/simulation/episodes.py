@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from e0_lightning.data.maniskill import INSTRUCTIONS
 from e0_lightning.simulation.base import Episode
+from e0_lightning.simulation.camera import CameraGrid, Offset, suffix
 from e0_lightning.simulation.maniskill import (
     DEFAULT_MAX_STEPS,
     MAX_STEPS,
@@ -36,6 +37,7 @@ class ManiSkillEpisodes(LightningDataModule):
             the caps of `MAX_STEPS`.
         videos: Episodes of each task in a test that are written as mp4.
         val_episodes: Episodes of each task in a validation, on the seeds before `first_seed`.
+        camera_offset: Displacements of the fixed cameras to play a test at.
 
     Raises:
         ValueError: If a number makes no sense, or `max_steps` names a task that is not played.
@@ -51,6 +53,7 @@ class ManiSkillEpisodes(LightningDataModule):
         max_steps: int | dict[str, int] | None = None,
         videos: int = 3,
         val_episodes: int = 0,
+        camera_offset: CameraGrid | None = None,
     ) -> None:
         super().__init__()
         if not tasks or episodes < 1 or val_episodes < 0 or first_seed < val_episodes:
@@ -64,6 +67,7 @@ class ManiSkillEpisodes(LightningDataModule):
             )
         self.tasks, self.episodes, self.first_seed = list(tasks), episodes, first_seed
         self.videos, self.val_episodes = videos, val_episodes
+        self.camera_offset = camera_offset or CameraGrid()
         self.max_steps = {task: _cap(task, max_steps) for task in self.tasks}
         if min(self.max_steps.values()) < 1:
             raise ValueError(f"max_steps {max_steps}: every task needs a step at least")
@@ -82,19 +86,22 @@ class ManiSkillEpisodes(LightningDataModule):
             ValueError: If there is no such task, or no instruction for it.
             RuntimeError: If there is nothing to render with, saying what to install.
         """
-        return self._loader(self.first_seed, self.episodes, self.videos)
+        return self._loader(self.first_seed, self.episodes, self.videos, self.camera_offset)
 
     def val_dataloader(self) -> DataLoader[RolloutBatch] | list[Any]:
         """The same for validation, without videos; no loader where there are no such episodes."""
         if not self.val_episodes:
             return []
-        return self._loader(self.first_seed - self.val_episodes, self.val_episodes, 0)
+        first = self.first_seed - self.val_episodes
+        return self._loader(first, self.val_episodes, 0, CameraGrid())
 
     def teardown(self, stage: str) -> None:
         """End the processes."""
         self.rollouts.close()
 
-    def _loader(self, first_seed: int, episodes: int, videos: int) -> DataLoader[RolloutBatch]:
+    def _loader(
+        self, first_seed: int, episodes: int, videos: int, cameras: CameraGrid
+    ) -> DataLoader[RolloutBatch]:
         for task in self.tasks:
             require_task(task, self.instructions)
         about = {
@@ -104,23 +111,24 @@ class ManiSkillEpisodes(LightningDataModule):
             "num_envs": self.rollouts.num_envs,
             "versions": versions(),
         }
-        seeds = range(first_seed, first_seed + episodes)
-        batches = [
-            RolloutBatch(
-                self.rollouts,
-                [self._episode(task, seed, seed - first_seed < videos) for seed in chunk],
-                about,
-            )
-            for task in self.tasks
-            for chunk in _chunks(seeds, self._batch_size(episodes))
-        ]
-        return DataLoader(_Batches(batches), batch_size=None, collate_fn=_as_is)
+        batches = []
+        for task in self.tasks:
+            own = [
+                self._episode(task, seed, camera, seed - first_seed < videos)
+                for seed in range(first_seed, first_seed + episodes)
+                for camera in cameras.offsets(seed)
+            ]
+            size = self._batch_size(len(own))
+            for start in range(0, len(own), size):
+                batches.append(RolloutBatch(self.rollouts, own[start : start + size], about))
+        return DataLoader(Batches(batches), batch_size=None, collate_fn=hand_on)
 
-    def _episode(self, task: str, seed: int, filmed: bool) -> Episode:
+    def _episode(self, task: str, seed: int, camera: Offset, filmed: bool) -> Episode:
         video = None
         if filmed and self.trainer is not None:
-            video = str(report_folder(self.trainer) / "videos" / f"{task}_{seed}.mp4")
-        return Episode(task, seed, self.max_steps[task], video)
+            name = f"{task}_{seed}{suffix(camera)}.mp4"
+            video = str(report_folder(self.trainer) / "videos" / name)
+        return Episode(task, seed, self.max_steps[task], video, camera)
 
     def _batch_size(self, episodes: int) -> int:
         """Large enough to keep all environments busy, small enough for every rank to have some."""
@@ -129,7 +137,7 @@ class ManiSkillEpisodes(LightningDataModule):
         return min(max(10, 4 * self.rollouts.num_envs), fair)
 
 
-class _Batches(Dataset[RolloutBatch]):
+class Batches(Dataset[RolloutBatch]):
     """Map-style, so that Lightning can give each rank its share with a distributed sampler."""
 
     def __init__(self, batches: Sequence[RolloutBatch]) -> None:
@@ -142,12 +150,9 @@ class _Batches(Dataset[RolloutBatch]):
         return self.batches[index]
 
 
-def _as_is(batch: Any) -> Any:
+def hand_on(batch: Any) -> Any:
+    """Collate nothing: an item is a batch already."""
     return batch
-
-
-def _chunks(seeds: range, size: int) -> list[range]:
-    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
 
 def _cap(task: str, max_steps: int | dict[str, int] | None) -> int:

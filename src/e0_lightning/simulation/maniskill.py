@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from e0_lightning.data.maniskill import INSTRUCTIONS
 from e0_lightning.simulation.base import Frame, Outcome, View
+from e0_lightning.simulation.camera import STILL, Offset, look_at_point, orbit
 from e0_lightning.simulation.renderer import backend, device
 from e0_lightning.types import Contract
 
@@ -61,10 +62,12 @@ class ManiSkillEnvironment:
             self.close()
             raise
 
-    def reset(self, seed: int) -> View:
-        """Start the episode of a seed."""
+    def reset(self, seed: int, camera: Offset = STILL) -> View:
+        """Start the episode of a seed, the cameras that stand still moved as asked."""
         self._world._obs_mode = "none"
         self._env.reset(seed=seed)
+        for name in self.contract.views:
+            _move(self._world._sensors[name], camera)
         return self._view()
 
     def run(
@@ -204,6 +207,21 @@ def versions() -> dict[str, str]:
     """Versions of simulator and renderer, and the device that draws."""
     packages = ("mani_skill", "sapien", "gymnasium", "numpy")
     return {**{name: importlib.metadata.version(name) for name in packages}, "renderer": device()}
+
+
+def _move(sensor: Any, offset: Offset) -> None:
+    """Move a camera around the point of the table that it looks at, from where the task put it."""
+    if sensor.entity is not None:
+        return  # it moves with the robot
+    import sapien
+
+    placed = sensor.config.pose.sp
+    if tuple(offset) != STILL:
+        pose = placed.to_transformation_matrix().astype(np.float64)
+        # The tops of ManiSkill's tables lie at height 0; its cameras look along x.
+        target = look_at_point(pose[:3, 3], pose[:3, 0], 0.0)
+        placed = sapien.Pose(orbit(pose, target, offset).astype(np.float32))
+    sensor.camera.set_local_pose(placed)
 
 
 def _cameras(contract: Contract) -> dict[str, Any]:

@@ -154,7 +154,8 @@ class _Seat:
 
     def lose(self, error: str) -> EpisodeResult:
         assert self.episode is not None
-        return EpisodeResult(self.episode.task, self.episode.seed, False, self._steps, error)
+        task, seed, camera = self.episode.task, self.episode.seed, self.episode.camera
+        return EpisodeResult(task, seed, False, self._steps, error, camera=camera)
 
     def restart(self) -> None:
         self.worker.end()

@@ -65,7 +65,7 @@ class Stage:
             except (ValueError, ModuleNotFoundError) as error:
                 return Refusal(str(error))
         self.video = None if episode.video is None else Video(Path(episode.video))
-        return self.environment.reset(episode.seed)
+        return self.environment.reset(episode.seed, episode.camera)
 
     def _go_on(self, actions: NDArray[np.float32]) -> View | EpisodeResult:
         assert self.environment is not None
@@ -82,8 +82,8 @@ class Stage:
         outcome = "error" if error else "success" if success else "failure"
         video = None if self.video is None else self.video.finish(outcome)
         self.video = None
-        task, seed = self.episode.task, self.episode.seed
-        return EpisodeResult(task, seed, success, self.steps, error, video)
+        task, seed, camera = self.episode.task, self.episode.seed, self.episode.camera
+        return EpisodeResult(task, seed, success, self.steps, error, video, camera)
 
 
 def serve(connection: Connection, make_environment: MakeEnvironment, contract: Contract) -> None:

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from e0_lightning.simulation.camera import STILL, CameraGrid, look_at_point, orbit, suffix
+
+
+def looking(position, target):
+    """A camera at `position` whose x axis points to `target`, with a level horizon."""
+    forward = np.subtract(target, position) / np.linalg.norm(np.subtract(target, position))
+    left = np.cross([0, 0, 1], forward)
+    left /= np.linalg.norm(left)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([forward, left, np.cross(forward, left)], axis=1)
+    pose[:3, 3] = position
+    return pose
+
+
+TARGET = np.array([0.1, -0.2, 0.0])
+CAMERA = looking([0.6, 0.1, 0.7], TARGET)
+
+
+@pytest.mark.parametrize("offset", [(15, 0, 0), (-10, 5, 0), (0, -15, 0.3), (40, 20, -0.4)])
+def test_a_moved_camera_looks_at_the_same_point_from_the_distance_asked_for(offset):
+    moved = orbit(CAMERA, TARGET, offset)
+    away = np.linalg.norm(CAMERA[:3, 3] - TARGET)
+    way = TARGET - moved[:3, 3]
+    np.testing.assert_allclose(np.linalg.norm(way), away * (1 + offset[2]))
+    np.testing.assert_allclose(moved[:3, 0], way / np.linalg.norm(way), atol=1e-12)
+    assert abs(moved[2, 1]) < 1e-12  # the horizon stays level
+    np.testing.assert_allclose(moved[:3, :3] @ moved[:3, :3].T, np.eye(3), atol=1e-12)
+
+
+def angles(pose):
+    arm = pose[:3, 3] - TARGET
+    return np.rad2deg([np.arctan2(arm[1], arm[0]), np.arctan2(arm[2], np.hypot(*arm[:2]))])
+
+
+def test_azimuth_and_elevation_are_the_degrees_asked_for():
+    moved = orbit(CAMERA, TARGET, (12, 7, 0))
+    np.testing.assert_allclose(angles(moved) - angles(CAMERA), [12, 7])
+
+
+def test_no_displacement_leaves_the_camera_where_it_is():
+    np.testing.assert_allclose(orbit(CAMERA, TARGET, STILL), CAMERA, atol=1e-15)
+
+
+def test_a_camera_is_not_carried_over_the_top():
+    with pytest.raises(ValueError, match="over the top"):
+        orbit(CAMERA, TARGET, (0, 60, 0))
+
+
+def test_the_look_at_point_lies_on_the_table():
+    np.testing.assert_allclose(look_at_point(CAMERA[:3, 3], CAMERA[:3, 0], 0.0), TARGET, atol=1e-12)
+    with pytest.raises(ValueError, match="does not look down"):
+        look_at_point(CAMERA[:3, 3], np.array([1.0, 0, 0.1]), 0.0)
+
+
+def test_a_grid_is_every_combination():
+    grid = CameraGrid(azimuth=(-5, 0, 5), elevation=(0, 10))
+    assert len(grid.offsets(3)) == 6
+    assert (-5, 10, 0.0) in grid.offsets(3)
+
+
+def test_a_range_draws_one_displacement_for_each_episode_the_same_each_time():
+    span = CameraGrid(azimuth=(-15, 15), distance=(0, 0.2), between=True)
+    drawn = [span.offsets(seed) for seed in range(50)]
+    assert drawn == [span.offsets(seed) for seed in range(50)]
+    azimuth = np.array([each[0][0] for each in drawn])
+    assert {len(each) for each in drawn} == {1}
+    assert azimuth.min() < -10 < 10 < azimuth.max()
+    assert np.abs(azimuth).max() <= 15
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"azimuth": ()}, {"elevation": (95,)}, {"distance": (-1,)}], ids=str
+)
+def test_a_displacement_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="camera_offset"):
+        CameraGrid(**wrong)
+
+
+def test_file_names_tell_displacements_apart():
+    assert suffix(STILL) == ""
+    assert suffix((5, 0, -0.1)) == "_+5_+0_-0.1"
