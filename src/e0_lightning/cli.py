@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
@@ -9,7 +10,8 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, auto_cli
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
 import e0_lightning  # noqa: F401  # bare class names in YAML are those already imported
@@ -18,9 +20,14 @@ from e0_lightning.data.benchmark import benchmark as benchmark_data
 from e0_lightning.data.inspect import inspect
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import load_policy
+from e0_lightning.policies.latency import benchmark_policy
+from e0_lightning.policies.memory import describe, estimate, measure, random_batch
 from e0_lightning.serving.batching import Limits
 from e0_lightning.serving.benchmark import benchmark as benchmark_actor
 from e0_lightning.serving.server import serve as serve_actor
+from e0_lightning.weights.filling import fill
+from e0_lightning.weights.openpi import plan as plan_import
+from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
 
 def main() -> None:
@@ -28,11 +35,12 @@ def main() -> None:
     run()
 
 
-def run(args: ArgsType = None) -> LightningCLI:
+def run(args: ArgsType = None, start: bool = True) -> LightningCLI:
     """Do what a ``lightning`` command line says; models and data modules go by class path.
 
     Args:
         args: The words after ``lightning``; None takes them from the command line.
+        start: Run a verb; else the words are options without one, and all is built only.
 
     Returns:
         The finished command line, with its trainer, model and data module.
@@ -48,7 +56,82 @@ def run(args: ArgsType = None) -> LightningCLI:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         args=args,
+        run=start,
     )
+
+
+def import_weights(source: str, experiments: list[str], out: str) -> None:
+    """Write the first checkpoint of a policy with the weights of PaliGemma, π0 or π0.5.
+
+    ``lightning fit`` starts from it by ``--model.weights OUT``. Where the experiment's
+    demonstrations are at hand, it also holds their contract and statistics, and can act.
+
+    Args:
+        source: A safetensors file, a folder of them, or a repository of the Hugging Face hub.
+        experiments: Files that describe the policy, each over the one before; also given one by
+            one, ``--config FILE``.
+        out: The checkpoint to write.
+    """
+    shards = find_shards(source)
+    plan = plan_import(read_names(shards))
+    built = _build(experiments)
+    print(fill(dict(built.model.named_parameters()), read_tensors(shards), plan))
+    try:
+        built.model.meet(built.datamodule)
+    except (ValueError, OSError) as error:
+        print(f"No contract and no statistics, so it cannot act before `lightning fit`: {error}")
+    # A run's callbacks have nothing to say about weights that were not trained.
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(built.model)
+    trainer.save_checkpoint(out, weights_only=True)
+
+
+def benchmark_memory(experiments: list[str]) -> None:
+    """Print parameters by part and the memory of a training step; measured too on a GPU.
+
+    Args:
+        experiments: Files, each over the one before; also given one by one, ``--config FILE``.
+    """
+    with torch.device("meta"):
+        built = _build(experiments)
+    policy, data, trainer = built.model, built.datamodule, built.trainer
+    policy.configure_model()
+    batch = random_batch(policy, data.views, data.batch_size)
+    averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    halved = "16" in str(trainer.precision)
+    estimated, measured = estimate(policy, batch, averaged, halved), None
+    if torch.cuda.is_available():
+        real = _build(experiments).model.cuda()
+        real.configure_model()
+        measured = measure(real, random_batch(real, data.views, data.batch_size))
+    print(describe(policy, estimated, measured))
+
+
+def benchmark_speed(experiments: list[str]) -> None:
+    """Print the time of a training step and of a decision, by part; on a GPU where there is one.
+
+    Args:
+        experiments: Files, each over the one before; also given one by one, ``--config FILE``.
+    """
+    built = _build(experiments)
+    policy = built.model.cuda() if torch.cuda.is_available() else built.model
+    policy.configure_model()
+    print(benchmark_policy(policy, built.datamodule.views, built.datamodule.batch_size))
+
+
+def _build(experiments: list[str]) -> LightningCLI:
+    """Trainer, policy and data module of experiment files, without a run.
+
+    Raises:
+        ValueError: If the files describe no policy.
+    """
+    built = run([f"--config={path}" for path in experiments], start=False)
+    if not isinstance(built.model, Policy):
+        raise ValueError(
+            f"{experiments} describe a {type(built.model).__name__}; a policy is needed, such as "
+            "experiments/maniskill.yaml with experiments/backbone/paligemma.yaml has."
+        )
+    return built
 
 
 def serve(
@@ -104,7 +187,13 @@ def benchmark_serving(
 COMMANDS: dict[str, Any] = {
     "collect": {"maniskill": collect_maniskill},
     "serve": serve,
-    "benchmark": {"data": benchmark_data, "serve": benchmark_serving},
+    "import-weights": import_weights,
+    "benchmark": {
+        "data": benchmark_data,
+        "serve": benchmark_serving,
+        "memory": benchmark_memory,
+        "speed": benchmark_speed,
+    },
 }
 
 
@@ -114,12 +203,28 @@ def _underscored(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
+def _folded(words: list[str]) -> list[str]:
+    """Files given one by one, ``--config a --config b``, become the list ``--experiments``."""
+    rest, files = [], []
+    following = iter(words)
+    for word in following:
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            files.append(value if equals else next(following, ""))
+        else:
+            rest.append(word)
+    return [*rest, f"--experiments={json.dumps(files)}"] if files else rest
+
+
 def _load(checkpoint: str) -> Policy:
     return load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def e0(args: list[str] | None = None) -> None:
-    """Run ``e0 collect | inspect | serve | benchmark``; users' errors come without a traceback."""
+    """Run ``e0 collect | inspect | serve | import-weights | benchmark``.
+
+    Users' errors come without a traceback.
+    """
     try:
         _e0(sys.argv[1:] if args is None else args)
     except (ValueError, ModuleNotFoundError) as error:
@@ -128,6 +233,8 @@ def e0(args: list[str] | None = None) -> None:
 
 def _e0(args: list[str]) -> None:
     args = [_underscored(word) for word in args]
+    if args[:1] == ["import-weights"] or args[:1] == ["benchmark"]:
+        args = _folded(args)
     if args[:1] == ["inspect"]:
         parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
         parser.add_argument("paths", nargs="+", help="HDF5 files, or addresses fsspec knows")

@@ -28,8 +28,6 @@ B, P = 2, 5
 def imported(tensors, **changes):
     policy = tiny_policy(**changes).eval()
     report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
-    with torch.no_grad():
-        policy.port.positions.zero_()
     return policy, report
 
 
@@ -117,7 +115,7 @@ def test_plain_norms_of_pi0_keep_their_function(prefix):
 
 def test_every_tensor_of_pi05_is_accounted_for():
     _, report = imported(tiny_pi05())
-    new = ("encoder.state.", "encoder.view_offset.", "port.positions")
+    new = ("encoder.state.", "encoder.view_offset.")
     assert all(name.startswith(new) for name in report.missing)
     assert any(line.startswith("expert.norm.modulation.weight <- ") for line in report.reshaped)
 

@@ -162,21 +162,25 @@ class Policy(pl.LightningModule):
             if self.weights is not None and running == "fit":
                 start_from(self, self.weights)
             self.fine_tuning.apply(self)
-        if running not in (None, "test"):
-            self._meet_data()
+        datamodule = None if running is None else getattr(self.trainer, "datamodule", None)
+        if running == "fit" and hasattr(datamodule, "contract"):
+            # Before weight averaging copies the policy, statistics and all.
+            self.meet(datamodule)
+        elif running != "test" and hasattr(datamodule, "contract"):
+            self._agree(datamodule.contract)
         # Weight averaging asks for the model before anyone else, and copies it: whole.
         if self.device_mesh is not None and self._is_set_up:
             shard(self, self.device_mesh["data_parallel"])
 
-    def _meet_data(self) -> None:
-        """Learn contract and statistics from the data module, before weights are copied."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        found = getattr(datamodule, "contract", None)
-        if found is None:
-            return
+    def meet(self, datamodule: Any) -> None:
+        """Learn contract and statistics from demonstrations, or refuse them if it has others.
+
+        Args:
+            datamodule: With a ``contract`` and ``action_windows()``, as ``RobotDemos`` has.
+        """
         is_new = self._contract is None
-        self._agree(found)
-        if is_new and self.trainer.state.fn == "fit":
+        self._agree(datamodule.contract)
+        if is_new:
             self._fit_statistics(datamodule)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

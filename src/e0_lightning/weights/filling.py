@@ -37,11 +37,14 @@ class Plan:
         architecture: Its name, for messages.
         places: Foreign name to place; a name that is absent has none.
         required: Pattern of our names that must be filled to the last row.
+        zeros: Ours that the architecture lacks, each with one of ours: where that is filled, the
+            first becomes zero and so does nothing.
     """
 
     architecture: str
     places: Mapping[str, Place]
     required: str
+    zeros: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,6 +105,11 @@ def fill(ours: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], plan
             report.unexpected.append(theirs)
         else:
             misfits.append(f"  {theirs}: {misfit}")
+    for name, beside in plan.zeros.items():
+        if name in ours and beside in filled:
+            ours[name].detach().zero_()
+            filled[name] = {0}
+            report.reshaped.append(f"{name} <- zero")
     _account(report, ours, plan, filled)
     _refuse(report, plan, misfits, names)
     return report
@@ -134,7 +142,7 @@ def _account(
     for name in ours:
         parts = len(filled.get(name, ()))
         # A part is enough where the plan does not ask for the rest, as for plain norms.
-        whole = parts > 0 and (parts == counts[name] or not needs_all.match(name))
+        whole = parts > 0 and (parts == counts.get(name, 1) or not needs_all.match(name))
         (report.loaded if whole else report.missing).append(name)
     total = sum(tensor.numel() for tensor in ours.values())
     report.share = sum(ours[name].numel() for name in report.loaded) / total

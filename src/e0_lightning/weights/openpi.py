@@ -17,6 +17,8 @@ NORMS = {
     "input_layernorm": "attention_norm.modulation",
     "post_attention_layernorm": "mlp_norm.modulation",
 }
+# Steps of a chunk tell themselves apart by their rotary positions alone.
+ZEROS = {"port.positions": "port.embed.weight"}
 PERIODS = (4e-3, 4.0)  # shortest and longest of the embedding of τ, in units of τ
 
 
@@ -40,8 +42,8 @@ def plan(names: Iterable[str]) -> Plan:
         if place is not None:
             places[name] = place
     if any("time_mlp_in" in name and "action" not in name for name in names):
-        return Plan("π0.5", places, rf"{REQUIRED}|expert\.")
-    return Plan("π0", places, rf"{REQUIRED}|expert\..*_proj\.")
+        return Plan("π0.5", places, rf"{REQUIRED}|expert\.", ZEROS)
+    return Plan("π0", places, rf"{REQUIRED}|expert\..*_proj\.", ZEROS)
 
 
 def _expert(name: str) -> Place | None:

@@ -1,0 +1,149 @@
+"""``e0 import-weights`` from end to end: file, checkpoint, act and fit."""
+
+import pytest
+import torch
+import yaml
+
+from e0_lightning.cli import e0, run
+from e0_lightning.policies.checkpoint import load_policy
+from e0_lightning.weights.openpi import plan
+
+from .weights_world import (
+    EXPERT_MLP,
+    EXPERT_WIDTH,
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    SIDE,
+    TEXT,
+    VISION_WIDTH,
+    tiny_paligemma,
+    tiny_pi05,
+    write,
+)
+
+
+def settings(demos, **changes):
+    """An experiment file over the demonstrations of the tests, its networks those of the files."""
+    depth = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
+    vision = {
+        "name": "vit_so400m_patch14_siglip_224",
+        "side": SIDE,
+        "model_args": {"global_pool": "", "act_layer": "gelu_tanh", **depth},
+    }
+    normalizer = {"class_path": "QuantileNormalizer", "init_args": {"dim": 8}}
+    return {
+        "trainer": {"accelerator": "cpu"},
+        "data": {
+            "class_path": "RobotDemos",
+            "init_args": {
+                "demos": [str(demos)],
+                "views": ["base_camera"],
+                "state": ["qpos"],
+                "horizon": 4,
+                "batch_size": 2,
+                "num_workers": 0,
+            },
+        },
+        "model": {
+            "class_path": "Regression",
+            "init_args": {
+                "encoder": {
+                    "vision": vision,
+                    "language": {"config": dict(TEXT)},
+                    "state_dim": 9,
+                },
+                "expert": {
+                    "width": EXPERT_WIDTH,
+                    "depth": LAYERS,
+                    "heads": HEADS,
+                    "kv_heads": 1,
+                    "head_dim": HEAD_DIM,
+                    "mlp": EXPERT_MLP,
+                },
+                "actions": {"horizon": 4, "normalizer": normalizer},
+            },
+        },
+    }
+
+
+def experiment(demos, folder, **changes):
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(settings(demos, **changes)))
+    return path
+
+
+def observation(policy):
+    (view,) = policy.contract.views
+    frame = torch.randint(0, 256, (1, 3, 128, 128), generator=torch.Generator().manual_seed(0))
+    return {
+        "images": {view: frame.to(torch.uint8)},
+        "instruction": ["push the cube"],
+        "state": torch.zeros(1, 9),
+    }
+
+
+def test_imported_weights_act_and_are_where_a_run_starts(demos, tmp_path, capsys):
+    config = experiment(demos, tmp_path)
+    tensors = tiny_pi05()
+    source = write(tensors, tmp_path / "model.safetensors")
+    out = tmp_path / "imported.ckpt"
+    e0(["import-weights", f"--source={source}", "--config", str(config), f"--out={out}"])
+    assert "loaded: expert.norm.modulation.weight" in capsys.readouterr().out
+    policy = load_policy(out)
+    assert policy.contract.control_mode == "pd_joint_pos"
+    acted = policy.act(observation(policy))
+    assert acted.shape == (1, 4, 8)
+    assert acted.isfinite().all()
+    torch.testing.assert_close(load_policy(out).act(observation(policy)), acted)
+    for name in ("encoder.projector.weight", "expert.layers.1.mlp.up_proj.weight"):
+        theirs = plan(tensors).places
+        (foreign,) = [key for key, place in theirs.items() if place.name == name]
+        assert torch.equal(policy.get_parameter(name), tensors[foreign])
+    ended = run(
+        [
+            "fit",
+            f"--config={config}",
+            f"--model.weights={out}",
+            "--trainer.max_steps=0",
+            "--trainer.logger=false",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            f"--trainer.default_root_dir={tmp_path}",
+        ]
+    )
+    for name, parameter in ended.model.named_parameters():
+        assert torch.equal(parameter, policy.get_parameter(name)), name
+
+
+def test_without_demonstrations_there_are_weights_but_no_contract(tmp_path, capsys):
+    config = experiment(tmp_path / "nothing.h5", tmp_path)
+    tiny_paligemma().save_pretrained(tmp_path / "paligemma")
+    out = tmp_path / "imported.ckpt"
+    source = tmp_path / "paligemma"
+    e0(["import-weights", f"--source={source}", f"--config={config}", f"--out={out}"])
+    assert "cannot act before" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no contract yet"):
+        _ = load_policy(out).contract
+
+
+def test_what_cannot_be_imported_is_said_without_a_traceback(demos, tmp_path):
+    config = experiment(demos, tmp_path)
+    torch.save({}, tmp_path / "model.bin")
+    with pytest.raises(SystemExit, match="pickle"):
+        e0(
+            [
+                "import-weights",
+                f"--source={tmp_path / 'model.bin'}",
+                f"--config={config}",
+                "--out=unwritten.ckpt",
+            ]
+        )
+
+
+def test_memory_is_counted_without_any(demos, tmp_path, capsys):
+    config = experiment(demos, tmp_path)
+    e0(["benchmark", "memory", f"--config={config}"])
+    printed = capsys.readouterr().out
+    assert "| expert |" in printed
+    assert "estimated peak" in printed
