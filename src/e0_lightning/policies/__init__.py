@@ -1,6 +1,7 @@
 """LightningModules, one method per file."""
 
 from e0_lightning.policies.autoregressive import Autoregressive
+from e0_lightning.policies.averaging import ShardedAveraging
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy, load_policy
 from e0_lightning.policies.e0 import E0
@@ -21,6 +22,7 @@ __all__ = [
     "MaskedDiffusion",
     "Policy",
     "Regression",
+    "ShardedAveraging",
     "build_policy",
     "load_policy",
 ]
