@@ -10,7 +10,16 @@ CONTROL := $(or $(CONTROL_$(TASK)),pd_joint_pos)
 CONFIGS := $(foreach file,experiments/maniskill.yaml $(wildcard experiments/task/$(TASK).yaml),--config $(file))
 CHECKPOINT = $$(ls -t runs/$(TASK)/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
 
-.PHONY: fit test lint types install renderer clean
+SUITE ?= libero_spatial libero_object libero_goal libero_10
+EPISODES ?= 50
+LIBERO_TASKS ?= [0,1,6]
+TASKS ?= null
+CONFIG ?= experiments/libero.yaml
+PLAY := --data.init_args.episodes.init_args
+space := $(subst ,, )
+comma := ,
+
+.PHONY: fit test lint types install renderer libero check-libero fit-libero eval-libero clean
 
 fit: install renderer data/maniskill/$(TASK).h5  ## demos, training, evaluation in the simulator
 	$(BIN)/lightning fit $(CONFIGS)
@@ -18,6 +27,28 @@ fit: install renderer data/maniskill/$(TASK).h5  ## demos, training, evaluation 
 
 data/maniskill/%.h5:
 	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --control_mode $(CONTROL) --out $@
+
+fit-libero: libero  ## demos of the scripted expert, training and evaluation on three tasks of LIBERO
+	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
+	$(BIN)/lightning fit --config experiments/libero.yaml
+	$(MAKE) eval-libero CKPT="$$(ls -t runs/libero/lightning_logs/*/checkpoints/last.ckpt | head -n 1)" \
+	  SUITE=libero_object TASKS='$(LIBERO_TASKS)'
+
+eval-libero: libero  ## CKPT=… [SUITE="libero_object …"] [EPISODES=50] [TASKS=[0,1]] [CAMERA='{azimuth: [-15, 0, 15]}']
+	@test -n "$(CKPT)" || { echo "say which policy: make eval-libero CKPT=path/to/last.ckpt"; exit 1; }
+	$(BIN)/lightning test $(foreach file,$(CONFIG),--config $(file)) --ckpt_path "$(CKPT)" \
+	  $(PLAY).suites '[$(subst $(space),$(comma),$(strip $(SUITE)))]' $(PLAY).tasks '$(TASKS)' \
+	  $(PLAY).episodes $(EPISODES) $(if $(CAMERA),$(PLAY).camera_offset '$(CAMERA)')
+
+check-libero: libero  ## build, reset, step and draw all tasks of LIBERO, with a table of times
+	$(BIN)/python -m e0_lightning.simulation.libero_check
+
+libero: .venv/libero  ## LIBERO's simulator; its assets come from $$LIBERO_ASSETS or the hub
+
+.venv/libero: pyproject.toml .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[libero-lean]'
+	$(BIN)/python -m pip install --quiet --no-deps hf-libero==0.1.4
+	@touch $@
 
 test: install renderer  ## the test suite, simulator included
 	$(BIN)/pytest
