@@ -139,3 +139,13 @@ def test_a_policy_over_tokens_takes_all_but_the_projections_of_actions():
         name.startswith(("port.", "encoder.state.", "encoder.view_offset."))
         for name in report.missing
     )
+
+
+def test_a_hybrid_takes_them_for_its_flow_tokens():
+    policy = tiny_policy("E0Hybrid")
+    tensors = tiny_pi05()
+    report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    assert report.unexpected == []
+    assert torch.equal(policy.flow_port.embed.weight, tensors["action_in_proj.weight"])
+    assert not policy.flow_port.positions.any()
+    assert policy.token_port.positions.any()

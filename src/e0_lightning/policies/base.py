@@ -231,7 +231,10 @@ class Policy(pl.LightningModule):
     ) -> None:
         values = {f"{stage}/{name}": value for name, value in losses.items()}
         self.log_dict(
-            {**values, f"{stage}/loss": total}, batch_size=batch_size, add_dataloader_idx=False
+            {**values, f"{stage}/loss": total},
+            batch_size=batch_size,
+            add_dataloader_idx=False,
+            sync_dist=stage == "val",
         )
 
     def _play(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:

@@ -23,7 +23,8 @@ def shard(policy: nn.Module, mesh: DeviceMesh) -> None:
     hooks that would gather a layer's weights again for the backward pass.
 
     Args:
-        policy: With its weights loaded; sharding it twice changes nothing.
+        policy: With its weights loaded, the same in every process, as from the same seed; sharding
+            it twice changes nothing.
         mesh: The processes among which a batch is split, in one dimension.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Place:
         change: What is done to it first.
         is_optional: It may stay behind where ours has no such tensor or another shape.
         is_vocabulary: Its rows are tokens, of which either side may have more.
+        otherwise: A tensor of ours that takes it where there is none of the first name.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Place:
     change: Callable[[Tensor], Tensor] | None = None
     is_optional: bool = False
     is_vocabulary: bool = False
+    otherwise: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def fill(ours: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], plan
         if place is None:
             report.unexpected.append(theirs)
             continue
+        if place.name not in ours and place.otherwise in ours:
+            place = replace(place, name=place.otherwise)
         misfit = _put(ours, place, tensor)
         if not misfit:
             filled.setdefault(place.name, set()).add(place.rows[0])

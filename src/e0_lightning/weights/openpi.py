@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ NORMS = {
     "post_attention_layernorm": "mlp_norm.modulation",
 }
 # Steps of a chunk tell themselves apart by their rotary positions alone.
-ZEROS = {"port.positions": "port.embed.weight"}
+ZEROS = {f"{port}.positions": f"{port}.embed.weight" for port in ("port", "flow_port")}
 PERIODS = (4e-3, 4.0)  # shortest and longest of the embedding of τ, in units of τ
 
 
@@ -76,11 +76,16 @@ def _outside(name: str) -> Place | None:
         case "time_mlp_out":
             return Place(f"expert.time.2.{kind}")
         case "action_in_proj":
-            return Place(f"port.embed.{kind}", is_optional=True)
+            return _of_flow(f"port.embed.{kind}")
         case "action_out_proj":
             # Its velocity points from actions to noise.
-            return Place(f"port.head.{kind}", change=torch.neg, is_optional=True)
+            return _of_flow(f"port.head.{kind}", torch.neg)
     return None
+
+
+def _of_flow(ours: str, change: Callable[[Tensor], Tensor] | None = None) -> Place:
+    """A projection of continuous actions: a flow's own, or that of a hybrid's flow tokens."""
+    return Place(ours, change=change, is_optional=True, otherwise=f"flow_{ours}")
 
 
 def _drop_gate(modulation: Tensor) -> Tensor:

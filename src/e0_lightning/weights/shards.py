@@ -82,7 +82,7 @@ def _open(shard: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(shard, framework="pt").__enter__()
+        return safe_open(shard, framework="pt")
     except SafetensorError as error:
         raise ValueError(
             f"{shard} is no whole safetensors file ({error}); download or copy it again."
