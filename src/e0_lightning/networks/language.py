@@ -116,7 +116,11 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: If the layers do not know how.
         """
-        layers = [x for x in self.model.modules() if isinstance(x, GradientCheckpointingLayer)]
+        layers: list[Any] = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, GradientCheckpointingLayer)
+        ]
         if not layers:
             raise ValueError(
                 f"The layers of {type(self.model).__name__} cannot be computed again; leave "

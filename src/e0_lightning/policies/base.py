@@ -162,7 +162,7 @@ class Policy(pl.LightningModule):
             if self.weights is not None and running == "fit":
                 start_from(self, self.weights)
             self.fine_tuning.apply(self)
-        datamodule = None if running is None else getattr(self.trainer, "datamodule", None)
+        datamodule: Any = None if running is None else getattr(self.trainer, "datamodule", None)
         if running == "fit" and hasattr(datamodule, "contract"):
             # Before weight averaging copies the policy, statistics and all.
             self.meet(datamodule)

@@ -137,4 +137,4 @@ def describe(policy: Policy, estimated: dict[str, float], measured: int | None) 
 
 def _storage(tensor: Tensor) -> int:
     """What tells storages apart, on the meta device as well."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
