@@ -94,9 +94,10 @@ def benchmark_memory(experiments: list[str]) -> None:
     """
     with torch.device("meta"):
         built = _build(experiments)
-    policy, data, trainer = built.model, built.datamodule, built.trainer
+    policy, data = built.model, built.datamodule
     policy.configure_model()
     batch = random_batch(policy, data.views, data.batch_size)
+    trainer: Any = built.trainer
     averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
     halved = "16" in str(trainer.precision)
     estimated, measured = estimate(policy, batch, averaged, halved), None
