@@ -7,8 +7,9 @@ from torch.utils.data import DataLoader
 
 from e0_lightning.simulation.base import Episode
 from e0_lightning.simulation.episodes import ManiSkillEpisodes
-from e0_lightning.simulation.report import RolloutReport, markdown, summarise
+from e0_lightning.simulation.report import RolloutReport
 from e0_lightning.simulation.rollout import RolloutBatch, Rollouts
+from e0_lightning.simulation.tables import markdown, summarise
 from e0_lightning.types import EpisodeResult
 
 

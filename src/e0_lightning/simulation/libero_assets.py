@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import tarfile
@@ -144,6 +145,8 @@ def load_package(assets: Path) -> None:
         folder = cache()
         os.environ["LIBERO_CONFIG_PATH"] = str(folder)
         _write_settings(folder, assets)
+    # It says three times in every process that a file of private settings is missing.
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     import libero.libero
 
     libero.libero._assets_path_cache = str(assets)

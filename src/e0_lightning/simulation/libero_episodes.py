@@ -30,6 +30,14 @@ MAX_STEPS = {
 STATES = 50
 """Initial states that LIBERO gives each task."""
 
+PUBLISHED = {
+    "libero_spatial": {"E0, published": 0.972, "π0.5, published": 0.954},
+    "libero_object": {"E0, published": 0.994, "π0.5, published": 0.984},
+    "libero_goal": {"E0, published": 0.950, "π0.5, published": 0.972},
+    "libero_10": {"E0, published": 0.922, "π0.5, published": 0.896},
+}
+"""Success in E0's paper (arXiv 2511.21542), 50 episodes a task."""
+
 DARK = (3, 3, 3)
 """From this version on MuJoCo draws LIBERO's floors darker, and published policies lose by it."""
 
@@ -102,7 +110,7 @@ class LiberoEpisodes(LightningDataModule):
         )
         about = self._about(played, assets, backend)
         folder = None if self.trainer is None else report_folder(self.trainer) / "videos"
-        batches = []
+        batches: list[RolloutBatch] = []
         for task in played:
             own = [
                 self._episode(task, seed, camera, folder)
@@ -142,6 +150,7 @@ class LiberoEpisodes(LightningDataModule):
             "num_envs": self.num_envs,
             "assets": assets.origin,
             "renderer": backend,
+            "published": {suite: PUBLISHED[suite] for suite in self.suites},
             "notes": notes(assets, found["mujoco"]),
             "versions": {**found, "cuda": torch.version.cuda or "none"},
         }

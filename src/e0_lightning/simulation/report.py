@@ -1,4 +1,4 @@
-"""What came of the episodes: a table, its figures as JSON, and a line per episode as it ends."""
+"""What came of the episodes: figures as JSON, tables, a page with videos, a line per episode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 
-from e0_lightning.metrics import wilson
+from e0_lightning.simulation.ledger import Ledger, fingerprint, key
+from e0_lightning.simulation.page import page
 from e0_lightning.simulation.rollout import RolloutBatch
+from e0_lightning.simulation.tables import by_camera, by_suite, markdown, summarise
+from e0_lightning.simulation.video import filmed, show
 from e0_lightning.types import EpisodeResult
 
 
@@ -21,14 +25,18 @@ class RolloutReport(Callback):
     """Reports the episodes of `lightning test`, and logs success while a policy is trained.
 
     In a test every finished episode is appended to ``episodes.jsonl`` at once; at the end
-    ``results.json`` and ``results.md`` follow, and the table is printed. An episode that broke off
-    counts as a failure and is listed. With several ranks an episode that two of them played, as
-    a distributed sampler makes them do to share evenly, counts once.
+    ``results.json``, ``results.md`` and ``results.html`` follow, and the table is printed. An
+    episode that broke off counts as a failure and is listed. With several ranks an episode that
+    two of them played, as a distributed sampler makes them do to share evenly, counts once.
+
+    A test that was stopped goes on: episodes that ``episodes.jsonl`` of the same folder already
+    tells of, for the same checkpoint and conditions, are not played again.
 
     In validation ``success/<task>`` is logged, to be plotted or monitored.
 
     Args:
-        folder: Where the files go; None for ``rollouts`` in the trainer's log directory.
+        folder: Where the files go; None for ``rollouts`` in the trainer's log directory, which is
+            a new one for each run, so that nothing is gone on with.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -36,16 +44,32 @@ class RolloutReport(Callback):
         self._results: list[EpisodeResult] = []
         self._about: dict[str, Any] = {}
         self._path = Path()
+        self._ledger = Ledger(Path(), None)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Begin anew, or where the same test was stopped."""
         self._results = []
         # Asking a trainer for its log directory is a collective call: every rank, once.
         self._path = report_folder(trainer) if self.folder is None else Path(self.folder)
+        checkpoint = None if trainer.ckpt_path is None else fingerprint(str(trainer.ckpt_path))
+        self._ledger = Ledger(self._path / "episodes.jsonl", checkpoint)
         if trainer.is_global_zero:
             self._path.mkdir(parents=True, exist_ok=True)
-            (self._path / "episodes.jsonl").write_text("")
+            if checkpoint is None:
+                self._ledger.path.write_text("")
         trainer.strategy.barrier()
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Tell the batch which of its episodes need not be played."""
+        if isinstance(batch, RolloutBatch):
+            batch.finished = self._ledger.finished(batch.about)
 
     def on_test_batch_end(
         self,
@@ -56,31 +80,31 @@ class RolloutReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the finished episodes down."""
+        """Write the episodes down that were played now."""
         results = self._take(outputs, batch)
-        with (self._path / "episodes.jsonl").open("a") as file:
-            file.writelines(json.dumps(asdict(result)) + "\n" for result in results)
+        known = batch.finished if isinstance(batch, RolloutBatch) else {}
+        self._ledger.add([each for each in results if key(each) not in known], self._about)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report."""
         results = _gathered(self._results)
         if not results:
             return
-        tasks = summarise(results)
-        self._log(pl_module, tasks)
+        self._log(pl_module, summarise(results))
         if trainer.is_global_zero:
-            found = {
-                "tasks": tasks,
-                "mean": sum(task["rate"] for task in tasks.values()) / len(tasks),
+            told = {
                 "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+                "checkpoint_sha256": self._ledger.checkpoint,
                 **self._about,
                 "versions": {**own_versions(), **self._about.get("versions", {})},
-                "episodes": [asdict(result) for result in results],
             }
-            (self._path / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-            text = markdown(found)
-            (self._path / "results.md").write_text(text)
-            print(f"\n{text}\n{self._path / 'results.md'}")
+            text = write(self._path, results, told)
+            print(f"\n{text}\n{self._path / 'results.html'}")
+            chosen = filmed([asdict(result) for result in results])
+            for logger in trainer.loggers:
+                for (task, outcome), episode in chosen.items():
+                    if isinstance(logger, TensorBoardLogger):
+                        show(logger.experiment, f"{task}/{outcome}", Path(episode["video"]))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew."""
@@ -123,48 +147,32 @@ def report_folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir) / "rollouts"
 
 
-def summarise(results: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
-    """Figures of each task: success with its 95 % interval, episodes, errors, mean steps."""
-    tasks = {}
-    for task in sorted({result.task for result in results}):
-        own = [result for result in results if result.task == task]
-        successes = sum(result.success for result in own)
-        tasks[task] = {
-            **wilson(successes, len(own))._asdict(),
-            "successes": successes,
-            "errors": sum(bool(result.error) for result in own),
-            "mean_steps": sum(result.steps for result in own) / len(own),
-        }
-    return tasks
+def write(folder: Path, results: Sequence[EpisodeResult], told: dict[str, Any]) -> str:
+    """Write ``results.json``, ``results.md`` and ``results.html``.
 
+    Args:
+        folder: Where to.
+        results: Every episode once.
+        told: What was run.
 
-def markdown(found: dict[str, Any]) -> str:
-    """The table of a report, what was run, and the episodes that broke off."""
-    caps = found.get("max_steps", {})
-    lines = [
-        "| task | success | 95 % interval | episodes | errors | mean steps | cap |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for task, figures in found["tasks"].items():
-        lines.append(
-            f"| {task} | {figures['rate']:.1%} | {figures['low']:.1%} – {figures['high']:.1%} "
-            f"| {figures['n']} | {figures['errors']} | {figures['mean_steps']:.0f} "
-            f"| {caps.get(task, '')} |"
-        )
-    if len(found["tasks"]) > 1:
-        lines.append(f"| mean of tasks | {found['mean']:.1%} | | | | | |")
-    settings = {
-        key: found[key]
-        for key in ("checkpoint", "first_seed", "replan", "num_envs")
-        if key in found
+    Returns:
+        The table.
+    """
+    tasks = summarise(results)
+    found = {
+        "tasks": tasks,
+        "mean": sum(task["rate"] for task in tasks.values()) / len(tasks),
+        "suites": by_suite(results),
+        "cameras": by_camera(results),
+        **told,
+        "episodes": [asdict(result) for result in results],
     }
-    lines += ["", *(f"- {key.replace('_', ' ')}: {value}" for key, value in settings.items())]
-    lines.append("- " + ", ".join(f"{name} {value}" for name, value in found["versions"].items()))
-    broken = [episode for episode in found["episodes"] if episode["error"]]
-    if broken:
-        lines += ["", "Episodes that broke off, counted as failures:"]
-        lines += [f"- {each['task']}, seed {each['seed']}: {each['error']}" for each in broken]
-    return "\n".join(lines) + "\n"
+    text = markdown(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "results.md").write_text(text)
+    (folder / "results.html").write_text(page(found))
+    return text
 
 
 def own_versions() -> dict[str, str]:
@@ -174,10 +182,10 @@ def own_versions() -> dict[str, str]:
 
 
 def _gathered(results: list[EpisodeResult]) -> list[EpisodeResult]:
-    """The results of all ranks, each episode once, ordered by task and seed."""
+    """The results of all ranks, each episode once, ordered by task, seed and camera."""
     everyone = [results]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         everyone = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(everyone, results)
-    once = {(each.task, each.seed): each for rank in everyone for each in rank}
-    return [once[key] for key in sorted(once)]
+    once = {key(each): each for rank in everyone for each in rank}
+    return [once[each] for each in sorted(once)]

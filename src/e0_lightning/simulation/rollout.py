@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from e0_lightning.simulation.base import Episode, MakeEnvironment, View
+from e0_lightning.simulation.ledger import Key, key
 from e0_lightning.simulation.processes import Worker
 from e0_lightning.simulation.stage import Answer, Refusal, Request, serve
 from e0_lightning.types import Actor, Contract, EpisodeResult, Observation
@@ -175,10 +176,15 @@ class RolloutBatch:
         self, rollouts: Rollouts, episodes: Sequence[Episode], about: dict[str, Any]
     ) -> None:
         self.rollouts, self.episodes, self.about = rollouts, tuple(episodes), about
+        self.finished: dict[Key, EpisodeResult] = {}
+        """Episodes that were played before and need not be again."""
 
     def run(self, actor: Actor) -> list[EpisodeResult]:
         """Play every episode to its end and return one result for each, in order."""
-        return self.rollouts.play(actor, self.episodes)
+        left = [episode for episode in self.episodes if key(episode) not in self.finished]
+        played = zip(left, self.rollouts.play(actor, left) if left else [], strict=True)
+        results = {**self.finished, **{key(episode): result for episode, result in played}}
+        return [results[key(episode)] for episode in self.episodes]
 
 
 def collate(views: Sequence[View]) -> Observation:

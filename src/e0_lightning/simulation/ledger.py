@@ -1,0 +1,90 @@
+"""Finished episodes on disk, so that an evaluation that is stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from e0_lightning.simulation.base import Episode
+from e0_lightning.types import EpisodeResult
+
+Key = tuple[str, int, tuple[float, ...]]
+"""Task (with its suite), seed or initial state, and displacement of the camera."""
+
+CONDITIONS = ("replan", "assets", "versions")
+"""What an episode depends on beside the checkpoint, its key and its cap, of what a report tells."""
+
+
+class Ledger:
+    """A line of JSON for each finished episode: what came of it, and of which checkpoint.
+
+    Lines of other checkpoints and conditions stay in the file, and count for nothing here.
+
+    Args:
+        path: The file, created with the first line.
+        checkpoint: Hash of the policy; None for one that has none, of which nothing is remembered.
+    """
+
+    def __init__(self, path: Path, checkpoint: str | None) -> None:
+        self.path, self.checkpoint = path, checkpoint
+
+    def finished(self, about: dict[str, Any]) -> dict[Key, EpisodeResult]:
+        """Episodes that were played to their end under these conditions; errors are not."""
+        if self.checkpoint is None or not self.path.exists():
+            return {}
+        known = {}
+        for line in self.path.read_text().splitlines():
+            entry = _parse(line)
+            if entry is None or entry["error"]:
+                continue
+            result = to_result(entry)
+            if entry["mark"] == self._mark(result, about):
+                known[key(result)] = result
+        return known
+
+    def add(self, results: Sequence[EpisodeResult], about: dict[str, Any]) -> None:
+        """Append finished episodes."""
+        lines = [{**asdict(each), "mark": self._mark(each, about)} for each in results]
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def _mark(self, result: EpisodeResult, about: dict[str, Any]) -> str:
+        cap = about.get("max_steps", {}).get(result.task)
+        conditions = {name: about.get(name) for name in CONDITIONS}
+        text = json.dumps([self.checkpoint, cap, conditions], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def key(episode: Episode | EpisodeResult) -> Key:
+    """What tells an episode from all others of a checkpoint."""
+    return episode.task, episode.seed, tuple(float(value) for value in episode.camera)
+
+
+def to_result(entry: dict[str, Any]) -> EpisodeResult:
+    """An episode as JSON has it."""
+    names = [each.name for each in fields(EpisodeResult)]
+    known = {name: entry[name] for name in names if name in entry}
+    return EpisodeResult(**{**known, "camera": tuple(entry.get("camera", (0.0, 0.0, 0.0)))})
+
+
+def fingerprint(path: str | Path) -> str:
+    """Hash of a checkpoint, a file or a folder of shards."""
+    whole, place = hashlib.sha256(), Path(path)
+    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    for each in files:
+        with each.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """A line, unless the process died while it was writing it."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return entry if "mark" in entry else None
