@@ -62,10 +62,10 @@ class Parts:
         """Take over one tried seed from the file `source`, which is moved away if it exists."""
         target = self.folder / f"seed_{seed}.h5"
         if source.exists():
-            _settle(source, target)
+            settle(source, target)
         written = source.with_name("sidecar.json")
         written.write_text(json.dumps(sidecar, indent=2))
-        _settle(written, target.with_suffix(".json"))
+        settle(written, target.with_suffix(".json"))
 
     def publish(self) -> int:
         """Write all finished episodes to `out` in the order of their seeds.
@@ -92,8 +92,8 @@ class Parts:
                     episodes.append({**episode, "episode_id": len(episodes)})
         written = merged.with_suffix(".json")
         written.write_text(json.dumps({**head, "episodes": episodes}, indent=2))
-        _settle(written, self.sidecar)
-        _settle(merged, self.out)
+        settle(written, self.sidecar)
+        settle(merged, self.out)
         return len(episodes)
 
     def clear(self) -> None:
@@ -138,7 +138,7 @@ def _load(path: Path) -> Sidecar:
         raise ValueError(f"{path} is not JSON ({error}); move it and its .h5 file away") from error
 
 
-def _settle(source: Path, target: Path) -> None:
+def settle(source: Path, target: Path) -> None:
     """Flush `source` to the disk, give it its final name, and flush that."""
     _flush(source)
     os.replace(source, target)

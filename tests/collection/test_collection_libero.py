@@ -1,0 +1,158 @@
+import importlib.util
+import os
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from e0_lightning.collection.libero import collect
+from e0_lightning.collection.libero_expert import wanted
+from e0_lightning.collection.libero_parts import LiberoParts
+from e0_lightning.collection.libero_record import Demonstrator
+from e0_lightning.data.demos import open_demos
+from e0_lightning.simulation import rendering
+from e0_lightning.simulation.libero import tasks
+from e0_lightning.simulation.libero_assets import find_assets
+
+BUTTER = "libero_object/pick_up_the_butter_and_place_it_in_the_basket"
+
+
+def demonstration(folder, seed):
+    """A finished demonstration, as a worker leaves it."""
+    path = folder / "demonstration.hdf5"
+    with h5py.File(path, "w") as file:
+        demo = file.create_group("data/demo_0")
+        file["data"].attrs["problem_info"] = "{}"
+        demo.attrs["seed"], demo.attrs["num_samples"] = seed, 4
+        demo["actions"] = np.full((4, 7), seed, np.float64)
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return LiberoParts(tmp_path / "butter_demo.hdf5")
+
+
+def test_parts_survive_and_are_published_in_the_order_of_their_seeds(parts, tmp_path):
+    for seed in (11, 2):
+        parts.add(seed, demonstration(tmp_path, seed), "")
+    parts.add(5, tmp_path / "demonstration.hdf5", "it fell")
+    again = LiberoParts(parts.out)  # as another process would find it
+    assert list(again.succeeded()) == [2, 11]
+    assert again.failed() == {5: "it fell"}
+    assert again.publish() == 2
+    with h5py.File(parts.out) as file:
+        assert [file[f"data/demo_{n}/actions"][0, 0] for n in (0, 1)] == [2, 11]
+        assert (file["data"].attrs["num_demos"], file["data"].attrs["total"]) == (2, 8)
+        assert file["data"].attrs["problem_info"] == "{}"
+
+
+def test_a_published_file_is_extended(parts, tmp_path):
+    parts.add(3, demonstration(tmp_path, 3), "")
+    parts.publish()
+    parts.clear()
+    again = LiberoParts(parts.out)
+    again.add(1, demonstration(tmp_path, 1), "")
+    assert again.publish() == 2
+    with h5py.File(parts.out) as file:
+        assert [file[f"data/demo_{n}"].attrs["seed"] for n in (0, 1)] == [1, 3]
+
+
+def test_a_file_of_someone_else_is_left_alone(tmp_path):
+    with h5py.File(tmp_path / "butter_demo.hdf5", "w") as file:
+        file["data/demo_0/actions"] = np.zeros((4, 7))
+    with pytest.raises(ValueError, match="did not write"):
+        LiberoParts(tmp_path / "butter_demo.hdf5")
+
+
+class World:
+    """A task with the goals given."""
+
+    def __init__(self, *goals):
+        self.env = self
+        self.parsed_problem = {"goal_state": goals}
+
+
+def test_the_expert_knows_what_it_can_do():
+    assert wanted(World(["In", "butter_1", "basket_1_region"])) == ("butter_1", "basket_1_region")
+    with pytest.raises(ValueError, match=r"this task wants: Open drawer_1$"):
+        wanted(World(["Open", "drawer_1"]))
+    with pytest.raises(ValueError, match="On a b and On c d"):
+        wanted(World(["On", "a", "b"], ["On", "c", "d"]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"suite": "libero_subject"}, "no suite"), ({"suite": ""}, "no suite")],
+    ids=["name", "empty"],
+)
+def test_a_suite_that_does_not_exist_is_refused(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        collect(**wrong, out=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def assets():
+    """LIBERO's assets, or a skip; nothing is downloaded for a test."""
+    if importlib.util.find_spec("libero") is None:
+        pytest.skip("LIBERO is not installed: pip install 'e0-lightning[libero]'")
+    if not os.environ.get("LIBERO_ASSETS"):
+        pytest.skip("LIBERO_ASSETS does not say where LIBERO's assets are")
+    try:
+        rendering.offscreen()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    return find_assets()
+
+
+@pytest.fixture(scope="module")
+def collected(assets, tmp_path_factory):
+    out = tmp_path_factory.mktemp("libero")
+    place = tasks("libero_object").index(BUTTER)
+    return collect("libero_object", out, [place], episodes=2, image_size=64, workers=1)[0]
+
+
+def test_demonstrations_are_read_like_official_ones(collected):
+    file = open_demos(str(collected), ["agentview"], ["ee_pos", "ee_ori", "gripper_states"])
+    assert file.layout.dialect == "LIBERO"  # recorded after the action, and found to be so
+    assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
+    assert file.contract.views == {"agentview": 64}
+    assert [demo.name for demo in file.demos()] == ["demo_0", "demo_1"]
+    steps = file.demos()[0].steps
+    gripper = file.states("demo_0", 0, steps)[:, 6]
+    assert gripper[0] > 0.03  # begins open
+    assert gripper[-1] > 0.03  # ends open: the object was let go
+    assert gripper.min() < 0.03
+    cameras = file.cameras("demo_0")
+    assert cameras["agentview"].field == pytest.approx(45)
+
+
+def test_the_recorded_actions_lead_to_the_recorded_poses(collected, assets):
+    with pytest.MonkeyPatch.context() as patch, h5py.File(collected) as file:
+        for name in ("LIBERO_CONFIG_PATH", "MUJOCO_GL", "PYOPENGL_PLATFORM"):
+            patch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+            patch.delenv(name)
+        demo = file["data/demo_1"]
+        stage = Demonstrator(64, rendering.offscreen(), assets.path)
+        environment = stage._of(BUTTER)
+        environment.scatter(int(demo.attrs["seed"]))
+        np.testing.assert_array_equal(environment.world.get_sim_state(), demo["states"][0])
+        for action, pose in zip(demo["actions"], demo["obs/ee_pos"], strict=True):
+            seen, _, success, _ = environment.world.step(action)
+            np.testing.assert_array_equal(seen["robot0_eef_pos"], pose)
+        assert success
+        environment.close()
+
+
+def test_an_interrupted_collection_goes_on(collected, tmp_path):
+    """One demonstration is there, the folder of a dead worker too; one more is wanted."""
+    folder = tmp_path / "libero_object"
+    folder.mkdir()
+    (folder / "unfinished_dead").mkdir()
+    shutil.copy(collected, folder / collected.name)
+    place = tasks("libero_object").index(BUTTER)
+    collect("libero_object", tmp_path, [place], episodes=3, image_size=64, workers=1)
+    with h5py.File(folder / collected.name) as file:
+        assert [file[f"data/demo_{n}"].attrs["seed"] for n in range(3)] == [0, 1, 2]
+    assert not list(folder.glob("*.parts")) + list(folder.glob("unfinished_*"))
