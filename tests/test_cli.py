@@ -54,3 +54,27 @@ def test_collect_names_a_task_that_does_not_exist(tmp_path):
     command = ["collect", "maniskill", "--task=PushCubes-v1", "--episodes=1"]
     with pytest.raises(SystemExit, match=r"did you mean PushCube-v1"):
         e0([*command, f"--out={tmp_path / 'demos.h5'}"])
+
+
+def test_the_command_line_wins_over_the_checkpoint_and_says_so(demos, tmp_path):
+    experiment = Path(__file__).parent.parent / "experiments" / "maniskill.yaml"
+    common = [
+        f"--config={experiment}",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.limit_val_batches=1",
+        f"--trainer.default_root_dir={tmp_path}",
+        f"--data.demos=[{demos}]",
+        "--data.batch_size=2",
+        "--data.num_workers=0",
+        "--data.validation=0.4",
+        "--data.episodes=null",
+    ]
+    path = tmp_path / "trained.ckpt"
+    options = ["--trainer.max_steps=1", "--trainer.enable_checkpointing=false"]
+    run(["fit", *common, *options, "--trainer.callbacks=null"]).trainer.save_checkpoint(path)
+    wanted = ["--model.sampler=ArgmaxSampler", "--trainer.callbacks=null", f"--ckpt_path={path}"]
+    with pytest.warns(UserWarning, match=r"sampler\.class_path is .*Argmax.* trained with .*Tweed"):
+        ended = run(["validate", *common, *wanted])
+    assert type(ended.model.sampler).__name__ == "ArgmaxSampler"

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from jsonargparse import ArgumentParser, auto_cli
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningCLI
+from lightning.pytorch.utilities import rank_zero_warn
 
 import e0_lightning  # noqa: F401  # bare class names in YAML are those already imported
+from e0_lightning.collection.libero import collect as collect_libero
 from e0_lightning.collection.maniskill import collect as collect_maniskill
 from e0_lightning.data.benchmark import benchmark as benchmark_data
 from e0_lightning.data.inspect import inspect
@@ -25,9 +28,48 @@ from e0_lightning.policies.memory import describe, estimate, measure, random_bat
 from e0_lightning.serving.batching import Limits
 from e0_lightning.serving.benchmark import benchmark as benchmark_actor
 from e0_lightning.serving.server import serve as serve_actor
+from e0_lightning.simulation.merge import merge as merge_reports
 from e0_lightning.weights.filling import fill
 from e0_lightning.weights.openpi import plan as plan_import
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
+
+
+class CommandLine(LightningCLI):
+    """Lightning's, where the model that was asked for is the one that runs.
+
+    Lightning lets the settings in a checkpoint win over the command line without a word, so that
+    ``--model.init_args.sampler`` next to ``--ckpt_path`` would do nothing. Here the command line
+    wins, and every difference is named.
+    """
+
+    def _parse_ckpt_path(self) -> None:
+        verb = self.config.get("subcommand")
+        given = verb and self.config.get(verb)
+        path = given and given.get("ckpt_path")
+        if not path or not Path(path).is_file():
+            return
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved = dict(checkpoint.get("hyper_parameters", {}))
+        if "_class_path" not in saved:
+            return
+        tree = {"class_path": saved.pop("_class_path"), "init_args": saved}
+        own, theirs = _leaves(given["model"].as_dict()), _leaves(tree)
+        for name in sorted(own.keys() | theirs.keys() - {"init_args._instantiator"}):
+            if own.get(name) != theirs.get(name):
+                rank_zero_warn(
+                    f"model.{name} is {own.get(name)} as asked for; "
+                    f"the checkpoint was trained with {theirs.get(name)}."
+                )
+
+
+def _leaves(tree: Any, name: str = "") -> dict[str, Any]:
+    """Dotted names and values of a tree of dicts, without what is not set."""
+    if not isinstance(tree, dict):
+        return {} if tree is None else {name: tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{name}.{key}" if name else key)
+    return leaves
 
 
 def main() -> None:
@@ -47,7 +89,7 @@ def run(args: ArgsType = None, start: bool = True) -> LightningCLI:
     """
     # Said once for every fit with weight averaging; it concerns sharded models only.
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
-    return LightningCLI(
+    return CommandLine(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -186,7 +228,8 @@ def benchmark_serving(
 
 
 COMMANDS: dict[str, Any] = {
-    "collect": {"maniskill": collect_maniskill},
+    "collect": {"libero": collect_libero, "maniskill": collect_maniskill},
+    "merge": merge_reports,
     "serve": serve,
     "import-weights": import_weights,
     "benchmark": {
