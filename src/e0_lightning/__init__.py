@@ -30,6 +30,7 @@ from e0_lightning.policies.masked_diffusion import MaskedDiffusion
 from e0_lightning.policies.optimization import CosineAdamW
 from e0_lightning.policies.regression import Regression
 from e0_lightning.simulation.episodes import ManiSkillEpisodes
+from e0_lightning.simulation.libero_episodes import LiberoEpisodes
 from e0_lightning.simulation.report import RolloutReport
 from e0_lightning.types import Batch, Contract, Observation
 
@@ -48,6 +49,7 @@ __all__ = [
     "E0Hybrid",
     "FlowMatching",
     "LanguageModel",
+    "LiberoEpisodes",
     "ManiSkillEpisodes",
     "MaskedDiffusion",
     "MeanStdNormalizer",
