@@ -51,6 +51,33 @@ def test_gradients_flow_through_the_cache(language):
     assert language.model.get_input_embeddings().weight.grad.abs().max() > 0
 
 
+def test_weights_that_no_key_or_value_depends_on_are_not_trained(language):
+    embedded, mask = language.embed(["push"], torch.device("cpu"))
+    keys, values = language(embedded, mask)
+    sum(part.sum() for part in (*keys, *values)).backward()
+    idle = {name for name, p in language.model.named_parameters() if p.grad is None}
+    assert idle == {n for n, p in language.model.named_parameters() if not p.requires_grad}
+    assert "norm.weight" in idle
+
+
+def test_layers_recomputed_give_the_same_gradients(language):
+    embedded, mask = language.embed(["push the cube", "stop"], torch.device("cpu"))
+
+    def gradients():
+        language.zero_grad()
+        keys, values = language(embedded.detach().requires_grad_(), mask)
+        sum(part.square().sum() for part in (*keys, *values)).backward()
+        return {n: p.grad for n, p in language.model.named_parameters() if p.grad is not None}
+
+    language.train()
+    plain = gradients()
+    language.recompute()
+    again = gradients()
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_layers_equal_transformers_own_with_an_open_mask():
     torch.manual_seed(0)
     language = LanguageModel(config={"model_type": "llama", **SHAPE}).eval()

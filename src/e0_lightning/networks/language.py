@@ -54,6 +54,8 @@ class LanguageModel(nn.Module):
             self.model = AutoModel.from_pretrained(name).train()
         else:
             self.model = AutoModel.from_config(_config(dict(config or {}), len(self.tokenizer)))
+        for weight in _idle(self.model):
+            self.model.get_parameter(weight).requires_grad_(False)
         self.max_tokens = max_tokens
         text = self.model.config.get_text_config()
         self.width: int = text.hidden_size
@@ -158,6 +160,22 @@ class _Recorder(DynamicCache):
         """Record a layer's keys and values, and hand them back for its attention."""
         self.recorded.setdefault(layer_idx, (key_states, value_states))
         return key_states, value_states
+
+
+def _idle(model: Any) -> list[str]:
+    """Names of weights that no key and no value depends on: what follows them in the last layer.
+
+    An optimizer has nothing to do with them, and strategies that share gradients wait for theirs.
+    """
+    with torch.device("meta"):
+        imagined = AutoModel.from_config(model.config)
+        embedded = torch.zeros(1, 2, model.config.get_text_config().hidden_size)
+        recorder: Any = _Recorder()
+        imagined(inputs_embeds=embedded, past_key_values=recorder, use_cache=False)
+        sum(part.sum() for pair in recorder.recorded.values() for part in pair).backward()
+    words = imagined.get_input_embeddings().weight
+    weights = imagined.named_parameters()
+    return [name for name, weight in weights if weight.grad is None and weight is not words]
 
 
 def _tokenizer(choice: str) -> Any:

@@ -21,7 +21,7 @@ from e0_lightning.actions.statistics import RunningQuantiles
 from e0_lightning.metrics import ActionError, SuccessRate
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.fine_tuning import FineTuning, start_from
-from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.policies.optimization import CosineAdamW, name_states
 from e0_lightning.policies.sharding import shard
 from e0_lightning.policies.throughput import Throughput
 from e0_lightning.policies.tree import self_contained
@@ -213,6 +213,9 @@ class Policy(pl.LightningModule):
         if "hyper_parameters" in checkpoint:
             tree = checkpoint["hyper_parameters"]
             checkpoint["hyper_parameters"] = self_contained(dict(tree), self.encoder.language)
+        if checkpoint.get("optimizer_states"):
+            named = [name_states(s, self._numbered()) for s in checkpoint["optimizer_states"] if s]
+            checkpoint["optimizer_states"] = named
         if self._contract is not None:
             checkpoint["contract"] = self._contract.as_dict()
 
@@ -220,6 +223,14 @@ class Policy(pl.LightningModule):
         """Take the checkpoint's contract, or refuse it next to data of another."""
         if "contract" in checkpoint:
             self._agree(Contract(**checkpoint["contract"]), "the checkpoint")
+
+    def _numbered(self) -> list[str]:
+        """Names of the weights in the order of the numbers that the strategy gives them."""
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        if self.device_mesh is not None:
+            return list(names.values())
+        groups = self.trainer.optimizers[0].param_groups
+        return [names[parameter] for group in groups for parameter in group["params"]]
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         normalised = self.actions.normalise(batch["actions"], batch["state"])

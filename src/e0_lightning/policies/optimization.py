@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -77,3 +77,22 @@ class CosineAdamW:
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
         }
+
+
+def name_states(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Put the names of weights in place of their numbers in the state of an optimizer.
+
+    Strategies number weights in different orders; a name means the same under each.
+
+    Args:
+        state: ``state_dict`` of an optimizer, or nothing, as processes have that do not save.
+        names: Name of each number.
+    """
+    if not all(isinstance(number, int) for number in state.get("state", {})):
+        return state
+    groups = [
+        group | {"params": [names[number] for number in group["params"]]}
+        for group in state.get("param_groups", [])
+    ]
+    values = {names[number]: value for number, value in state.get("state", {}).items()}
+    return state | {"state": values, "param_groups": groups}
