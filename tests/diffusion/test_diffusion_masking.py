@@ -15,11 +15,14 @@ def one_hot_logits(tokens, num_bins, strength=10.0):
 
 
 class TwoModes:
-    """The exact posterior over chunks that are all 2, with probability 0.7, or all 5."""
+    """The exact posterior over chunks that are all 2, with a given probability, or all 5."""
+
+    def __init__(self, share):
+        self.prior = torch.tensor([share, 1 - share])
 
     def __call__(self, tokens):
         seen = torch.stack([(tokens == 2).sum(dim=1), (tokens == 5).sum(dim=1)], dim=1)
-        chunk = (torch.tensor([0.7, 0.3]).log() + 30.0 * seen).log_softmax(dim=-1)
+        chunk = (self.prior.log() + 30.0 * seen).log_softmax(dim=-1)
         logits = torch.full((*tokens.shape, 8), -torch.inf)
         logits[..., [2, 5]] = chunk[:, None].expand(*tokens.shape, 2)
         return logits
@@ -98,9 +101,15 @@ def test_a_token_that_is_doubted_is_hidden_and_chosen_again(floor, drop):
 
 
 def test_one_token_a_round_keeps_chunks_whole():
-    drawn = ConfidenceSampler(num_steps=12)(TwoModes(), TokenMasking(8), (500, 6), seeded())
+    drawn = ConfidenceSampler(num_steps=12)(TwoModes(0.5), TokenMasking(8), (500, 6), seeded())
     assert set(drawn.unique().tolist()) == {2, 5}
     assert (drawn == drawn[:, :1]).all()
+
+
+def test_confidence_drifts_to_the_likelier_mode():
+    drawn = ConfidenceSampler(num_steps=12)(TwoModes(0.7), TokenMasking(8), (500, 6), seeded())
+    # A chunk is all 5 only where every one of its first draws is: 0.3^6 of them.
+    assert (drawn == 2).float().mean() > 0.98
 
 
 def test_a_generator_decides_every_draw():
