@@ -110,3 +110,10 @@ def test_long_instruction_is_refused_not_cut():
 def test_config_and_name_exclude_each_other():
     with pytest.raises(ValueError, match="either config"):
         LanguageModel()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_can_be_built_where_gradients_are_off(mode):
+    with mode():
+        language = LanguageModel(config={"model_type": "llama", **SHAPE})
+    assert any(not weight.requires_grad for weight in language.parameters())

@@ -167,7 +167,8 @@ def _idle(model: Any) -> list[str]:
 
     An optimizer has nothing to do with them, and strategies that share gradients wait for theirs.
     """
-    with torch.device("meta"):
+    # Whoever builds a policy may be in a block without gradients.
+    with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
         imagined = AutoModel.from_config(model.config)
         embedded = torch.zeros(1, 2, model.config.get_text_config().hidden_size)
         recorder: Any = _Recorder()
