@@ -136,6 +136,17 @@ def test_probability_is_the_share_of_images_turned():
     assert torch.equal(same, ~turned)
 
 
+def test_told_is_the_share_of_turns_whose_offset_is_written():
+    given = batch(size=400)
+    told = perturbed(ViewpointPerturbation(), given)
+    found = perturbed(ViewpointPerturbation(told=0.25), given)
+    assert torch.equal(found["images"]["base_camera"], told["images"]["base_camera"])
+    written = found["view_offset"]["base_camera"].any(dim=-1)
+    assert 0.2 < written.float().mean() < 0.3
+    kept = told["view_offset"]["base_camera"]
+    assert torch.equal(found["view_offset"]["base_camera"][written], kept[written])
+
+
 def test_an_offset_the_batch_brings_is_added_to():
     brought = torch.full((4, 3), 0.5)
     given = batch(view_offset={"base_camera": brought})
@@ -192,6 +203,7 @@ def test_a_batch_without_images_is_refused():
     [
         ({"max_yaw": 90.0}, "max_yaw is 90"),
         ({"probability": 1.5}, "probability is 1.5"),
+        ({"told": -0.5}, "told is -0.5"),
         ({"fov": 0.0}, "between 0 and 180"),
         ({"fov": {"base_camera": 200.0}}, "between 0 and 180"),
         ({"log_every_n_steps": 0}, "starts at 1"),

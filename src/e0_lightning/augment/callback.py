@@ -40,10 +40,12 @@ class ViewpointPerturbation(Callback):
         fov: Field of view between opposite edges, degrees, of every view or by view; read only for
             views whose intrinsics the batch does not carry.
         probability: Share of images that are turned.
+        told: Share of them whose offset is written; the others keep zero, as a camera does at
+            deployment that nobody measured. 1 is the paper's.
         log_every_n_steps: How often images and their warps go to TensorBoard.
 
     Raises:
-        ValueError: If a limit, the field of view, the probability or the interval is out of range.
+        ValueError: If a limit, the field of view, a share or the interval is out of range.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class ViewpointPerturbation(Callback):
         views: list[str] | None = None,
         fov: float | dict[str, float] | None = None,
         probability: float = 1.0,
+        told: float = 1.0,
         log_every_n_steps: int = 1000,
     ) -> None:
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability is {probability}; it is a share, from 0 to 1.")
+        for name, share in (("probability", probability), ("told", told)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share}; it is a share, from 0 to 1.")
         if log_every_n_steps < 1:
             raise ValueError(f"log_every_n_steps is {log_every_n_steps}; it starts at 1.")
         for angle in fov.values() if isinstance(fov, dict) else [fov]:
@@ -66,6 +70,7 @@ class ViewpointPerturbation(Callback):
         self.views = views
         self.fov = fov
         self.probability = probability
+        self.told = told
         self.log_every_n_steps = log_every_n_steps
         self._trusted: set[str] = set()
 
@@ -91,10 +96,11 @@ class ViewpointPerturbation(Callback):
             offsets.setdefault(view, torch.zeros(len(image), 3, device=image.device))
         for view in self._chosen(list(images)):
             original = images[view]
-            yaw, pitch = self._draw(trainer, batch_idx, view, original)
+            yaw, pitch, told = self._draw(trainer, batch_idx, view, original)
             intrinsics = self._intrinsics(batch, view, original)
             images[view], _ = self.warp.warp(original, yaw, pitch, intrinsics)
-            offsets[view] = offsets[view] + torch.stack((yaw * 0, yaw, pitch), dim=-1)
+            turn = torch.stack((yaw * 0, yaw, pitch), dim=-1)
+            offsets[view] = offsets[view] + turn * told[:, None]
             self._log(trainer, view, original, images[view])
         # New dicts: whoever else holds the batch's own still finds the images as they were.
         batch["images"], batch["view_offset"] = images, offsets
@@ -117,8 +123,11 @@ class ViewpointPerturbation(Callback):
 
     def _draw(
         self, trainer: Trainer, batch_idx: int, view: str, images: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Yaw and pitch ``(B,)`` on the images' device; drawn on the CPU, the same everywhere."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Yaw, pitch, and whether they are told, ``(B,)`` on the images' device.
+
+        Drawn on the CPU, the same everywhere.
+        """
         name = zlib.crc32(view.encode())
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         source = [seed, trainer.global_step, batch_idx, trainer.global_rank, name]
@@ -126,8 +135,9 @@ class ViewpointPerturbation(Callback):
         generator = torch.Generator().manual_seed(int(state[0]) >> 1)
         yaw, pitch = self.warp.sample(len(images), generator)
         turned = torch.rand(len(images), generator=generator) < self.probability
-        yaw, pitch = (torch.stack((yaw, pitch)) * turned).to(images.device)
-        return yaw, pitch
+        told = torch.rand(len(images), generator=generator) < self.told
+        yaw, pitch, told = torch.stack((yaw * turned, pitch * turned, told)).to(images.device)
+        return yaw, pitch, told
 
     def _intrinsics(self, batch: Batch, view: str, images: Tensor) -> Tensor:
         """Camera matrices ``(B, 3, 3)`` of a view, from the batch or else the field of view."""
