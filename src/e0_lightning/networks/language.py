@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from functools import partial
 from typing import Any
@@ -57,6 +58,7 @@ class LanguageModel(nn.Module):
         for weight in _idle(self.model):
             self.model.get_parameter(weight).requires_grad_(False)
         self.max_tokens = max_tokens
+        self.cache_name = _cache_name(self.model)
         text = self.model.config.get_text_config()
         self.width: int = text.hidden_size
         self.depth: int = text.num_hidden_layers
@@ -105,9 +107,9 @@ class LanguageModel(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=allowed.expand(-1, 1, mask.shape[1], -1),
             position_ids=mask.long().cumsum(dim=-1).sub(1).clamp(min=0),
-            past_key_values=recorder,
             # Asks for no cache besides the one that is given.
             use_cache=False,
+            **{self.cache_name: recorder},
         )
         keys, values = zip(*recorder.recorded.values(), strict=True)
         return keys, values
@@ -162,6 +164,11 @@ class _Recorder(DynamicCache):
         return key_states, value_states
 
 
+def _cache_name(model: Any) -> str:
+    """What a decoder calls its cache: ``past_key_values`` until transformers renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def _idle(model: Any) -> list[str]:
     """Names of weights that no key and no value depends on: what follows them in the last layer.
 
@@ -172,7 +179,7 @@ def _idle(model: Any) -> list[str]:
         imagined = AutoModel.from_config(model.config)
         embedded = torch.zeros(1, 2, model.config.get_text_config().hidden_size)
         recorder: Any = _Recorder()
-        imagined(inputs_embeds=embedded, past_key_values=recorder, use_cache=False)
+        imagined(inputs_embeds=embedded, use_cache=False, **{_cache_name(imagined): recorder})
         sum(part.sum() for pair in recorder.recorded.values() for part in pair).backward()
     words = imagined.get_input_embeddings().weight
     weights = imagined.named_parameters()
