@@ -110,7 +110,9 @@ def assets():
 def collected(assets, tmp_path_factory):
     out = tmp_path_factory.mktemp("libero")
     place = tasks("libero_object").index(BUTTER)
-    return collect("libero_object", out, [place], episodes=2, image_size=64, workers=1)[0]
+    file = collect("libero_object", out, [place], episodes=2, image_size=64, workers=1)[0]
+    assert sorted(path.name for path in file.parent.iterdir()) == [".lock", file.name]
+    return file
 
 
 def test_demonstrations_are_read_like_official_ones(collected):
