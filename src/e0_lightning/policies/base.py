@@ -241,7 +241,7 @@ class Policy(pl.LightningModule):
     def _play(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:
         seed(batch_idx, self.global_rank)
         results = batch.run(self)
-        self.success.update(torch.tensor([result.success for result in results]))
+        self.success.update(results)
         return results
 
     def _agree(self, found: Contract, source: str = "the data") -> None:
