@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from e0_lightning.metrics import ActionError, SuccessRate, TokenAccuracy
+from e0_lightning.types import EpisodeResult
 
 
 def test_accuracy_is_counted_by_noise_level():
@@ -50,6 +52,10 @@ def test_action_error_of_no_valid_step_is_not_a_number():
     assert metric.compute().isnan().all()
 
 
+def played(successes, first_seed=0):
+    return [EpisodeResult("push", first_seed + i, ok, 1) for i, ok in enumerate(successes)]
+
+
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
     [
@@ -61,23 +67,32 @@ def test_action_error_of_no_valid_step_is_not_a_number():
 )
 def test_success_rate_has_wilsons_interval(successes, n, low, high):
     metric = SuccessRate()
-    metric.update(torch.arange(n) < successes)
+    metric.update(played(seed < successes for seed in range(n)))
     found = metric.compute()
     assert found.rate == pytest.approx(successes / n)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
     assert found.n == n
 
 
+def test_an_episode_that_is_played_twice_counts_once():
+    metric = SuccessRate()
+    metric.update(played([True, False]))
+    metric.update(played([True, False]))
+    moved = [replace(each, camera=(15.0, 0.0, 0.0)) for each in played([True])]
+    metric.update([*moved, EpisodeResult("pick", 0, False, 1)])
+    assert (metric.compute().rate, metric.compute().n) == (0.5, 4)
+
+
 def test_success_rate_adds_up_over_batches():
     metric = SuccessRate()
-    metric.update(torch.tensor([True, False]))
-    metric.update(torch.tensor([True]))
+    metric.update(played([True, False]))
+    metric.update(played([True], first_seed=2))
     assert (metric.compute().rate, metric.compute().n) == (pytest.approx(2 / 3), 3)
 
 
 def test_success_rate_without_an_episode_says_nothing():
     metric = SuccessRate()
-    metric.update(torch.zeros(0, dtype=torch.bool))
+    metric.update([])
     rate, low, high, n = metric.compute()
     assert math.isnan(rate)
     assert (low, high, n) == (0.0, 1.0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from e0_lightning.types import EpisodeResult
 
 
 class TokenAccuracy(Metric):
@@ -121,26 +125,36 @@ def wilson(successes: int, n: int) -> Proportion:
 
 
 class SuccessRate(Metric):
-    """Share of episodes that succeeded, with its interval, over all ranks."""
+    """Share of episodes that succeeded, with its interval, over all ranks.
+
+    An episode counts once, though a distributed sampler lets two ranks play it to share evenly;
+    then what the later rank saw counts.
+    """
 
     full_state_update = False
-    successes: Tensor
-    count: Tensor
+    episodes: list[Tensor]
+    successes: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("successes", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("episodes", [], dist_reduce_fx="cat")
+        self.add_state("successes", [], dist_reduce_fx="cat")
 
-    def update(self, success: Tensor) -> None:
-        """Count episodes.
-
-        Args:
-            success: ``(N,)`` bool; an episode that broke off counts as false.
-        """
-        self.successes += success.sum()
-        self.count += success.numel()
+    def update(self, results: Sequence[EpisodeResult]) -> None:
+        """Count episodes; one that broke off is no success."""
+        numbers = [_number(each) for each in results]
+        self.episodes.append(torch.tensor(numbers, dtype=torch.long, device=self.device))
+        success = [each.success for each in results]
+        self.successes.append(torch.tensor(success, dtype=torch.bool, device=self.device))
 
     def compute(self) -> Proportion:
         """Return rate, bounds and n, as :func:`wilson` has them."""
-        return wilson(int(self.successes), int(self.count))
+        episodes, successes = dim_zero_cat(self.episodes), dim_zero_cat(self.successes)
+        once = dict(zip(episodes.tolist(), successes.tolist(), strict=True))
+        return wilson(sum(once.values()), len(once))
+
+
+def _number(result: EpisodeResult) -> int:
+    """What tells an episode from all others, as ranks can exchange it."""
+    text = repr((result.task, result.seed, tuple(map(float, result.camera))))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)

@@ -112,8 +112,7 @@ def ready_policy(settings: dict[str, Any]) -> Policy:
     """An untrained policy that has seen the contract and the statistics of the batch."""
     torch.manual_seed(0)
     policy = build_policy(settings)
-    policy._agree(CONTRACT)
-    policy._fit_statistics(Windows())
+    policy.meet(Windows())
     return policy.eval()
 
 

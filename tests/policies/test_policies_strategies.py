@@ -1,5 +1,6 @@
-"""Two processes with half a batch each train as one process with the whole does."""
+"""Two processes with half the work each come to what one process with the whole does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,11 +17,11 @@ from .strategies_run import run
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
-def two_processes(strategy, steps, out, *resumed):
-    command = [sys.executable, "-m", "tests.policies.strategies_run", strategy, str(steps), out]
+def two_processes(script, *words):
+    """Run a script of this folder, which starts the second process itself."""
     threads = {"OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
-        [*map(str, command), *map(str, resumed)],
+        [sys.executable, "-m", f"tests.policies.{script}", *map(str, words)],
         cwd=REPOSITORY,
         env=os.environ | threads,
         capture_output=True,
@@ -56,11 +57,19 @@ def assert_same(found, expected, steps):
 def test_two_processes_equal_one_and_go_on_from_each_others_checkpoints(
     first, second, alone, tmp_path
 ):
-    two_processes(first, 2, tmp_path / "two.ckpt")
+    two_processes("strategies_run", first, 2, tmp_path / "two.ckpt")
     assert_same(tmp_path / "two.ckpt", alone / "two.ckpt", 2)
-    two_processes(second, 4, tmp_path / "four.ckpt", tmp_path / "two.ckpt")
+    two_processes("strategies_run", second, 4, tmp_path / "four.ckpt", tmp_path / "two.ckpt")
     assert_same(tmp_path / "four.ckpt", alone / "four.ckpt", 2)
     expected = load_policy(alone / "four.ckpt").act(make_batch())
     torch.testing.assert_close(
         load_policy(tmp_path / "four.ckpt").act(make_batch()), expected, atol=1e-4, rtol=1e-4
     )
+
+
+def test_an_episode_that_both_processes_played_counts_once(tmp_path):
+    two_processes("episodes_run", tmp_path / "logged.json")
+    assert json.loads((tmp_path / "logged.json").read_text()) == {
+        "played": [[1, 3], [2, 1]],
+        "test/success": pytest.approx(1 / 3),
+    }

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import os
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 
 from e0_lightning.actions.normalizer import QuantileNormalizer
 from e0_lightning.actions.space import ActionSpace
-from e0_lightning.actions.statistics import RunningQuantiles
 from e0_lightning.metrics import ActionError, SuccessRate
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.policies.demonstrations import fit_statistics, require_sizes
 from e0_lightning.policies.fine_tuning import FineTuning, start_from
-from e0_lightning.policies.optimization import CosineAdamW, name_states
+from e0_lightning.policies.optimization import CosineAdamW, name_states, numbered
+from e0_lightning.policies.seeding import seed
 from e0_lightning.policies.sharding import shard
 from e0_lightning.policies.throughput import Throughput
-from e0_lightning.policies.tree import self_contained
+from e0_lightning.policies.tree import keep_tree, self_contained
 from e0_lightning.types import Batch, Contract, EpisodeBatch, EpisodeResult, Observation
 
 
@@ -54,7 +51,7 @@ class Policy(pl.LightningModule):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self._keep_constructor_tree()
+        keep_tree(self)
         self.encoder = encoder
         self.actions = actions
         self.state_normalizer = QuantileNormalizer(encoder.state_dim)
@@ -125,7 +122,7 @@ class Policy(pl.LightningModule):
         """Losses and action error on held-out windows; success where episodes are played."""
         if isinstance(batch, EpisodeBatch):
             return self._play(batch, batch_idx)
-        self._seed(batch_idx)
+        seed(batch_idx, self.global_rank)
         losses = self._losses(batch)
         self._log_losses(
             "val", losses, torch.stack(list(losses.values())).sum(), len(batch["state"])
@@ -141,7 +138,7 @@ class Policy(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Chunks ``(B, H, D)`` for a batch of recorded observations, robot units."""
-        self._seed(batch_idx)
+        seed(batch_idx, self.global_rank)
         return self.act(batch)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -181,11 +178,11 @@ class Policy(pl.LightningModule):
         is_new = self._contract is None
         self._agree(datamodule.contract)
         if is_new:
-            self._fit_statistics(datamodule)
+            fit_statistics(datamodule, self.actions, self.state_normalizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make every draw a function of seed and step, so that a resumed run repeats it."""
-        self._seed(self.trainer.global_step)
+        seed(self.trainer.global_step, self.global_rank)
         self.throughput.start_step()
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
@@ -214,7 +211,8 @@ class Policy(pl.LightningModule):
             tree = checkpoint["hyper_parameters"]
             checkpoint["hyper_parameters"] = self_contained(dict(tree), self.encoder.language)
         if checkpoint.get("optimizer_states"):
-            named = [name_states(s, self._numbered()) for s in checkpoint["optimizer_states"] if s]
+            names = numbered(self, self.trainer.optimizers[0], self.device_mesh is not None)
+            named = [name_states(state, names) for state in checkpoint["optimizer_states"] if state]
             checkpoint["optimizer_states"] = named
         if self._contract is not None:
             checkpoint["contract"] = self._contract.as_dict()
@@ -223,14 +221,6 @@ class Policy(pl.LightningModule):
         """Take the checkpoint's contract, or refuse it next to data of another."""
         if "contract" in checkpoint:
             self._agree(Contract(**checkpoint["contract"]), "the checkpoint")
-
-    def _numbered(self) -> list[str]:
-        """Names of the weights in the order of the numbers that the strategy gives them."""
-        names = {parameter: name for name, parameter in self.named_parameters()}
-        if self.device_mesh is not None:
-            return list(names.values())
-        groups = self.trainer.optimizers[0].param_groups
-        return [names[parameter] for group in groups for parameter in group["params"]]
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         normalised = self.actions.normalise(batch["actions"], batch["state"])
@@ -249,58 +239,14 @@ class Policy(pl.LightningModule):
         )
 
     def _play(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:
-        self._seed(batch_idx)
+        seed(batch_idx, self.global_rank)
         results = batch.run(self)
-        self.success.update(torch.tensor([result.success for result in results]))
+        self.success.update(results)
         return results
 
     def _agree(self, found: Contract, source: str = "the data") -> None:
         if self._contract is not None:
             self._contract.require(found, "the policy", source)
             return
-        own = {
-            "action_dim (model.actions.normalizer.dim)": (self.actions.dim, found.action_dim),
-            "state dimensions (model.encoder.state_dim)": (
-                self.encoder.state_dim,
-                found.state_dim,
-            ),
-            "horizon (model.actions.horizon)": (self.actions.horizon, found.horizon),
-        }
-        differing = [f"  {name}: {a}, {source} has {b}" for name, (a, b) in own.items() if a != b]
-        if differing:
-            raise ValueError(
-                f"The policy was built for other data than {source}:\n"
-                + "\n".join(differing)
-                + f"\nSet them to the values of {source} (state parts {found.state})."
-            )
+        require_sizes(found, self.actions, self.encoder.state_dim, source)
         self._contract = found
-
-    def _fit_statistics(self, datamodule: Any) -> None:
-        """Quantiles of actions and states, in one pass over the training windows."""
-        states = RunningQuantiles(self.encoder.state_dim)
-
-        def windows() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for actions, state, valid in datamodule.action_windows():
-                states.update(state)
-                yield actions, state, valid
-
-        self.actions.fit(windows())
-        self.state_normalizer.fit_statistics(states)
-
-    def _seed(self, position: int) -> None:
-        """Seed torch by (run seed, position, rank)."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sequence = np.random.SeedSequence([seed, position, self.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1)[0]))
-
-    def _keep_constructor_tree(self) -> None:
-        """Save constructor arguments that are plain values, as the command line gives them.
-
-        Built by hand, they are modules: a checkpoint holds their weights, not the objects.
-        """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
-            self.save_hyperparameters(logger=False)
-        if "_class_path" not in self.hparams:
-            self.hparams.clear()
-            self._hparams_initial = copy.deepcopy(self._hparams)

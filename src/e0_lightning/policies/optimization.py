@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -96,3 +96,17 @@ def name_states(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     ]
     values = {names[number]: value for number, value in state.get("state", {}).items()}
     return state | {"state": values, "param_groups": groups}
+
+
+def numbered(module: nn.Module, optimizer: Optimizer, sharded: bool) -> list[str]:
+    """Names of a module's weights in the order of the numbers that its strategy gives them.
+
+    Args:
+        module: What is trained.
+        optimizer: Of its weights.
+        sharded: Whether the weights are spread over processes, and numbered as the module has them.
+    """
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    if sharded:
+        return list(names.values())
+    return [names[weight] for group in optimizer.param_groups for weight in group["params"]]

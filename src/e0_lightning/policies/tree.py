@@ -1,11 +1,30 @@
-"""The constructor tree of a policy, made to need no file besides its checkpoint."""
+"""The constructor tree of a policy: kept, and made to need no file besides its checkpoint."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import warnings
+from typing import Any, cast
+
+import lightning.pytorch as pl
 
 from e0_lightning.networks.language import LanguageModel
+
+
+def keep_tree(module: pl.LightningModule) -> None:
+    """Save constructor arguments that are plain values, as the command line gives them.
+
+    Built by hand, they are modules: a checkpoint holds their weights, not the objects.
+
+    Args:
+        module: Still in its constructor.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+        module.save_hyperparameters(logger=False)
+    if "_class_path" not in module.hparams:
+        module.hparams.clear()
+        cast(Any, module)._hparams_initial = copy.deepcopy(module._hparams)
 
 
 def self_contained(tree: dict[str, Any], language: LanguageModel) -> dict[str, Any]:

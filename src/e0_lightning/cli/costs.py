@@ -1,0 +1,46 @@
+"""`e0 benchmark memory | speed`: what an experiment's policy costs to train and to ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+
+from e0_lightning.cli.experiment import build
+from e0_lightning.policies.latency import benchmark_policy
+from e0_lightning.policies.memory import describe, estimate, measure, random_batch
+
+
+def benchmark_memory(experiments: list[str]) -> None:
+    """Print parameters by part and the memory of a training step; measured too on a GPU.
+
+    Args:
+        experiments: Files, each over the one before; also given one by one, ``--config FILE``.
+    """
+    with torch.device("meta"):
+        built = build(experiments)
+    policy, data = built.model, built.datamodule
+    policy.configure_model()
+    batch = random_batch(policy, data.views, data.batch_size)
+    trainer: Any = built.trainer
+    averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    halved = "16" in str(trainer.precision)
+    estimated, measured = estimate(policy, batch, averaged, halved), None
+    if torch.cuda.is_available():
+        real = build(experiments).model.cuda()
+        real.configure_model()
+        measured = measure(real, random_batch(real, data.views, data.batch_size))
+    print(describe(policy, estimated, measured))
+
+
+def benchmark_speed(experiments: list[str]) -> None:
+    """Print the time of a training step and of a decision, by part; on a GPU where there is one.
+
+    Args:
+        experiments: Files, each over the one before; also given one by one, ``--config FILE``.
+    """
+    built = build(experiments)
+    policy = built.model.cuda() if torch.cuda.is_available() else built.model
+    policy.configure_model()
+    print(benchmark_policy(policy, built.datamodule.views, built.datamodule.batch_size))

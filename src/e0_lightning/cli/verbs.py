@@ -1,0 +1,73 @@
+"""`e0`: all that is not one of Lightning's verbs, each a function with a docstring."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from jsonargparse import ArgumentParser, auto_cli
+
+from e0_lightning.cli.costs import benchmark_memory, benchmark_speed
+from e0_lightning.cli.serving import benchmark_serving, serve
+from e0_lightning.cli.weights import import_weights
+from e0_lightning.collection.libero import collect as collect_libero
+from e0_lightning.collection.maniskill import collect as collect_maniskill
+from e0_lightning.data.benchmark import benchmark as benchmark_data
+from e0_lightning.data.inspect import inspect
+from e0_lightning.simulation.merge import merge as merge_reports
+
+COMMANDS: dict[str, Any] = {
+    "collect": {"libero": collect_libero, "maniskill": collect_maniskill},
+    "merge": merge_reports,
+    "serve": serve,
+    "import-weights": import_weights,
+    "benchmark": {
+        "data": benchmark_data,
+        "serve": benchmark_serving,
+        "memory": benchmark_memory,
+        "speed": benchmark_speed,
+    },
+}
+
+
+def _underscored(word: str) -> str:
+    """Options may be written with dashes, ``--api-key``."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
+
+
+def _folded(words: list[str]) -> list[str]:
+    """Files given one by one, ``--config a --config b``, become the list ``--experiments``."""
+    rest, files = [], []
+    following = iter(words)
+    for word in following:
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            files.append(value if equals else next(following, ""))
+        else:
+            rest.append(word)
+    return [*rest, f"--experiments={json.dumps(files)}"] if files else rest
+
+
+def e0(args: list[str] | None = None) -> None:
+    """Run ``e0 collect | inspect | serve | import-weights | benchmark``.
+
+    Users' errors come without a traceback.
+    """
+    try:
+        _e0(sys.argv[1:] if args is None else args)
+    except (ValueError, ModuleNotFoundError) as error:
+        sys.exit(f"e0: {error}")
+
+
+def _e0(args: list[str]) -> None:
+    args = [_underscored(word) for word in args]
+    if args[:1] == ["import-weights"] or args[:1] == ["benchmark"]:
+        args = _folded(args)
+    if args[:1] == ["inspect"]:
+        parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
+        parser.add_argument("paths", nargs="+", help="HDF5 files, or addresses fsspec knows")
+        inspect(parser.parse_args(args[1:]).paths)
+    else:
+        auto_cli(COMMANDS, args=args, as_positional=False, prog="e0")

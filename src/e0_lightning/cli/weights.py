@@ -1,0 +1,36 @@
+"""`e0 import-weights`: foreign weights as a checkpoint of an experiment's policy."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+from e0_lightning.cli.experiment import build
+from e0_lightning.weights.filling import fill
+from e0_lightning.weights.openpi import plan as plan_import
+from e0_lightning.weights.shards import find_shards, read_names, read_tensors
+
+
+def import_weights(source: str, experiments: list[str], out: str) -> None:
+    """Write the first checkpoint of a policy with the weights of PaliGemma, π0 or π0.5.
+
+    ``lightning fit`` starts from it by ``--model.weights OUT``. Where the experiment's
+    demonstrations are at hand, it also holds their contract and statistics, and can act.
+
+    Args:
+        source: A safetensors file, a folder of them, or a repository of the Hugging Face hub.
+        experiments: Files that describe the policy, each over the one before; also given one by
+            one, ``--config FILE``.
+        out: The checkpoint to write.
+    """
+    shards = find_shards(source)
+    plan = plan_import(read_names(shards))
+    built = build(experiments)
+    print(fill(dict(built.model.named_parameters()), read_tensors(shards), plan))
+    try:
+        built.model.meet(built.datamodule)
+    except (ValueError, OSError) as error:
+        print(f"No contract and no statistics, so it cannot act before `lightning fit`: {error}")
+    # A run's callbacks have nothing to say about weights that were not trained.
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(built.model)
+    trainer.save_checkpoint(out, weights_only=True)
