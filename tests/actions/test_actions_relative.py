@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e0_lightning.actions.relative import RelativeActions
+from e0_lightning.actions.relative import RelativeActions, wrap
 
 
 def test_named_dimensions_are_measured_from_the_state():
@@ -29,6 +29,39 @@ def test_round_trip_leaves_the_gripper_untouched(order, count, seed):
     back = relative.undo(relative(actions, state), state)
     assert torch.allclose(back, actions, atol=1e-6)
     assert relative(actions, state)[..., 7].equal(actions[..., 7])
+
+
+def test_an_angle_goes_the_shorter_way_around():
+    relative = RelativeActions([0, 1], [0, 1], angles=[1])
+    actions, state = torch.tensor([[[3.0, -3.1], [3.0, 3.0]]]), torch.tensor([[-3.0, 3.1]])
+    short = 2 * torch.pi - 6.2
+    torch.testing.assert_close(
+        relative(actions, state), torch.tensor([[[6.0, short], [6.0, -0.1]]]), atol=1e-6, rtol=0
+    )
+
+
+@given(st.floats(-3.1415925, 3.1415925), st.floats(-3.1415925, 3.1415925))
+def test_an_angle_comes_back_as_it_was(action, state):
+    relative = RelativeActions([0], [0], angles=[0])
+    actions, states = torch.tensor([[[action]]]), torch.tensor([[state]])
+    offset = relative(actions, states)
+    assert offset.abs() <= torch.pi + 1e-6
+    back = relative.undo(offset, states)
+    # At the seam itself, rounding may bring the same angle back from the other side.
+    assert wrap(back - actions).abs() <= 2e-6
+    assert back.abs() <= torch.pi + 1e-6
+
+
+def test_half_a_turn_is_positive_and_what_is_in_range_is_left_alone():
+    inside = torch.tensor([-3.1415, -1.0, 0.0, 1e-9, 3.1415])
+    assert wrap(inside).equal(inside)
+    turns = torch.tensor([torch.pi, -torch.pi, 3 * torch.pi], dtype=torch.float64)
+    torch.testing.assert_close(wrap(turns), torch.full((3,), torch.pi, dtype=torch.float64))
+
+
+def test_angles_are_some_of_the_relative_dimensions():
+    with pytest.raises(ValueError, match=r"angles \[2\] are not all among .* \[0, 1\]"):
+        RelativeActions([0, 1], [0, 1], angles=[2])
 
 
 @pytest.mark.parametrize(

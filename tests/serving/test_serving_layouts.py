@@ -21,6 +21,8 @@ def contract(views, state, action_dim=7, horizon=10):
     return Contract(sides, state, action_dim, "any", horizon)
 
 
+VLABENCH = {"ee_pos": 3, "ee_euler": 3, "gripper_open": 1}
+
 CLIENTS = {
     "libero": (
         contract(["agentview_rgb", "eye_in_hand_rgb"], {"ee_states": 6, "gripper_states": 2}),
@@ -28,14 +30,14 @@ CLIENTS = {
         {"observation/state": np.arange(8.0)},
     ),
     "vlabench": (
-        contract(["front", "wrist"], {"pose": 7}),
+        contract(["front", "wrist"], VLABENCH),
         ["observation/image", "observation/wrist_image"],
-        {"observation/state": np.arange(7.0)},
+        {"observation/state": np.array([0.0, 1, 2, 3, 4, 5, 1 - 6])},  # its flag is inverted
     ),
     "vlabench of three cameras": (
-        contract(["front", "wrist", "right"], {"pose": 7}),
+        contract(["front", "wrist", "right"], VLABENCH),
         ["observation/image", "observation/wrist_image", "observation/second_image"],
-        {"observation/state": np.arange(7.0)},
+        {"observation/state": np.array([0.0, 1, 2, 3, 4, 5, 1 - 6])},
     ),
     "droid": (
         contract(

@@ -114,8 +114,8 @@ class DemoFile(ABC):
         """View to camera matrix ``(3, 3)`` in pixels, for the views where the file knows it."""
 
     @abstractmethod
-    def chunks(self, demo: str) -> dict[str, tuple[int, ...] | None]:
-        """View to the HDF5 chunk shape ``(n, height, width, channels)``, None if contiguous."""
+    def stored(self, demo: str) -> dict[str, h5py.Dataset]:
+        """View to the data set that its images are in, steps first."""
 
     @property
     def file(self) -> h5py.File:
@@ -172,6 +172,12 @@ def open_hdf5(path: str) -> h5py.File:
         ) from error
 
 
+def camera_matrix(field: float, side: int) -> Floats:
+    """Camera matrix ``(3, 3)`` in pixels of a square image with a field of view in degrees."""
+    focal = side / 2 / np.tan(np.deg2rad(field) / 2)
+    return np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]], dtype=np.float32)
+
+
 def open_demos(
     path: str, views: Sequence[str] | None = None, state: Sequence[str] | None = None
 ) -> DemoFile:
@@ -190,8 +196,9 @@ def open_demos(
     """
     from e0_lightning.data.maniskill import ManiSkillFile
     from e0_lightning.data.robomimic import RobomimicFile
+    from e0_lightning.data.vlabench import VLABenchFile
 
-    dialects: tuple[type[DemoFile], ...] = (ManiSkillFile, RobomimicFile)
+    dialects: tuple[type[DemoFile], ...] = (ManiSkillFile, RobomimicFile, VLABenchFile)
     with open_hdf5(path) as file:
         for dialect in dialects:
             if dialect.recognises(file):

@@ -53,9 +53,9 @@ def _headers(file: DemoFile) -> list[str]:
         f"steps         {steps.sum()} in all; {steps.min()} / {steps.mean():.1f} / {steps.max()} "
         "per episode (min / mean / max)",
     ]
-    layouts = [file.chunks(demo.name) for demo in demos]
+    layouts = [file.stored(demo.name) for demo in demos]
     for view, side in contract.views.items():
-        common = Counter(layout[view] for layout in layouts).most_common(3)
+        common = Counter(layout[view].chunks for layout in layouts).most_common(3)
         shown = ", ".join(
             ("contiguous" if chunk is None else " × ".join(map(str, chunk)))
             + f" ({count} episodes)"

@@ -12,8 +12,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from e0_lightning.data.demos import Floats
-
 CONTROL_MODE = "osc_pose_delta"
 """LIBERO's controller: steps of 5 cm and 0.5 rad at most, at 20 Hz; gripper -1 open, +1 close."""
 
@@ -148,12 +146,6 @@ def camera(model: str, name: str) -> Camera:
     except ValueError as error:
         raise ValueError(f"its MJCF gives camera {name!r} no sensible numbers ({error})") from error
     return Camera(angle, pose)
-
-
-def camera_matrix(field: float, side: int) -> Floats:
-    """Camera matrix ``(3, 3)`` in pixels of a square image with a field of view in degrees."""
-    focal = side / 2 / np.tan(np.deg2rad(field) / 2)
-    return np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]], dtype=np.float32)
 
 
 def axis_angle(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:

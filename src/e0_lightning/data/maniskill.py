@@ -151,7 +151,7 @@ class ManiSkillFile(DemoFile):
                     f"{self.path}: {short[0]} is shorter than the {steps} actions of {name}; "
                     "one observation before each is wanted. Replay the file again."
                 )
-            rows = [chunks[0] for chunks in self.chunks(name).values() if chunks]
+            rows = [pixels.chunks[0] for pixels in self._views(name).values() if pixels.chunks]
             demos.append(Demo(name, steps, max(rows, default=1)))
         return demos
 
@@ -180,9 +180,9 @@ class ManiSkillFile(DemoFile):
                 found[view] = matrix[()].reshape(-1, 3, 3)[0].astype(np.float32)
         return found
 
-    def chunks(self, demo: str) -> dict[str, tuple[int, ...] | None]:
-        """As h5py chose them for each recording; they differ with its length."""
-        return {view: pixels.chunks for view, pixels in self._views(demo).items()}
+    def stored(self, demo: str) -> dict[str, h5py.Dataset]:
+        """One data set for each view; its chunks differ with its length."""
+        return self._views(demo)
 
     def _actions(self, demo: str) -> h5py.Dataset:
         actions = self.file[demo].get("actions")

@@ -9,14 +9,13 @@ from typing import ClassVar
 import h5py
 import numpy as np
 
-from e0_lightning.data.demos import Demo, DemoFile, Floats, Pixels
+from e0_lightning.data.demos import Demo, DemoFile, Floats, Pixels, camera_matrix
 from e0_lightning.data.libero import (
     CAMERAS,
     MIRRORED,
     Camera,
     Layout,
     camera,
-    camera_matrix,
     control_mode,
     libero_layout,
     sentence,
@@ -111,7 +110,7 @@ class RobomimicFile(DemoFile):
                     f"{self.path}: data/{name}/actions has {len(actions)} steps, more than "
                     f"{self.layout.lag} are wanted. Remove that demonstration."
                 )
-            rows = [chunks[0] for chunks in self.chunks(name).values() if chunks]
+            rows = [pixels.chunks[0] for pixels in self._views(name).values() if pixels.chunks]
             demos.append(Demo(name, len(actions) - self.layout.lag, max(rows, default=1)))
         return demos
 
@@ -164,9 +163,9 @@ class RobomimicFile(DemoFile):
                 "demonstration again, or delete the attribute to go without its cameras."
             ) from error
 
-    def chunks(self, demo: str) -> dict[str, tuple[int, ...] | None]:
-        """As h5py chose them for each recording."""
-        return {view: pixels.chunks for view, pixels in self._views(demo).items()}
+    def stored(self, demo: str) -> dict[str, h5py.Dataset]:
+        """One data set for each view; its chunks differ with its length."""
+        return self._views(demo)
 
     def _promise(self, demo: str) -> Contract:
         shapes = {view: pixels.shape[1:] for view, pixels in self._views(demo).items()}

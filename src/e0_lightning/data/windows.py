@@ -20,6 +20,9 @@ Ints = npt.NDArray[np.int64]
 POOL_BYTES = 64 * 2**20
 """Decoded images among which one worker shuffles."""
 
+OPEN_FILES = 64
+"""Files a process keeps open: some benchmarks give each of thousands of episodes one of its own."""
+
 
 class Episode(NamedTuple):
     """A demonstration and where to read it."""
@@ -89,6 +92,7 @@ class Windows(Dataset[Batch]):
         frame = sum(side**2 * 3 for side in contract.views.values())
         self.pool = max(1, int(POOL_BYTES // max(1, frame * self.blocks().size.mean())))
         self._cache: OrderedDict[tuple[int, int], Decoded] = OrderedDict()
+        self._opened: OrderedDict[DemoFile, None] = OrderedDict()
 
     def _calibrated(self) -> list[str]:
         """Views whose camera matrix every file knows, so that all batches have the same keys."""
@@ -140,6 +144,7 @@ class Windows(Dataset[Batch]):
     def read(self, episode: int, start: int) -> Decoded:
         """Read the block of one episode that begins at step ``start``."""
         file, name, steps, block, _, _ = self.episodes[episode]
+        self._keep_open(file)
         stop = min(start + block, steps)
         actions = file.actions(name, start, min(stop + self.horizon - 1, steps))
         return Decoded(
@@ -168,6 +173,13 @@ class Windows(Dataset[Batch]):
             block.intrinsics,
         )
 
+    def _keep_open(self, file: DemoFile) -> None:
+        """Let this file stay open; of too many, close the one that was read longest ago."""
+        self._opened[file] = None
+        self._opened.move_to_end(file)
+        if len(self._opened) > OPEN_FILES:
+            self._opened.popitem(last=False)[0].close()
+
     def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Stream all windows without images, one episode at a time.
 
@@ -175,6 +187,7 @@ class Windows(Dataset[Batch]):
             Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of an episode.
         """
         for file, name, steps, _, _, _ in self.episodes:
+            self._keep_open(file)
             actions = pad(file.actions(name, 0, steps), steps + self.horizon - 1)
             ahead = np.arange(steps)[:, None] + np.arange(self.horizon)
             yield (

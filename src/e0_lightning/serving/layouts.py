@@ -26,6 +26,7 @@ class Layout:
         state: State part of the contract to keys, or keys of all parts side by side.
         prompt: Keys of the instruction.
         mirrored: Whether images arrive mirrored left to right.
+        inverted: State parts between 0 and 1 that arrive the other way around, as 1 - x.
         steps: Fewest and most steps of a chunk the client takes; None is no bound.
         state_format: How vla-eval calls the state.
         observation_params: What vla-eval's benchmark is asked to send.
@@ -36,6 +37,7 @@ class Layout:
     state: dict[str, Keys] | Keys = field(default_factory=dict)
     prompt: Keys = "prompt"
     mirrored: bool = False
+    inverted: list[str] = field(default_factory=list)
     steps: list[int | None] = field(default_factory=lambda: [None, None])
     state_format: str = "raw"
     observation_params: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +90,9 @@ class Reader:
         self.prompt = prompt
         self.images = {view: _find_keys(layout.images, view, "view") for view in contract.views}
         self.state = self._state_keys()
+        self.inverted = np.repeat(
+            [part in layout.inverted for part in contract.state], [*contract.state.values()]
+        ).astype(bool)
         self.steps = self._steps()
 
     def read(self, message: Any) -> Observation:
@@ -109,6 +114,7 @@ class Reader:
             images[view] = (image.flip(2) if self.layout.mirrored else image)[None]
         parts = [self._vector(message, keys, dims) for keys, dims in self.state]
         state = np.concatenate([np.zeros(0, np.float32), *parts])
+        state[self.inverted] = 1 - state[self.inverted]
         return Observation(
             images=images, instruction=[self._prompt(message)], state=torch.from_numpy(state)[None]
         )

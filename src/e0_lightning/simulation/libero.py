@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.data.demos import camera_matrix
 from e0_lightning.data.libero import (
     CAMERAS,
     CONTROL_MODE,
     MIRRORED,
     axis_angle,
-    camera_matrix,
     sentence,
 )
 from e0_lightning.simulation.base import Frame, Outcome, View

@@ -1,0 +1,101 @@
+"""A policy fitted to VLABench's demonstrations, asked as VLABench's openpi client asks."""
+
+import h5py
+import numpy as np
+import pytest
+from serving_world import running
+
+from e0_lightning.cli import run
+from e0_lightning.data.demos import open_demos
+from e0_lightning.policies.checkpoint import load_policy
+from test_experiments import EXPERIMENTS
+from vlabench_recording import BASE, record
+
+openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")
+transform = pytest.importorskip("scipy.spatial.transform", reason="no scipy")
+
+STEP = 9  # the gripper is closed by then
+
+
+class Overheard:
+    """A policy that remembers what it was shown and what it answered."""
+
+    def __init__(self, policy):
+        self.policy, self.contract = policy, policy.contract
+        self.batches, self.instructions = [], []
+
+    def act(self, observation):
+        self.seen, self.answer = observation, self.policy.act(observation)
+        return self.answer
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("made") / "select_fruit" / "data_0.hdf5")
+
+
+@pytest.fixture(params=["two cameras", "three cameras"])
+def policy(request, demo, tmp_path):
+    views = "[front,wrist]" if request.param == "two cameras" else "[front,wrist,right]"
+    trained = run(
+        [
+            "fit",
+            f"--config={EXPERIMENTS / 'vlabench.yaml'}",
+            "--trainer.max_steps=1",
+            "--trainer.accelerator=cpu",
+            "--trainer.callbacks=null",
+            "--trainer.logger=false",
+            "--trainer.enable_checkpointing=false",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            f"--data.demos=[{demo}]",
+            f"--data.views={views}",
+            "--data.batch_size=2",
+            "--data.num_workers=0",
+            "--data.validation=0",
+        ]
+    )
+    trained.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    return load_policy(tmp_path / "last.ckpt")
+
+
+def as_the_client_sends(demo, step, second):
+    """VLABench's evaluation/model/policy/openpi.py, and its fork's second image."""
+    with h5py.File(demo) as file:
+        observation = next(iter(file["data"].values()))["observation"]
+        right, _, front, wrist = observation["rgb"][step]
+        pose = observation["ee_state"][step].astype(np.float64)
+    angles = transform.Rotation.from_quat(pose[[4, 5, 6, 3]]).as_euler("xyz")
+    message = {
+        "observation/image": front,
+        "observation/wrist_image": wrist,
+        "observation/state": np.concatenate([pose[:3] - BASE, angles, pose[-1:]]),
+        "prompt": "Pick the apple",
+    }
+    return {**message, "observation/second_image": right} if second else message
+
+
+def test_it_sees_over_the_socket_what_it_was_trained_on(demo, policy):
+    overheard = Overheard(policy)
+    views = list(policy.contract.views)
+    with running(overheard, layout="vlabench") as server:
+        client = openpi.WebsocketClientPolicy("127.0.0.1", server.port)
+        actions = client.infer(as_the_client_sends(demo, STEP, "right" in views))["actions"]
+        client._ws.close()
+    file = open_demos(str(demo), views, list(policy.contract.state))
+    name = file.names[0]
+    assert list(overheard.seen["images"]) == views
+    for view, pixels in file.images(name, STEP, STEP + 1).items():
+        shown = overheard.seen["images"][view].permute(0, 2, 3, 1)
+        np.testing.assert_array_equal(shown, pixels)
+    state = file.states(name, STEP, STEP + 1)
+    assert state[0, 6] == 0
+    np.testing.assert_allclose(overheard.seen["state"], state, atol=2e-6)
+    assert overheard.seen["instruction"] == [file.instruction(name)]
+    np.testing.assert_array_equal(actions, overheard.answer[0])
+    assert actions.shape == (12, 7)
+    # Poses near the state, not near zero: relative actions are undone, the short way around.
+    turned = np.abs(actions[:, 3:6] - state[:, 3:6])
+    assert np.minimum(turned, 2 * np.pi - turned).max() < 0.5
+    assert np.abs(actions[:, 3:6]).max() <= np.pi + 1e-6
+    assert np.abs(actions[:, :3] - state[:, :3]).max() < 0.2
