@@ -17,8 +17,9 @@ body {font: 15px/1.5 system-ui, sans-serif; max-width: 62em; margin: 2em auto; p
 h1 {font-size: 1.5em} h2 {font-size: 1.15em; margin-top: 2em}
 table {border-collapse: collapse; width: 100%} th {text-align: left; font-weight: 600}
 td, th {padding: .25em .6em; border-bottom: 1px solid #ddd; vertical-align: middle}
+td, figcaption {overflow-wrap: anywhere} td:first-child {min-width: 9em}
 td.n {text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap}
-.bar {position: relative; height: 1em; min-width: 12em; background: #eee}
+.bar {position: relative; height: 1em; min-width: 10em; background: #eee}
 .bar i {position: absolute; top: 0; bottom: 0; background: #7aa6d8}
 .bar b {position: absolute; top: .4em; height: .2em; background: #123}
 .note {border-left: 4px solid #d90; padding: .3em .8em; background: #fff7e6}
