@@ -10,7 +10,7 @@ from e0_lightning.weights.openpi import plan as plan_import
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
 
-def import_weights(source: str, experiments: list[str], out: str) -> None:
+def import_weights(source: str, experiment: list[str], out: str) -> None:
     """Write the first checkpoint of a policy with the weights of PaliGemma, π0 or π0.5.
 
     ``lightning fit`` starts from it by ``--model.weights OUT``. Where the experiment's
@@ -18,13 +18,13 @@ def import_weights(source: str, experiments: list[str], out: str) -> None:
 
     Args:
         source: A safetensors file, a folder of them, or a repository of the Hugging Face hub.
-        experiments: Files that describe the policy, each over the one before; also given one by
-            one, ``--config FILE``.
+        experiment: What describes the policy to ``lightning fit``, as it is there: ``--config
+            FILE``, and any of ``--trainer…``, ``--data…`` and ``--model…``.
         out: The checkpoint to write.
     """
     shards = find_shards(source)
     plan = plan_import(read_names(shards))
-    built = build(experiments)
+    built = build(experiment)
     print(fill(dict(built.model.named_parameters()), read_tensors(shards), plan))
     try:
         built.model.meet(built.datamodule)
