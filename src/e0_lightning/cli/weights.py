@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from e0_lightning.cli.experiment import build
 from e0_lightning.weights.filling import fill
@@ -31,6 +36,20 @@ def import_weights(source: str, experiment: list[str], out: str) -> None:
     except (ValueError, OSError) as error:
         print(f"No contract and no statistics, so it cannot act before `lightning fit`: {error}")
     # A run's callbacks have nothing to say about weights that were not trained.
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[_Streamed()]
+    )
     trainer.strategy.connect(built.model)
     trainer.save_checkpoint(out, weights_only=True)
+
+
+class _Streamed(TorchCheckpointIO):
+    """Writes tensor by tensor, where Lightning first lays the file out whole in memory."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        target, unfinished = Path(path), Path(f"{path}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, unfinished)
+        unfinished.replace(target)
