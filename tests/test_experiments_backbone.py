@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
+from e0_lightning.cli import run
 from e0_lightning.policies.checkpoint import build_policy
+from e0_lightning.weights.filling import fill
+from e0_lightning.weights.openpi import plan
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -27,6 +31,48 @@ def settings(*names):
 
 def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("files", "horizon", "dimensions"),
+    [
+        (("maniskill.yaml", "backbone/paligemma.yaml"), 50, 8),
+        (("libero.yaml", "backbone/paligemma.yaml", "setting/paper.yaml"), 10, 7),
+    ],
+    ids=["maniskill", "libero"],
+)
+def test_the_papers_recipe_is_that_of_the_command_line(files, horizon, dimensions):
+    built = imagine(*files)
+    trainer, policy, data = built.trainer, built.model, built.datamodule
+    assert (trainer.max_steps, trainer.gradient_clip_val) == (30_000, 1.0)
+    assert trainer.precision == "bf16-mixed"
+    (averaging,) = [c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging)]
+    assert averaging_decay(averaging) == pytest.approx(0.999)
+    assert data.batch_size == 32
+    assert data.horizon == policy.actions.horizon == horizon
+    assert policy.actions.width == dimensions
+    assert policy.tokens == horizon * dimensions
+    assert (policy.process.num_bins, policy.process.alpha) == (2048, 0.1)
+    assert policy.sampler.num_steps == 10
+    rate = policy.optimization.rate
+    assert rate(0, 30_000) == pytest.approx(5e-9)
+    assert rate(10_000, 30_000) == rate(29_999, 30_000) == 5e-5
+    optimizer = policy.optimization.configure(policy.parameters(), 30_000)["optimizer"]
+    assert type(optimizer) is torch.optim.AdamW
+
+
+def imagine(*files, options=()):
+    """What the command line builds from experiments, without memory."""
+    configs = [f"--config={EXPERIMENTS / name}" for name in files]
+    own_is_on_the_hub = "--model.init_args.encoder.language.tokenizer=byt5"
+    words = [*configs, own_is_on_the_hub, "--trainer.accelerator=cpu", *options]
+    with torch.device("meta"):
+        return run(words, start=False)
+
+
+def averaging_decay(averaging):
+    """How much of an average stays: what is left of 0 when a weight of 1 joins it."""
+    return 1 - float(averaging._kwargs["avg_fn"](torch.zeros(()), torch.ones(()), 1))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +96,6 @@ def test_parts_of_the_paper_scale_model_have_the_published_sizes(paper):
 
 
 def test_every_name_of_the_published_checkpoint_has_a_place(paper):
-    from e0_lightning.weights.filling import fill
-    from e0_lightning.weights.openpi import plan
-
     theirs = dict(published())
     report = fill(dict(paper.named_parameters()), theirs.items(), plan(theirs))
     assert report.unexpected == []
@@ -60,6 +103,50 @@ def test_every_name_of_the_published_checkpoint_has_a_place(paper):
         name.startswith(("expert.", "port.", "encoder.state.", "encoder.view_offset."))
         for name in report.missing
     )
+
+
+def test_every_name_of_a_released_hybrid_has_a_place():
+    files = ("maniskill.yaml", "backbone/paligemma.yaml", "policy/hybrid.yaml")
+    openpis = "--model.init_args.actions.model_dim=32"
+    hybrid = imagine(*files, options=[openpis]).model
+    with torch.device("meta"):
+        theirs = dict(released())
+    report = fill(dict(hybrid.named_parameters()), theirs.items(), plan(theirs))
+    assert report.unexpected == []
+    assert all(
+        name.startswith(("encoder.state.", "encoder.view_offset.")) for name in report.missing
+    )
+    assert report.share > 0.999
+
+
+def released():
+    """Names and shapes of E0's hybrid in openpi's layout: π0.5 and one-hot projections."""
+    inside = "paligemma_with_expert."
+    yield from ((f"{inside}paligemma.{name}", tensor) for name, tensor in published())
+    width, shapes = 1024, {}
+    for index in range(18):
+        layer = f"{inside}gemma_expert.model.layers.{index}."
+        shapes |= {
+            f"{layer}self_attn.q_proj": (2048, width),
+            f"{layer}self_attn.k_proj": (256, width),
+            f"{layer}self_attn.v_proj": (256, width),
+            f"{layer}self_attn.o_proj": (width, 2048),
+            f"{layer}mlp.gate_proj": (4096, width),
+            f"{layer}mlp.up_proj": (4096, width),
+            f"{layer}mlp.down_proj": (width, 4096),
+        }
+        shapes[f"{layer}input_layernorm.dense"] = (3 * width, width)
+        shapes[f"{layer}post_attention_layernorm.dense"] = (3 * width, width)
+    shapes[f"{inside}gemma_expert.model.norm.dense"] = (3 * width, width)
+    shapes |= {"time_mlp_in": (width, width), "time_mlp_out": (width, width)}
+    shapes |= {"action_in_proj": (width, 32), "action_out_proj": (32, width)}
+    shapes |= {"onehot_in_proj": (width, 2048), "onehot_out_proj": (2048, width)}
+    for name, shape in shapes.items():
+        yield f"{name}.weight", torch.empty(shape)
+        if not name.endswith(
+            ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        ):
+            yield f"{name}.bias", torch.empty(shape[:1])
 
 
 def published():

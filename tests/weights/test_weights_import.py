@@ -114,6 +114,9 @@ def test_imported_weights_act_and_are_where_a_run_starts(demos, tmp_path, capsys
     )
     for name, parameter in ended.model.named_parameters():
         assert torch.equal(parameter, policy.get_parameter(name)), name
+    ended.trainer.save_checkpoint(tmp_path / "started.ckpt")
+    started = load_policy(tmp_path / "started.ckpt")
+    torch.testing.assert_close(started.act(observation(policy)), acted, rtol=0, atol=0)
 
 
 def test_without_demonstrations_there_are_weights_but_no_contract(tmp_path, capsys):
@@ -147,3 +150,13 @@ def test_memory_is_counted_without_any(demos, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| expert |" in printed
     assert "estimated peak" in printed
+
+
+def test_a_benchmark_takes_the_options_of_fit(demos, tmp_path, capsys):
+    config = experiment(demos, tmp_path)
+    frozen = "{vision: 0, language: 0, expert: 0}"
+    options = ["--model.fine_tuning.rates", frozen, "--data.init_args.views=[left, right]"]
+    e0(["benchmark", "speed", "--config", str(config), *options])
+    assert "| vision, 2 views |" in capsys.readouterr().out
+    e0(["benchmark", "memory", "--config", str(config), *options])
+    assert "| expert | 0.02 | 0.00 |" in capsys.readouterr().out

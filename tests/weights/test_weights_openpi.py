@@ -1,6 +1,7 @@
 """The expert against π0.5's layer equations, written out here in full."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from .weights_world import (
     HEADS,
     HORIZON,
     LAYERS,
+    tiny_e0,
     tiny_pi05,
     tiny_policy,
 )
@@ -149,3 +151,28 @@ def test_a_hybrid_takes_them_for_its_flow_tokens():
     assert torch.equal(policy.flow_port.embed.weight, tensors["action_in_proj.weight"])
     assert not policy.flow_port.positions.any()
     assert policy.token_port.positions.any()
+
+
+@pytest.mark.parametrize(("before", "after"), [("onehot_", ""), ("action_", "_discrete")])
+def test_a_hybrid_takes_both_kinds_of_token_from_a_released_one(before, after):
+    bins = 32
+    renamed = {
+        re.sub(r"onehot_(\w+)", rf"{before}\1{after}", name): tensor
+        for name, tensor in tiny_e0(bins).items()
+    }
+    policy, report = imported(renamed, class_path="E0Hybrid", process={"num_bins": bins})
+    assert report.unexpected == []
+    assert {name.split(".")[1] for name in report.missing} == {"state", "view_offset"}
+    for ours, theirs in (("embed", "in_proj"), ("head", "out_proj")):
+        expected = renamed[f"{before}{theirs}{after}.weight"]
+        assert torch.equal(policy.get_parameter(f"token_port.{ours}.weight"), expected)
+    assert not policy.token_port.positions.any()
+
+
+def test_a_policy_over_tokens_takes_their_projections_from_a_hybrid():
+    policy, report = imported(tiny_e0(32), class_path="E0", process={"num_bins": 32})
+    assert {name.split(".")[0] for name in report.unexpected} == {
+        "action_in_proj",
+        "action_out_proj",
+    }
+    assert torch.equal(policy.port.embed.weight, tiny_e0(32)["onehot_in_proj.weight"])

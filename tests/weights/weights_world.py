@@ -116,6 +116,17 @@ def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in (tensors | drawn).items()}
 
 
+def tiny_e0(bins: int) -> dict[str, torch.Tensor]:
+    """E0's hybrid in the same layout: beside π0.5's, a pair of projections for one-hot tokens."""
+    generator = torch.Generator().manual_seed(4)
+    shapes = {"onehot_in_proj": (EXPERT_WIDTH, bins), "onehot_out_proj": (bins, EXPERT_WIDTH)}
+    tensors = tiny_pi05()
+    for name, shape in shapes.items():
+        tensors[f"{name}.weight"] = torch.randn(shape, generator=generator) * 0.2
+        tensors[f"{name}.bias"] = torch.randn(shape[0], generator=generator) * 0.2
+    return tensors
+
+
 def write(tensors: dict[str, torch.Tensor], path: Path) -> str:
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, path)
     return str(path)

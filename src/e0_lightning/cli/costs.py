@@ -12,14 +12,15 @@ from e0_lightning.policies.latency import benchmark_policy
 from e0_lightning.policies.memory import describe, estimate, measure, random_batch
 
 
-def benchmark_memory(experiments: list[str]) -> None:
+def benchmark_memory(experiment: list[str]) -> None:
     """Print parameters by part and the memory of a training step; measured too on a GPU.
 
     Args:
-        experiments: Files, each over the one before; also given one by one, ``--config FILE``.
+        experiment: What describes it to ``lightning fit``, as it is there: ``--config FILE``, and
+            any of ``--trainer…``, ``--data…`` and ``--model…``.
     """
     with torch.device("meta"):
-        built = build(experiments)
+        built = build(experiment)
     policy, data = built.model, built.datamodule
     policy.configure_model()
     batch = random_batch(policy, data.views, data.batch_size)
@@ -28,19 +29,22 @@ def benchmark_memory(experiments: list[str]) -> None:
     halved = "16" in str(trainer.precision)
     estimated, measured = estimate(policy, batch, averaged, halved), None
     if torch.cuda.is_available():
-        real = build(experiments).model.cuda()
+        real = build(experiment).model.cuda()
         real.configure_model()
         measured = measure(real, random_batch(real, data.views, data.batch_size))
     print(describe(policy, estimated, measured))
 
 
-def benchmark_speed(experiments: list[str]) -> None:
+def benchmark_speed(experiment: list[str]) -> None:
     """Print the time of a training step and of a decision, by part; on a GPU where there is one.
 
+    Batch size, cameras, horizon and denoising steps are the experiment's.
+
     Args:
-        experiments: Files, each over the one before; also given one by one, ``--config FILE``.
+        experiment: What describes it to ``lightning fit``, as it is there: ``--config FILE``, and
+            any of ``--trainer…``, ``--data…`` and ``--model…``.
     """
-    built = build(experiments)
+    built = build(experiment)
     policy = built.model.cuda() if torch.cuda.is_available() else built.model
     policy.configure_model()
     print(benchmark_policy(policy, built.datamodule.views, built.datamodule.batch_size))

@@ -1,4 +1,4 @@
-"""What experiment files describe, built without a run."""
+"""What an experiment describes, built without a run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from e0_lightning.cli.training import run
 from e0_lightning.policies.base import Policy
 
 
-def build(experiments: list[str]) -> LightningCLI:
-    """Trainer, policy and data module of experiment files, without a run.
+def build(experiment: list[str]) -> LightningCLI:
+    """Trainer, policy and data module of an experiment, without a run.
+
+    Args:
+        experiment: Words after ``lightning fit``, such as ``--config FILE``.
 
     Raises:
-        ValueError: If the files describe no policy.
+        ValueError: If they describe no policy.
     """
-    built = run([f"--config={path}" for path in experiments], start=False)
+    built = run(experiment, start=False)
     if not isinstance(built.model, Policy):
         raise ValueError(
-            f"{experiments} describe a {type(built.model).__name__}; a policy is needed, such as "
+            f"{experiment} describe a {type(built.model).__name__}; a policy is needed, such as "
             "experiments/maniskill.yaml with experiments/backbone/paligemma.yaml has."
         )
     return built

@@ -30,6 +30,9 @@ COMMANDS: dict[str, Any] = {
     },
 }
 
+DESCRIBING = ("--config", "--trainer", "--data", "--model")
+"""Options of ``lightning fit`` that say what is trained and how, themselves or their parts."""
+
 
 def _underscored(word: str) -> str:
     """Options may be written with dashes, ``--api-key``."""
@@ -38,16 +41,17 @@ def _underscored(word: str) -> str:
 
 
 def _folded(words: list[str]) -> list[str]:
-    """Files given one by one, ``--config a --config b``, become the list ``--experiments``."""
-    rest, files = [], []
+    """What describes an experiment to ``lightning fit`` becomes the list ``--experiment``."""
+    rest: list[str] = []
+    described: list[str] = []
     following = iter(words)
     for word in following:
-        name, equals, value = word.partition("=")
-        if name == "--config":
-            files.append(value if equals else next(following, ""))
+        name, equals, _ = word.partition("=")
+        if name.split(".")[0] in DESCRIBING:
+            described += [word] if equals else [word, next(following, "")]
         else:
             rest.append(word)
-    return [*rest, f"--experiments={json.dumps(files)}"] if files else rest
+    return [*rest, f"--experiment={json.dumps(described)}"] if described else rest
 
 
 def e0(args: list[str] | None = None) -> None:

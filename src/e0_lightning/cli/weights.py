@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from e0_lightning.cli.experiment import build
 from e0_lightning.weights.filling import fill
@@ -10,7 +15,7 @@ from e0_lightning.weights.openpi import plan as plan_import
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
 
-def import_weights(source: str, experiments: list[str], out: str) -> None:
+def import_weights(source: str, experiment: list[str], out: str) -> None:
     """Write the first checkpoint of a policy with the weights of PaliGemma, π0 or π0.5.
 
     ``lightning fit`` starts from it by ``--model.weights OUT``. Where the experiment's
@@ -18,19 +23,33 @@ def import_weights(source: str, experiments: list[str], out: str) -> None:
 
     Args:
         source: A safetensors file, a folder of them, or a repository of the Hugging Face hub.
-        experiments: Files that describe the policy, each over the one before; also given one by
-            one, ``--config FILE``.
+        experiment: What describes the policy to ``lightning fit``, as it is there: ``--config
+            FILE``, and any of ``--trainer…``, ``--data…`` and ``--model…``.
         out: The checkpoint to write.
     """
     shards = find_shards(source)
     plan = plan_import(read_names(shards))
-    built = build(experiments)
+    built = build(experiment)
     print(fill(dict(built.model.named_parameters()), read_tensors(shards), plan))
     try:
         built.model.meet(built.datamodule)
     except (ValueError, OSError) as error:
         print(f"No contract and no statistics, so it cannot act before `lightning fit`: {error}")
     # A run's callbacks have nothing to say about weights that were not trained.
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[_Streamed()]
+    )
     trainer.strategy.connect(built.model)
     trainer.save_checkpoint(out, weights_only=True)
+
+
+class _Streamed(TorchCheckpointIO):
+    """Writes tensor by tensor, where Lightning first lays the file out whole in memory."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        target, unfinished = Path(path), Path(f"{path}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, unfinished)
+        unfinished.replace(target)

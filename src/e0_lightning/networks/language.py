@@ -196,7 +196,15 @@ def _tokenizer(choice: str) -> Any:
         stored = json.loads(choice)
         backend = Tokenizer.from_str(stored.pop("tokenizer"))
         return PreTrainedTokenizerFast(tokenizer_object=backend, **stored)
-    tokenizer = AutoTokenizer.from_pretrained(choice)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(choice)
+    except OSError as error:
+        raise ValueError(
+            f"language.tokenizer: {choice!r} is no folder here, and the hub did not give it "
+            f"({str(error).splitlines()[0]}). Name a folder with its files; or, where the hub asks "
+            "for it, accept the model's terms there and log in with `hf auth login`. To count or "
+            "time a model, `byt5` does as well."
+        ) from error
     if tokenizer.pad_token is None:
         # Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token

@@ -45,7 +45,8 @@ def load_policy(path: str | PathLike[str], device: torch.device | str = "cpu") -
     Raises:
         ValueError: If the file holds no constructor tree.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    # Mapped, not read: the optimizer's state beside the weights may be several times as large.
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     settings = dict(checkpoint.get("hyper_parameters", {}))
     settings.pop("_instantiator", None)
     class_path = settings.pop("_class_path", None)

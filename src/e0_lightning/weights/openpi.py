@@ -1,4 +1,4 @@
-"""π0 and π0.5 in the PyTorch layout of openpi, which lerobot's files and E0's share."""
+"""π0 and π0.5 in the PyTorch layout of openpi, which lerobot's files and E0's hybrid share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ NORMS = {
     "post_attention_layernorm": "mlp_norm.modulation",
 }
 # Steps of a chunk tell themselves apart by their rotary positions alone.
-ZEROS = {f"{port}.positions": f"{port}.embed.weight" for port in ("port", "flow_port")}
+PORTS = ("port", "flow_port", "token_port")
+ZEROS = {f"{port}.positions": f"{port}.embed.weight" for port in PORTS}
 PERIODS = (4e-3, 4.0)  # shortest and longest of the embedding of τ, in units of τ
 
 
@@ -28,7 +29,9 @@ def plan(names: Iterable[str]) -> Plan:
     Ours has adaptive norms in every expert. π0's plain norms become their bias, which leaves the
     network as it was: a condition without weight changes nothing. π0's time enters beside the
     actions and is left behind, as are its state token and, unless the policy is a flow of the
-    checkpoint's width, the projections of actions.
+    checkpoint's width, the projections of actions. A second pair of projections, as E0's released
+    hybrid has beside π0.5's, is that of one-hot tokens, whatever stands before and after
+    ``in_proj`` and ``out_proj`` in its name.
 
     Args:
         names: Its tensors.
@@ -80,12 +83,21 @@ def _outside(name: str) -> Place | None:
         case "action_out_proj":
             # Its velocity points from actions to noise.
             return _of_flow(f"port.head.{kind}", torch.neg)
+    if re.fullmatch(r"\w*in_proj\w*", module):
+        return _of_tokens(f"port.embed.{kind}")
+    if re.fullmatch(r"\w*out_proj\w*", module):
+        return _of_tokens(f"port.head.{kind}")
     return None
 
 
 def _of_flow(ours: str, change: Callable[[Tensor], Tensor] | None = None) -> Place:
     """A projection of continuous actions: a flow's own, or that of a hybrid's flow tokens."""
     return Place(ours, change=change, is_optional=True, otherwise=f"flow_{ours}")
+
+
+def _of_tokens(ours: str) -> Place:
+    """A projection of one-hot tokens: a hybrid's, or that of a policy over tokens alone."""
+    return Place(f"token_{ours}", is_optional=True, otherwise=ours)
 
 
 def _drop_gate(modulation: Tensor) -> Tensor:
@@ -101,7 +113,7 @@ def _turn_time(weight: Tensor) -> Tensor:
     """
     shortest, longest = PERIODS
     sines, cosines = weight.double().chunk(2, dim=1)
-    steps = torch.linspace(0, 1, sines.shape[1], dtype=torch.float64)
+    steps = torch.linspace(0, 1, sines.shape[1], dtype=torch.float64, device=weight.device)
     omega = 2 * math.pi / (shortest * (longest / shortest) ** steps)
     turned = [
         cosines * omega.sin() - sines * omega.cos(),
