@@ -28,7 +28,10 @@ from e0_lightning.policies.memory import describe, estimate, measure, random_bat
 from e0_lightning.serving.batching import Limits
 from e0_lightning.serving.benchmark import benchmark as benchmark_actor
 from e0_lightning.serving.server import serve as serve_actor
+from e0_lightning.simulation.base import Episode
+from e0_lightning.simulation.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
 from e0_lightning.simulation.merge import merge as merge_reports
+from e0_lightning.simulation.real_time import benchmark as benchmark_changes
 from e0_lightning.weights.filling import fill
 from e0_lightning.weights.openpi import plan as plan_import
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
@@ -227,6 +230,40 @@ def benchmark_serving(
     benchmark_actor(actor, clients, seconds, max_batch, layout)
 
 
+def benchmark_seam(
+    checkpoint: str,
+    task: str = "PushCube-v1",
+    episodes: int = 20,
+    first_seed: int = 100_000,
+    replan: int = 8,
+    delay: int = 4,
+    num_envs: int = 1,
+) -> None:
+    """Print how actions jump from chunk to chunk in ManiSkill, with real-time chunking and without.
+
+    The robot does not wait: a chunk arrives `delay` steps after the view that it was chosen for.
+
+    Args:
+        checkpoint: Written by the trainer.
+        task: ManiSkill's name of the task.
+        episodes: Episodes, on the seeds from `first_seed` on, played both ways.
+        first_seed: First seed.
+        replan: Steps from one view to the next; with `delay`, at most the policy's horizon.
+        delay: Steps from a view to the chunk for it.
+        num_envs: Environments that step in parallel, a process each.
+    """
+    played = [
+        Episode(task, first_seed + n, MAX_STEPS.get(task, DEFAULT_MAX_STEPS))
+        for n in range(episodes)
+    ]
+    settings = {"replan": replan, "delay": delay, "num_envs": num_envs}
+    print(
+        benchmark_changes(
+            _load(checkpoint), played, make_environment=ManiSkillEnvironment, **settings
+        )
+    )
+
+
 COMMANDS: dict[str, Any] = {
     "collect": {"libero": collect_libero, "maniskill": collect_maniskill},
     "merge": merge_reports,
@@ -237,6 +274,7 @@ COMMANDS: dict[str, Any] = {
         "serve": benchmark_serving,
         "memory": benchmark_memory,
         "speed": benchmark_speed,
+        "seam": benchmark_seam,
     },
 }
 
