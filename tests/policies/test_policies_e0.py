@@ -37,12 +37,15 @@ def test_once_learnt_each_step_sees_what_the_last_one_said(batch):
     assert not torch.equal(denoise(x_tau, tau, prefix), denoise(x_tau, tau, prefix, said[0]))
 
 
-def test_half_of_training_estimates_first_without_a_gradient(batch):
+def test_half_of_the_samples_see_what_a_first_pass_says_and_it_gets_no_gradient(batch):
     _, policy = both()
-    passes = []
+    passes, seen = [], []
     policy.expert.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    for seed in range(40):
+    policy.estimate.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    for seed in range(20):
         torch.manual_seed(seed)
         policy._losses(batch)
-    assert passes.count(True) == 40
-    assert 10 <= passes.count(False) <= 30
+    assert passes == [False, True] * 20
+    assert not any(first.any() for first in seen[::2])
+    rows = torch.cat(seen[1::2]).flatten(1).any(dim=1)
+    assert 25 <= rows.sum() <= 55

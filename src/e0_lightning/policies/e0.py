@@ -40,7 +40,7 @@ class E0(Policy):
         token_per: What the expert sees as one token: a ``dimension`` of a step, as in the paper, or
             a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
         self_conditioning: Let the expert also see an earlier estimate of the tokens (Analog Bits,
-            arXiv 2208.04202): the step before's, and in half of training that of a first pass.
+            arXiv 2208.04202): the step before's; half of training sees a first pass's.
         common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
@@ -111,7 +111,8 @@ class E0(Policy):
             prefix: The encoded observations.
             estimate: Logits of the step before, ``(B, L, K)``, seen under self-conditioning.
         """
-        return self._refine(self._enter(x_tau), tau, prefix, estimate)
+        seen = None if estimate is None else self._recall(estimate)
+        return self._refine(self._enter(x_tau), tau, prefix, seen)
 
     def _denoiser(self, prefix: Prefix, known: Tensor | None) -> Denoise:
         """The posterior given known tokens, with its last answer where it sees that."""
@@ -130,11 +131,14 @@ class E0(Policy):
         return informed if self.estimate is None else remember
 
     def _first_estimate(self, entered: Tensor, tau: Tensor, prefix: Prefix) -> Tensor | None:
-        """Logits of a pass without an estimate, for every other batch; no gradient runs through."""
-        if self.estimate is None or draw_uniform((1,)).item() < 0.5:
+        """What a first pass says, ``(B, T, W)``, zeros for every other sample."""
+        if self.estimate is None:
             return None
+        # For all samples, so that every process takes as many passes and none waits for another.
         with torch.no_grad():
-            return self._refine(entered, tau, prefix)
+            logits = self._refine(entered, tau, prefix)
+        kept = draw_uniform((len(tau), 1, 1), device=tau.device) < 0.5
+        return self._recall(logits) * kept
 
     def _enter(self, x_tau: Tensor) -> Tensor:
         return self.port.enter(x_tau.reshape(len(x_tau), len(self.port.positions), -1))
@@ -150,22 +154,21 @@ class E0(Policy):
         return self.port.place(x_tau + layer.bias)
 
     def _refine(
-        self, entered: Tensor, tau: Tensor, prefix: Prefix, estimate: Tensor | None = None
+        self, entered: Tensor, tau: Tensor, prefix: Prefix, seen: Tensor | None = None
     ) -> Tensor:
-        """Logits ``(B, L, K)`` of embedded tokens, and of an earlier estimate where it is seen."""
+        """Logits ``(B, L, K)`` of embedded tokens, and of an embedded estimate, ``(B, T, W)``."""
         if self.estimate is not None:
-            entered = entered + self.estimate(self._recalled(entered, estimate))
+            entered = entered + self.estimate(torch.zeros_like(entered) if seen is None else seen)
         logits = self.port.leave(self.expert(entered, tau, prefix))
         return logits.view(len(logits), self.tokens, self.process.num_bins)
 
-    def _recalled(self, entered: Tensor, estimate: Tensor | None) -> Tensor:
-        """An estimate as wide as the tokens it is added to, by the weights that embed noise."""
-        if estimate is None:
-            return torch.zeros_like(entered)
+    def _recall(self, estimate: Tensor) -> Tensor:
+        """Logits as wide as tokens, ``(B, T, W)``, by the weights that embed noise."""
         # As long as noise where it is sure.
-        seen = self.process.num_bins**0.5 * estimate.float().softmax(dim=-1)
+        certain = self.process.num_bins**0.5 * estimate.float().softmax(dim=-1)
         weight = cast(nn.Linear, self.port.embed).weight
-        return F.linear(seen.view(*entered.shape[:2], -1).to(weight.dtype), weight)
+        joined = certain.reshape(len(estimate), len(self.port.positions), -1)
+        return F.linear(joined.to(weight.dtype), weight)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""
