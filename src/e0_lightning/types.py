@@ -7,7 +7,7 @@ S image side, P prefix length, W width, Q state dimensions.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -26,6 +26,10 @@ class Observation(TypedDict):
     view_offset: NotRequired[dict[str, Tensor]]
     """View name to ``(B, 3)``: displacement (radial, horizontal, vertical) of that camera, the
     angles in radians; absent means zero."""
+    committed: NotRequired[list[Tensor]]
+    """B times ``(n, D)`` float32, robot units, n from 0 to H − 1 and not the same for all: the
+    first actions of the new chunk, which are decided already, for the robot carries them out while
+    the rest is being chosen. The chunk begins with them unchanged, or the actor refuses."""
 
 
 class Batch(Observation):
@@ -126,6 +130,25 @@ class Actor(Protocol):
 
     def act(self, observation: Observation) -> Tensor:
         """Choose the next H actions, ``(B, H, D)``, robot units."""
+        ...
+
+
+class Plan(NamedTuple):
+    """Chunks, and how sure who chose them is."""
+
+    actions: Tensor
+    """``(B, H, D)``, robot units."""
+    uncertainty: Tensor | None = None
+    """``(B, H)`` in [0, 1]: mean entropy of a step's tokens as a share of ``ln K``, so that 0 is
+    sure and 1 knows nothing, whatever the number of bins; None where there are no tokens."""
+
+
+@runtime_checkable
+class Planner(Actor, Protocol):
+    """An actor that can also say how sure it is."""
+
+    def plan(self, observation: Observation) -> Plan:
+        """Choose what :meth:`act` does, with its uncertainty."""
         ...
 
 

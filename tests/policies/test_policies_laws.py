@@ -18,6 +18,7 @@ POLICIES = {
     "E0, projected noise": tiny_settings(
         process={"num_bins": 32, "projected": True}, token_per="step"
     ),
+    "E0, self-conditioned": tiny_settings(self_conditioning=True, token_per="step"),
     "E0, wider than the robot": tiny_settings(actions=WIDER),
     "E0Hybrid": tiny_settings("E0Hybrid", process={"num_bins": 32}),
     "FlowMatching": tiny_settings("FlowMatching"),

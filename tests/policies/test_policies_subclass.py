@@ -52,6 +52,7 @@ def test_it_trains_evaluates_and_acts(tmp_path):
     assert "test/success" in logged
     assert isinstance(policy, Actor)
     assert policy.act(make_batch()).shape == (4, CONTRACT.horizon, CONTRACT.action_dim)
+    assert policy.plan(make_batch()).uncertainty is None
 
 
 def test_its_checkpoint_is_enough(tmp_path):

@@ -39,7 +39,7 @@ def serve(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    serve_actor(_load(checkpoint), host, port, api_key, layout, prompt, limits)
+    serve_actor(load(checkpoint), host, port, api_key, layout, prompt, limits)
 
 
 def benchmark_serving(
@@ -59,9 +59,10 @@ def benchmark_serving(
         max_batch: Largest batch with batching on.
         layout: Where the clients keep their observations.
     """
-    actor = None if checkpoint is None else _load(checkpoint)
+    actor = None if checkpoint is None else load(checkpoint)
     benchmark_actor(actor, clients, seconds, max_batch, layout)
 
 
-def _load(checkpoint: str) -> Policy:
+def load(checkpoint: str) -> Policy:
+    """Open a checkpoint, on a GPU where there is one."""
     return load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, auto_cli
 
 from e0_lightning.cli.costs import benchmark_memory, benchmark_speed
+from e0_lightning.cli.seam import benchmark_seam
 from e0_lightning.cli.serving import benchmark_serving, serve
 from e0_lightning.cli.weights import import_weights
 from e0_lightning.collection.libero import collect as collect_libero
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Any] = {
         "serve": benchmark_serving,
         "memory": benchmark_memory,
         "speed": benchmark_speed,
+        "seam": benchmark_seam,
     },
 }
 

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from e0_lightning.diffusion.draws import draw_normal
 from e0_lightning.diffusion.losses import masked_mean
@@ -77,6 +78,28 @@ class OneHotDiffusion:
         if valid is not None:
             signal = signal * valid[..., None]
         return x_tau.mul_(1 - level).scatter_add_(-1, tokens[..., None], signal)
+
+    def reveal(self, tokens: Tensor, tau: Tensor) -> Tensor:
+        """Give tokens that are known for certain the clearest ``x_τ`` of the usual length.
+
+        ``x_τ = τ α e_k + (1 − τ) √K e_k``: noise is about √K long, and here all of it points to the
+        token's own bin. A posterior knows tokens by their evidence ``τ α x_τ / (1 − τ)²`` alone,
+        and that of the own bin exceeds that of another by ``r ± √(2 r)`` under plain noise,
+        ``√r = τ α / (1 − τ)``: in early steps, where a chunk takes its way, by nothing much. Here
+        it does by ``r + √(r K)``, which from ``r = (ln K)² / K`` on is more than the ``ln K`` nats
+        of a token that could be any.
+
+        Args:
+            tokens: ``(B, L)`` int64 in [0, K).
+            tau: ``(B,)`` in [0, 1].
+
+        Returns:
+            ``(B, L, K)`` float32.
+        """
+        level = tau.to(tokens.device, torch.float32)[:, None, None]
+        length = level * self.alpha + (1 - level) * self.num_bins**0.5
+        revealed: Tensor = one_hot(tokens, self.num_bins) * length
+        return revealed
 
     def mean(self, logits: Tensor) -> Tensor:
         """Posterior mean of ``α e_k`` (Tweedie), ``(B, L, K)``: α times the probabilities."""

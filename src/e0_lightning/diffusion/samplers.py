@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -39,29 +39,30 @@ class Sampler(ABC):
         num_steps: Calls N of the denoiser.
         schedule: Noise levels to visit; None is the paper's ``UniformSchedule()``.
         readout: How the policy turns a ``Sample`` into values: the centre or left edge of the
-            chosen bin, the expectation over all bins, or over a window around the likeliest.
+            chosen bin, the expectation over all bins, or over a window around the likeliest; None
+            is the rule's own.
         window: Bins either side of the most likely one, for the ``local`` read-out.
 
     Raises:
         ValueError: If there is no step, or the read-out is none of these.
     """
 
+    own_readout: ClassVar[Readout] = "center"
+
     def __init__(
         self,
         num_steps: int = 10,
         schedule: Schedule | None = None,
-        readout: Readout = "center",
+        readout: Readout | None = None,
         window: int = 32,
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}; sampling needs 1 step or more.")
-        if readout not in ("center", "left_edge", "expectation", "local"):
-            raise ValueError(
-                f"readout is {readout!r}; choose 'center', 'left_edge', 'expectation' or 'local'."
-            )
+        if readout is not None and readout not in get_args(Readout):
+            raise ValueError(f"readout is {readout!r}; choose one of {get_args(Readout)}.")
         self.num_steps = num_steps
         self.schedule = schedule or UniformSchedule()
-        self.readout = readout
+        self.readout: Readout = readout or self.own_readout
         self.window = window
 
     def __call__(
@@ -125,25 +126,18 @@ class TweedieSampler(Sampler):
     posterior it keeps chunks whole and modes in proportion, which choosing tokens does not.
 
     Args:
-        num_steps: Calls N of the denoiser.
-        schedule: Noise levels to visit; None is the paper's ``UniformSchedule()``.
-        readout: How the policy turns a ``Sample`` into values.
-        window: Bins either side of the most likely one, for the ``local`` read-out.
+        walk: What every :class:`Sampler` takes, in its order.
         eta: Share η in [0, 1] of fresh noise; 0 is deterministic after the first draw.
+        options: The same by name.
 
     Raises:
-        ValueError: If there is no step, the read-out is unknown, or η lies outside [0, 1].
+        ValueError: If η lies outside [0, 1].
     """
 
-    def __init__(
-        self,
-        num_steps: int = 10,
-        schedule: Schedule | None = None,
-        readout: Readout = "expectation",
-        window: int = 32,
-        eta: float = 0.0,
-    ) -> None:
-        super().__init__(num_steps, schedule, readout, window)
+    own_readout = "expectation"
+
+    def __init__(self, *walk: Any, eta: float = 0.0, **options: Any) -> None:
+        super().__init__(*walk, **options)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta is {eta}; give a share of fresh noise between 0 and 1.")
         self.eta = eta
@@ -186,25 +180,16 @@ class CategoricalSampler(Sampler):
     """Corrupts drawn tokens anew, and ends with a draw: the ancestral form of the paper's rule.
 
     Args:
-        num_steps: Calls N of the denoiser.
-        schedule: Noise levels to visit; None is the paper's ``UniformSchedule()``.
-        readout: How the policy turns a ``Sample`` into values.
-        window: Bins either side of the most likely one, for the ``local`` read-out.
+        walk: What every :class:`Sampler` takes, in its order.
         temperature: T of ``p^(1/T)``, positive; below 1 leans to the most likely tokens.
+        options: The same by name.
 
     Raises:
-        ValueError: If there is no step, the read-out is unknown, or T is not positive.
+        ValueError: If T is not positive.
     """
 
-    def __init__(
-        self,
-        num_steps: int = 10,
-        schedule: Schedule | None = None,
-        readout: Readout = "center",
-        window: int = 32,
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(num_steps, schedule, readout, window)
+    def __init__(self, *walk: Any, temperature: float = 1.0, **options: Any) -> None:
+        super().__init__(*walk, **options)
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; give a positive number.")
         self.temperature = temperature
@@ -229,24 +214,10 @@ class CategoricalSampler(Sampler):
 class ReleasedSampler(Sampler):
     """Follows the released code of E0: ``α e_k̂ + ε'`` at every step, whatever the noise level.
 
-    Args:
-        num_steps: Calls N of the denoiser.
-        schedule: Noise levels to tell the denoiser; None is the paper's ``UniformSchedule()``.
-        readout: How the policy turns a ``Sample`` into values; the released code takes left edges.
-        window: Bins either side of the most likely one, for the ``local`` read-out.
-
-    Raises:
-        ValueError: If there is no step, or the read-out is unknown.
+    The schedule decides only what the denoiser is told; bins are read at their left edges.
     """
 
-    def __init__(
-        self,
-        num_steps: int = 10,
-        schedule: Schedule | None = None,
-        readout: Readout = "left_edge",
-        window: int = 32,
-    ) -> None:
-        super().__init__(num_steps, schedule, readout, window)
+    own_readout = "left_edge"
 
     def step(
         self,

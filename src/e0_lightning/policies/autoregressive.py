@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from e0_lightning.actions.space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.diffusion.draws import draw_tokens
+from e0_lightning.diffusion.inpainting import decide
 from e0_lightning.diffusion.losses import cross_entropy
 from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
+from e0_lightning.policies.drawing import Committed, Draw, doubt
 from e0_lightning.types import Batch
 
 
@@ -64,17 +66,27 @@ class Autoregressive(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Decode token by token, each appended to the prefix of the next."""
+        return self.draw(prefix).chunk
+
+    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+        """Decode what is not decided; what is comes first, and the rest is given it exactly."""
+        known = None if committed is None else committed.tokens(self.tokenizer)
         tau = self._clock(prefix)
         token = torch.full((prefix.batch_size, 1), self.blank, device=tau.device)
-        decoded = []
+        decoded, judged = [], []
         for index in range(self.tokens):
             refined, prefix = self.expert.extend(self.port.enter(token, index), tau, prefix)
-            token = draw_tokens(self.port.leave(refined).float(), self.temperature)
+            logits = self.port.leave(refined).float()
+            if known is not None:
+                logits = decide(logits, known[:, index, None])
+            token = draw_tokens(logits, self.temperature)
             decoded.append(token)
+            judged.append(logits)
             if self.actions.padding[index % self.actions.width]:
                 token = torch.full_like(token, self.blank)
         values = self.tokenizer.decode(torch.cat(decoded, dim=1))
-        return values.view(-1, self.actions.horizon, self.actions.width)
+        chunk = values.view(-1, self.actions.horizon, self.actions.width)
+        return Draw(chunk, doubt(torch.cat(judged, dim=1), self.actions))
 
     def _clock(self, prefix: Prefix) -> Tensor:
         """The expert's τ ``(B,)``, which stands still: there is no noise."""

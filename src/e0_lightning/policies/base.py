@@ -16,13 +16,14 @@ from e0_lightning.actions.space import ActionSpace
 from e0_lightning.metrics import ActionError, SuccessRate
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.demonstrations import fit_statistics, require_sizes
+from e0_lightning.policies.drawing import Committed, Draw, read_committed
 from e0_lightning.policies.fine_tuning import FineTuning, start_from
 from e0_lightning.policies.optimization import CosineAdamW, name_states, numbered
 from e0_lightning.policies.seeding import seed
 from e0_lightning.policies.sharding import shard
 from e0_lightning.policies.throughput import Throughput
 from e0_lightning.policies.tree import keep_tree, self_contained
-from e0_lightning.types import Batch, Contract, EpisodeBatch, EpisodeResult, Observation
+from e0_lightning.types import Batch, Contract, EpisodeBatch, EpisodeResult, Observation, Plan
 
 
 class Policy(pl.LightningModule):
@@ -77,6 +78,22 @@ class Policy(pl.LightningModule):
     def sample(self, prefix: Prefix) -> Tensor:
         """Draw normalised chunks ``(B, H, width)`` for encoded observations."""
 
+    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+        """Draw as :meth:`sample` does, with uncertainty, and chunks that begin as is decided.
+
+        A subclass that can do either overrides it; this one has no uncertainty.
+
+        Raises:
+            ValueError: If steps are decided, which this policy cannot continue.
+        """
+        if committed is not None:
+            raise ValueError(
+                f"committed: found {int(committed.steps.sum(dim=1).max())} decided actions, wanted "
+                f"none: {type(self).__name__} cannot continue a chunk that is being carried out. "
+                "Leave the key out, or use a policy that can, such as E0 or FlowMatching."
+            )
+        return Draw(self.sample(prefix))
+
     @property
     def contract(self) -> Contract:
         """What the policy must be shown and what its actions mean.
@@ -91,7 +108,6 @@ class Policy(pl.LightningModule):
             )
         return self._contract
 
-    @torch.inference_mode()
     def act(self, observation: Observation) -> Tensor:
         """Choose the next H actions for each of B observations.
 
@@ -100,9 +116,23 @@ class Policy(pl.LightningModule):
 
         Returns:
             ``(B, H, D)`` in robot units, on the policy's device.
+
+        Raises:
+            ValueError: If committed actions do not fit, or the policy cannot continue them.
         """
+        return self.plan(observation).actions
+
+    @torch.inference_mode()
+    def plan(self, observation: Observation) -> Plan:
+        """Choose what :meth:`act` does, with its uncertainty; arguments and errors are the same."""
         moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
-        return self.actions.undo(self.sample(self.prefix(moved)), moved["state"])
+        committed = read_committed(moved, self.actions)
+        drawn = self.draw(self.prefix(moved), committed)
+        actions = self.actions.undo(drawn.chunk, moved["state"])
+        if committed is not None:
+            # Tokens would round them, and saturate outliers.
+            actions = torch.where(committed.steps[..., None], committed.actions, actions)
+        return Plan(actions, drawn.uncertainty)
 
     def prefix(self, observation: Observation) -> Prefix:
         """Encode observations in robot units."""

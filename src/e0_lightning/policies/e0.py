@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
+from e0_lightning.diffusion.draws import draw_uniform
+from e0_lightning.diffusion.inpainting import inpaint
 from e0_lightning.diffusion.process import OneHotDiffusion
 from e0_lightning.diffusion.projected import corrupt_projected
-from e0_lightning.diffusion.samplers import Sample, Sampler, TweedieSampler
+from e0_lightning.diffusion.samplers import Denoise, Sample, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
+from e0_lightning.policies.drawing import Committed, Draw, doubt
 from e0_lightning.policies.readout import read_out, tokenizer_for
 from e0_lightning.types import Batch
 
@@ -35,6 +39,8 @@ class E0(Policy):
         sampler: Rule, schedule and read-out.
         token_per: What the expert sees as one token: a ``dimension`` of a step, as in the paper, or
             a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
+        self_conditioning: Let the expert also see an earlier estimate of the tokens (Analog Bits,
+            arXiv 2208.04202): the step before's; half of training sees a first pass's.
         common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
@@ -46,6 +52,7 @@ class E0(Policy):
         process: OneHotDiffusion | None = None,
         sampler: Sampler | None = None,
         token_per: Literal["dimension", "step"] = "dimension",
+        self_conditioning: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
@@ -60,30 +67,78 @@ class E0(Policy):
         embed = nn.Linear(features, expert.width)
         self.port = ActionPort(embed, self.tokens // joined, expert.width, features)
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
+        self.estimate = nn.Linear(expert.width, expert.width) if self_conditioning else None
+        if self.estimate is not None:
+            # Nothing at first, as if it were not there.
+            nn.init.zeros_(self.estimate.weight)
+            nn.init.zeros_(self.estimate.bias)
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.counted(batch["valid"]).flatten(1)
         tau = self.process.density.sample(len(tokens), device=tokens.device)
-        logits = self._refine(self._enter_corrupted(tokens, tau, valid), tau, prefix)
+        entered = self._enter_corrupted(tokens, tau, valid)
+        logits = self._refine(entered, tau, prefix, self._first_estimate(entered, tau, prefix))
         self._accuracy().update(logits.detach(), tokens, valid, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, valid)}
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Denoise chunks from pure noise and read them off."""
+        return self.draw(prefix).chunk
+
+    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+        """Denoise what is not decided, and tell how sure the last step was."""
+        known = None if committed is None else committed.tokens(self.tokenizer)
         drawn: Sample = self.sampler(
-            partial(self.denoise, prefix=prefix),
+            self._denoiser(prefix, known),
             self.process,
             shape=(prefix.batch_size, self.tokens),
             device=prefix.mask.device,
         )
         values = read_out(drawn, self.sampler, self.tokenizer)
-        return values.view(prefix.batch_size, self.actions.horizon, self.actions.width)
+        chunk = values.view(prefix.batch_size, self.actions.horizon, self.actions.width)
+        return Draw(chunk, doubt(drawn.logits, self.actions))
 
-    def denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
-        """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``."""
-        return self._refine(self._enter(x_tau), tau, prefix)
+    def denoise(
+        self, x_tau: Tensor, tau: Tensor, prefix: Prefix, estimate: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``.
+
+        Args:
+            x_tau: ``(B, L, K)``.
+            tau: ``(B,)``.
+            prefix: The encoded observations.
+            estimate: Logits of the step before, ``(B, L, K)``, seen under self-conditioning.
+        """
+        seen = None if estimate is None else self._recall(estimate)
+        return self._refine(self._enter(x_tau), tau, prefix, seen)
+
+    def _denoiser(self, prefix: Prefix, known: Tensor | None) -> Denoise:
+        """The posterior given known tokens, with its last answer where it sees that."""
+        last: Tensor | None = None
+
+        def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
+            return self.denoise(x_tau, tau, prefix, last)
+
+        informed = inpaint(denoise, self.process, known)
+
+        def remember(x_tau: Tensor, tau: Tensor) -> Tensor:
+            nonlocal last
+            last = informed(x_tau, tau)
+            return last
+
+        return informed if self.estimate is None else remember
+
+    def _first_estimate(self, entered: Tensor, tau: Tensor, prefix: Prefix) -> Tensor | None:
+        """What a first pass says, ``(B, T, W)``, zeros for every other sample."""
+        if self.estimate is None:
+            return None
+        # For all samples, so that every process takes as many passes and none waits for another.
+        with torch.no_grad():
+            logits = self._refine(entered, tau, prefix)
+        kept = draw_uniform((len(tau), 1, 1), device=tau.device) < 0.5
+        return self._recall(logits) * kept
 
     def _enter(self, x_tau: Tensor) -> Tensor:
         return self.port.enter(x_tau.reshape(len(x_tau), len(self.port.positions), -1))
@@ -98,10 +153,22 @@ class E0(Policy):
         )
         return self.port.place(x_tau + layer.bias)
 
-    def _refine(self, entered: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
-        """Logits ``(B, L, K)`` of embedded tokens."""
+    def _refine(
+        self, entered: Tensor, tau: Tensor, prefix: Prefix, seen: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``(B, L, K)`` of embedded tokens, and of an embedded estimate, ``(B, T, W)``."""
+        if self.estimate is not None:
+            entered = entered + self.estimate(torch.zeros_like(entered) if seen is None else seen)
         logits = self.port.leave(self.expert(entered, tau, prefix))
         return logits.view(len(logits), self.tokens, self.process.num_bins)
+
+    def _recall(self, estimate: Tensor) -> Tensor:
+        """Logits as wide as tokens, ``(B, T, W)``, by the weights that embed noise."""
+        # As long as noise where it is sure.
+        certain = self.process.num_bins**0.5 * estimate.float().softmax(dim=-1)
+        weight = cast(nn.Linear, self.port.embed).weight
+        joined = certain.reshape(len(estimate), len(self.port.positions), -1)
+        return F.linear(joined.to(weight.dtype), weight)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
 from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.diffusion.inpainting import steer
 from e0_lightning.diffusion.schedules import UniformSchedule
 from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
+from e0_lightning.policies.drawing import Committed, Draw
 from e0_lightning.types import Batch
 
 
@@ -57,12 +59,19 @@ class FlowMatching(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Follow the velocity from pure noise."""
-        return self.flow.integrate(
-            partial(self.velocity, prefix=prefix),
-            (prefix.batch_size, self.actions.horizon, self.actions.width),
-            self.levels,
-            device=prefix.mask.device,
-        )[-1]
+        return self.draw(prefix).chunk
+
+    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+        """Follow the velocity, but for what is decided, which runs straight to its end."""
+        ends = None if committed is None else committed.chunk
+        return Draw(
+            self.flow.integrate(
+                steer(partial(self.velocity, prefix=prefix), ends),
+                (prefix.batch_size, self.actions.horizon, self.actions.width),
+                self.levels,
+                device=prefix.mask.device,
+            )[-1]
+        )
 
     def velocity(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
         """Velocity ``(B, H, width)`` of noisy chunks at ``tau`` ``(B,)``."""

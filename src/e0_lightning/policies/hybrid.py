@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
 from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.diffusion.inpainting import inpaint, steer
 from e0_lightning.diffusion.process import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Sampler, TweedieSampler
 from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
+from e0_lightning.policies.drawing import Committed, Draw, doubt
 from e0_lightning.policies.readout import read_out, tokenizer_for
 from e0_lightning.types import Batch
 
@@ -73,21 +75,34 @@ class E0Hybrid(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Walk the flow and the tokens over the same levels, and average their ends."""
+        return self.draw(prefix).chunk
+
+    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+        """Walk what is not decided, and tell how sure the tokens are."""
+        ends = None if committed is None else committed.chunk
+        known = None if committed is None else committed.tokens(self.tokenizer)
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
         device = prefix.mask.device
         levels = self.sampler.schedule(self.sampler.num_steps)
+
         # The flow sees no token, so it can be walked to its end before they start.
-        states = self.flow.integrate(
-            lambda x_tau, tau: self._flow(x_tau, tau, prefix)[0], shape, levels, device=device
-        )
+        def velocity(x_tau: Tensor, tau: Tensor) -> Tensor:
+            return self._flow(x_tau, tau, prefix)[0]
+
+        states = self.flow.integrate(steer(velocity, ends), shape, levels, device=device)
         seen = iter(states)
+
+        def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
+            return self._denoise(x_tau, tau, self._flow(next(seen), tau, prefix)[1])
+
         drawn = self.sampler(
-            lambda x_tau, tau: self._denoise(x_tau, tau, self._flow(next(seen), tau, prefix)[1]),
+            inpaint(denoise, self.process, known),
             self.process,
             (prefix.batch_size, self.tokens),
             device=device,
         )
-        return (states[-1] + read_out(drawn, self.sampler, self.tokenizer).view(shape)) / 2
+        chunk = (states[-1] + read_out(drawn, self.sampler, self.tokenizer).view(shape)) / 2
+        return Draw(chunk, doubt(drawn.logits, self.actions))
 
     def _flow(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
         """Velocity ``(B, H, width)`` of a chunk, and the prefix that its tokens see."""

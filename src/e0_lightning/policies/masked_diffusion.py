@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from e0_lightning.actions.space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.diffusion.inpainting import unmask
 from e0_lightning.diffusion.masking import ConfidenceSampler, TokenMasking
 from e0_lightning.networks.expert import ActionExpert
 from e0_lightning.networks.port import ActionPort
 from e0_lightning.networks.prefix import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
+from e0_lightning.policies.drawing import Committed, Draw
 from e0_lightning.types import Batch
 
 
@@ -61,13 +63,19 @@ class MaskedDiffusion(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Uncover chunks from masks alone."""
+        return self.draw(prefix).chunk
+
+    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+        """Uncover what is not decided; what is, the network sees from the start."""
+        known = None if committed is None else committed.tokens(self.tokenizer)
         tokens = self.sampler(
-            partial(self.predict, prefix=prefix),
+            unmask(partial(self.predict, prefix=prefix), known),
             self.process,
             (prefix.batch_size, self.tokens),
             device=prefix.mask.device,
         )
-        return self.tokenizer.decode(tokens).view(-1, self.actions.horizon, self.actions.width)
+        values = self.tokenizer.decode(tokens)
+        return Draw(values.view(-1, self.actions.horizon, self.actions.width))
 
     def predict(self, tokens: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for tokens ``(B, L)``, K where masked."""

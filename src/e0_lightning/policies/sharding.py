@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 # Whatever is called from outside gathers the weights it needs.
-ENTRANCES = ("training_step", "validation_step", "test_step", "predict_step", "act")
+ENTRANCES = ("training_step", "validation_step", "test_step", "predict_step", "act", "plan")
 
 
 def shard(policy: nn.Module, mesh: DeviceMesh) -> None:

@@ -9,18 +9,15 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
-from e0_lightning.serving.layouts import stack
+from e0_lightning.serving.layouts import COMMITTED, Floats, stack
 from e0_lightning.serving.meters import Meters
-from e0_lightning.types import Actor, Contract, Observation
+from e0_lightning.types import Actor, Contract, Observation, Plan, Planner
 
 log = logging.getLogger(__name__)
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,10 @@ class Limits:
             )
 
 
+_Choice = tuple[Floats, Floats | None]
+"""A chunk ``(H, D)`` and its uncertainty ``(H,)``."""
+
+
 class BusyError(Exception):
     """The queue is full; the client may come again."""
 
@@ -62,12 +63,15 @@ class Answer:
         waited: Seconds in the queue.
         inferred: Seconds of the forward pass.
         batch: Requests in it.
+        uncertainty: ``(H,)`` in [0, 1], as a :class:`~e0_lightning.types.Plan` has it; None where
+            the policy has none.
     """
 
     actions: Floats
     waited: float
     inferred: float
     batch: int
+    uncertainty: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -138,19 +142,21 @@ class Batcher:
                 batch = await self._gather()
                 start = time.perf_counter()
                 observations = [request.observation for request in batch]
-                chunks = await loop.run_in_executor(
+                choices = await loop.run_in_executor(
                     self._worker, _act, self.actor, observations, self.contract
                 )
                 end = time.perf_counter()
                 self.meters.batch.observe(len(batch))
-                for request, chunk in zip(batch, chunks, strict=True):
+                for request, choice in zip(batch, choices, strict=True):
                     if request.answer.done():  # its client has gone
                         continue
-                    if isinstance(chunk, Exception):
-                        request.answer.set_exception(chunk)
+                    if isinstance(choice, Exception):
+                        request.answer.set_exception(choice)
                     else:
-                        waited = start - request.since
-                        request.answer.set_result(Answer(chunk, waited, end - start, len(batch)))
+                        actions, uncertainty = choice
+                        times = start - request.since, end - start
+                        answer = Answer(actions, *times, len(batch), uncertainty)
+                        request.answer.set_result(answer)
         finally:
             self._worker.shutdown(wait=False)
 
@@ -187,27 +193,49 @@ def _blank(contract: Contract) -> Observation:
     )
 
 
-def _forward(actor: Actor, observations: list[Observation], contract: Contract) -> Floats:
-    """Chunks ``(B, H, D)`` of one pass, held to the contract."""
-    chunks: Floats = actor.act(stack(observations)).float().cpu().numpy()
+def plan(actor: Actor, observation: Observation) -> Plan:
+    """What an actor chooses, with its uncertainty where it has one."""
+    return actor.plan(observation) if isinstance(actor, Planner) else Plan(actor.act(observation))
+
+
+def _forward(actor: Actor, observations: list[Observation], contract: Contract) -> list[_Choice]:
+    """Chunk and uncertainty of each observation, of one pass, held to the contract."""
+    actions, uncertainty = plan(actor, stack(observations))
+    chunks: Floats = actions.float().cpu().numpy()
     wanted = (len(observations), contract.horizon, contract.action_dim)
     if chunks.shape != wanted:
         raise RuntimeError(f"the policy answered {chunks.shape}, its contract says {wanted}")
-    return chunks
+    if uncertainty is None:
+        return [(chunk, None) for chunk in chunks]
+    return list(zip(chunks, uncertainty.float().cpu().numpy(), strict=True))
 
 
 def _act(
     actor: Actor, observations: list[Observation], contract: Contract
-) -> list[Floats | Exception]:
+) -> list[_Choice | Exception]:
     """One forward pass; where it fails, each observation alone, so that one spoils no other's."""
     try:
-        chunks = _forward(actor, observations, contract)
+        choices = _forward(actor, observations, contract)
     except Exception as error:
         if len(observations) == 1:
-            log.exception("The policy failed")
+            if not isinstance(error, ValueError):  # else it is the client's own
+                log.exception("The policy failed")
             return [error]
         return [answer for one in observations for answer in _act(actor, [one], contract)]
     return [
-        chunk if np.isfinite(chunk).all() else RuntimeError("the policy's actions are not finite")
-        for chunk in chunks
+        _fault(choice[0], observation) or choice
+        for choice, observation in zip(choices, observations, strict=True)
     ]
+
+
+def _fault(chunk: Floats, observation: Observation) -> Exception | None:
+    """What is wrong with a chunk, if anything."""
+    if not np.isfinite(chunk).all():
+        return RuntimeError("the policy's actions are not finite")
+    tail = observation[COMMITTED][0].numpy() if COMMITTED in observation else chunk[:0]
+    if not np.array_equal(chunk[: len(tail)], tail):
+        return ValueError(
+            f"{COMMITTED}: found {len(tail)} decided actions, wanted none: this policy answers "
+            "with others and cannot continue a chunk. Leave the key out, or serve one that can."
+        )
+    return None

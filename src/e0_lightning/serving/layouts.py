@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from e0_lightning.serving.images import square
 from e0_lightning.types import Contract, Observation
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+COMMITTED: Final = "committed"
+"""Key of a client's committed actions, whatever its layout."""
 
 Keys = str | list[str]
 """A key, or several of which the first one found counts; ``*`` stands for the contract's name."""
@@ -115,9 +120,12 @@ class Reader:
         parts = [self._vector(message, keys, dims) for keys, dims in self.state]
         state = np.concatenate([np.zeros(0, np.float32), *parts])
         state[self.inverted] = 1 - state[self.inverted]
-        return Observation(
+        observation = Observation(
             images=images, instruction=[self._prompt(message)], state=torch.from_numpy(state)[None]
         )
+        if COMMITTED in message:
+            observation["committed"] = [torch.from_numpy(self._committed(message[COMMITTED]))]
+        return observation
 
     def describe(self) -> dict[str, Any]:
         """What clients are told on connecting: the keys and shapes this server wants."""
@@ -128,6 +136,7 @@ class Reader:
             "prompt": _listed(self.layout.prompt)[0],
             "actions": [self.steps, self.contract.action_dim],
             "control_mode": self.contract.control_mode,
+            COMMITTED: [self.contract.horizon - 1, self.contract.action_dim],
         }
 
     def _state_keys(self) -> list[tuple[list[str], int]]:
@@ -156,22 +165,26 @@ class Reader:
             )
         return horizon if most is None else min(horizon, most)
 
-    def _vector(
-        self, message: dict[Any, Any], keys: list[str], dims: int
-    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def _vector(self, message: dict[Any, Any], keys: list[str], dims: int) -> Floats:
         key, found = _find(message, keys, "the robot's state")
-        try:
-            values = np.asarray(found)
-            vector = values.astype(np.float32).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{key}: found no numbers ({error}), wanted {dims}.") from error
-        if values.dtype.kind not in "biuf" or len(vector) != dims:
-            raise ValueError(
-                f"{key}: found shape {values.shape} of {values.dtype}, wanted {dims} numbers."
-            )
-        if not np.isfinite(vector).all():
-            raise ValueError(f"{key}: found {vector.tolist()}, wanted {dims} finite numbers.")
-        return vector
+        numbers = _numbers(key, found, wanted := f"{dims} numbers")
+        if numbers.size != dims:
+            raise ValueError(f"{key}: found shape {numbers.shape}, wanted {wanted}.")
+        return numbers.reshape(-1)
+
+    def _committed(self, found: Any) -> Floats:
+        """The first actions of the next chunk, ``(n, D)``, which the robot carries out already."""
+        most, dims = self.contract.horizon - 1, self.contract.action_dim
+        wanted = (
+            f"(n, {dims}) numbers of robot units, n from 0 to {most}: the actions that the "
+            "robot carries out from this observation on"
+        )
+        numbers = _numbers(COMMITTED, found, wanted)
+        if numbers.size == 0:
+            return numbers.reshape(0, dims)
+        if numbers.ndim != 2 or numbers.shape[1] != dims or len(numbers) > most:
+            raise ValueError(f"{COMMITTED}: found shape {numbers.shape}, wanted {wanted}.")
+        return numbers
 
     def _prompt(self, message: dict[Any, Any]) -> str:
         keys = _listed(self.layout.prompt)
@@ -189,7 +202,7 @@ class Reader:
 
 def stack(observations: list[Observation]) -> Observation:
     """Several observations of one as one of several, ``(B, …)``."""
-    return Observation(
+    stacked = Observation(
         images={
             view: torch.cat([one["images"][view] for one in observations])
             for view in observations[0]["images"]
@@ -197,6 +210,25 @@ def stack(observations: list[Observation]) -> Observation:
         instruction=[text for one in observations for text in one["instruction"]],
         state=torch.cat([one["state"] for one in observations]),
     )
+    given = [tail for one in observations for tail in one.get(COMMITTED, [])]
+    if given:
+        empty = [given[0][:0]]
+        stacked[COMMITTED] = [tail for one in observations for tail in one.get(COMMITTED, empty)]
+    return stacked
+
+
+def _numbers(key: str, found: Any, wanted: str) -> Floats:
+    """Whatever holds numbers, as float32 of its shape."""
+    try:
+        values = np.asarray(found)
+        numbers = values.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: found no numbers ({error}), wanted {wanted}.") from error
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{key}: found {values.dtype} of shape {values.shape}, wanted {wanted}.")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{key}: found {numbers.tolist()}, wanted {wanted}, all finite.")
+    return numbers
 
 
 def _listed(keys: Keys) -> list[str]:

@@ -44,8 +44,10 @@ def _reply(answer: Answer, steps: int, seconds: float, previous: float | None) -
     }
     if previous is not None:
         timing["prev_total_ms"] = 1000 * previous
+    sure = {} if answer.uncertainty is None else {"uncertainty": answer.uncertainty[:steps]}
     return {
         "actions": answer.actions[:steps],
+        **sure,
         "policy_timing": {"infer_ms": 1000 * answer.inferred},
         "server_timing": timing,
     }

@@ -7,7 +7,7 @@ from collections import deque
 from importlib.metadata import version
 from typing import Any
 
-from e0_lightning.serving.batching import Floats
+from e0_lightning.serving.batching import Answer
 from e0_lightning.serving.layouts import Reader
 from e0_lightning.serving.messages import decode, encode
 from e0_lightning.serving.service import Connection, Service
@@ -46,7 +46,7 @@ class _Session:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.planned: deque[Floats] = deque()
+        self.planned: deque[dict[str, Any]] = deque()
 
     async def reply(self, kind: str, payload: dict[Any, Any]) -> tuple[str, dict[str, Any]]:
         """Type and payload of the answer to a message; an empty type is no answer."""
@@ -55,8 +55,8 @@ class _Session:
         if kind == "observation":
             if not self.planned:
                 answer = await self.service.answer(payload, NAME)
-                self.planned.extend(answer.actions[: self.service.reader.steps])
-            return "action", {"actions": self.planned.popleft()}
+                self.planned.extend(_steps(answer, self.service.reader.steps))
+            return "action", self.planned.popleft()
         if kind not in ("episode_start", "episode_end", "error"):
             raise ValueError(
                 f"type: found {kind!r}, wanted hello, observation, episode_start, episode_end or "
@@ -81,6 +81,15 @@ class _Session:
             "action_spec": actions,
             "observation_spec": observations,
         }
+
+
+def _steps(answer: Answer, most: int) -> list[dict[str, Any]]:
+    """A chunk as the harness takes it, a step at a time; it leaves alone what it does not know."""
+    steps: list[dict[str, Any]] = [{"actions": action} for action in answer.actions[:most]]
+    if answer.uncertainty is not None:
+        for step, share in zip(steps, answer.uncertainty, strict=False):
+            step["uncertainty"] = float(share)
+    return steps
 
 
 def specs(reader: Reader) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from e0_lightning.simulation.base import Episode, MakeEnvironment, View
 from e0_lightning.simulation.ledger import Key, key
@@ -89,9 +90,9 @@ class Rollouts:
         while len(results) < len(episodes):
             shown = [(seat, seat.view) for seat in self._seats if seat.view is not None]
             if shown:
-                chunks = choose(actor, [view for _, view in shown], self.replan)
-                for (seat, _), chunk in zip(shown, chunks, strict=True):
-                    seat.ask(chunk)
+                carried = self._decide(actor, {seat.index: view for seat, view in shown})
+                for (seat, _), actions in zip(shown, carried, strict=True):
+                    seat.ask(actions)
             for seat in self._seats:
                 if seat.episode is None and pending:
                     seat.index, seat.episode = pending.popleft()
@@ -107,6 +108,10 @@ class Rollouts:
                 else:
                     seat.view = answer
         return [results[index] for index in range(len(episodes))]
+
+    def _decide(self, actor: Actor, shown: dict[int, View]) -> list[NDArray[np.float32]]:
+        """What is carried out next, ``(n, D)``, in each episode that waits, by its number."""
+        return list(choose(actor, list(shown.values()), self.replan))
 
     def _answers(self) -> list[tuple[_Seat, Answer]]:
         """Wait for everyone who was asked; who dies or stays silent has lost the episode."""
@@ -205,13 +210,25 @@ def collate(views: Sequence[View]) -> Observation:
     }
 
 
-def choose(actor: Actor, views: Sequence[View], replan: int) -> NDArray[np.float32]:
+def choose(
+    actor: Actor, views: Sequence[View], replan: int, committed: list[Tensor] | None = None
+) -> NDArray[np.float32]:
     """Let the actor act on B views and keep the steps to carry out, ``(B, replan, D)``.
+
+    Args:
+        actor: Who acts.
+        views: What it is shown.
+        replan: Steps to keep.
+        committed: First actions of each chunk that are decided already, as an `Observation` has
+            them; None where none are.
 
     Raises:
         ValueError: If its actions have another shape or are not finite.
     """
-    actions = actor.act(collate(views)).detach().float().cpu().numpy()
+    observation = collate(views)
+    if committed is not None:
+        observation["committed"] = committed
+    actions = actor.act(observation).detach().float().cpu().numpy()
     wanted = (len(views), actor.contract.action_dim)
     if actions.ndim != 3 or (actions.shape[0], actions.shape[2]) != wanted:
         raise ValueError(
