@@ -156,7 +156,7 @@ def _conclude(folder: Path, tallies: list[Tally]) -> list[Path]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other collections out of a folder, and what an interrupted one left."""
+    """Keep other collections out of a folder, and what ended workers leave."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
@@ -165,6 +165,14 @@ def _alone(folder: Path) -> Iterator[None]:
             raise ValueError(
                 f"{folder}: another collection is writing to it; wait for it"
             ) from error
-        for left in folder.glob("unfinished_*"):
-            shutil.rmtree(left)
-        yield
+        _sweep(folder)
+        try:
+            yield
+        finally:
+            _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what workers left that were ended, at the end of a collection or by a crash."""
+    for left in folder.glob("unfinished_*"):
+        shutil.rmtree(left)
