@@ -1,14 +1,23 @@
-"""What every test can count on: a seed, one thread, real demonstrations, a renderer or a skip."""
+"""What every test can count on: a seed, one thread, real demonstrations, a simulator or a skip."""
 
 import functools
+import importlib.util
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from e0_lightning.simulation import rendering
+from e0_lightning.simulation.libero_assets import Assets, find_assets
+
 DATA = Path(__file__).parent / "data"
+
+LIBERO_ASSETS = Path(__file__).parents[2] / "shared" / "libero" / "assets.tar.xz"
+"""Where an archive of LIBERO's assets may lie beside the checkout."""
 
 # Tests run beside each other and beside simulators; more threads only fight for the cores.
 torch.set_num_threads(1)
@@ -27,6 +36,30 @@ def _seeded(monkeypatch: pytest.MonkeyPatch) -> None:
 def demos() -> Path:
     """A small file of real PushCube-v1 demonstrations with images, its JSON sidecar beside it."""
     return DATA / "maniskill" / "trajectory.rgb.pd_joint_pos.physx_cpu.h5"
+
+
+@pytest.fixture(scope="module")
+def libero_assets() -> Iterator[Assets]:
+    """LIBERO's assets, or a skip that says why; nothing is downloaded for a test.
+
+    They are what LIBERO_ASSETS names, else the archive beside the checkout. What a simulator
+    writes into the environment is taken back at the end.
+    """
+    if importlib.util.find_spec("libero") is None:
+        pytest.skip("LIBERO is not installed: make libero")
+    given = os.environ.get("LIBERO_ASSETS") or str(LIBERO_ASSETS)
+    if given == str(LIBERO_ASSETS) and not LIBERO_ASSETS.exists():
+        pytest.skip(f"LIBERO_ASSETS does not say where assets are, nor is there {LIBERO_ASSETS}")
+    try:
+        rendering.offscreen()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIBERO_ASSETS", given)
+        for name in ("LIBERO_CONFIG_PATH", "MUJOCO_GL", "PYOPENGL_PLATFORM", "EGL_PLATFORM"):
+            patch.setenv(name, "")  # so that its value is put back
+            patch.delenv(name)
+        yield find_assets()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

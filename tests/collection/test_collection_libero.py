@@ -1,5 +1,3 @@
-import importlib.util
-import os
 import shutil
 
 import h5py
@@ -13,7 +11,6 @@ from e0_lightning.collection.libero_record import Demonstrator
 from e0_lightning.data.demos import open_demos
 from e0_lightning.simulation import rendering
 from e0_lightning.simulation.libero import tasks
-from e0_lightning.simulation.libero_assets import find_assets
 
 BUTTER = "libero_object/pick_up_the_butter_and_place_it_in_the_basket"
 
@@ -93,21 +90,7 @@ def test_a_suite_that_does_not_exist_is_refused(tmp_path, wrong, message):
 
 
 @pytest.fixture(scope="module")
-def assets():
-    """LIBERO's assets, or a skip; nothing is downloaded for a test."""
-    if importlib.util.find_spec("libero") is None:
-        pytest.skip("LIBERO is not installed: pip install 'e0-lightning[libero]'")
-    if not os.environ.get("LIBERO_ASSETS"):
-        pytest.skip("LIBERO_ASSETS does not say where LIBERO's assets are")
-    try:
-        rendering.offscreen()
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    return find_assets()
-
-
-@pytest.fixture(scope="module")
-def collected(assets, tmp_path_factory):
+def collected(libero_assets, tmp_path_factory):
     out = tmp_path_factory.mktemp("libero")
     place = tasks("libero_object").index(BUTTER)
     file = collect("libero_object", out, [place], episodes=2, image_size=64, workers=1)[0]
@@ -130,13 +113,10 @@ def test_demonstrations_are_read_like_official_ones(collected):
     assert cameras["agentview"].field == pytest.approx(45)
 
 
-def test_the_recorded_actions_lead_to_the_recorded_poses(collected, assets):
-    with pytest.MonkeyPatch.context() as patch, h5py.File(collected) as file:
-        for name in ("LIBERO_CONFIG_PATH", "MUJOCO_GL", "PYOPENGL_PLATFORM"):
-            patch.setenv(name, os.environ.get(name, ""))  # put back afterwards
-            patch.delenv(name)
+def test_the_recorded_actions_lead_to_the_recorded_poses(collected, libero_assets):
+    with h5py.File(collected) as file:
         demo = file["data/demo_1"]
-        stage = Demonstrator(64, rendering.offscreen(), assets.path)
+        stage = Demonstrator(64, rendering.offscreen(), libero_assets.path)
         environment = stage._of(BUTTER)
         environment.scatter(int(demo.attrs["seed"]))
         np.testing.assert_array_equal(environment.world.get_sim_state(), demo["states"][0])

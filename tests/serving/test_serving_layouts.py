@@ -62,8 +62,8 @@ def test_clients_of_flat_keys_are_read(client):
     pictures = [picture() for _ in keys]
     message = {**dict(zip(keys, pictures, strict=True)), **states, "prompt": "go"}
     found = reader.read(message)
-    for sent, image in zip(pictures, found["images"].values(), strict=True):
-        sent = sent[:, ::-1] if reader.layout.mirrored else sent
+    for sent, (view, image) in zip(pictures, found["images"].items(), strict=True):
+        sent = sent[:, ::-1] if view in reader.layout.mirrored else sent
         np.testing.assert_array_equal(image[0].permute(1, 2, 0), sent)
     np.testing.assert_array_equal(found["state"][0], np.arange(wanted.state_dim))
     assert found["instruction"] == ["go"]
@@ -116,6 +116,29 @@ def test_liberos_harness_and_its_openpi_client_are_the_same_to_a_policy():
         assert torch.equal(one["images"][view], other["images"][view])
     assert torch.equal(one["state"], other["state"])
     assert one["instruction"] == other["instruction"]
+
+
+def test_a_policy_trained_on_mirrored_pictures_gets_them_as_they_come():
+    reader = Reader(load_layout("libero"), contract(["agentview_mirrored"], {}))
+    front = picture()
+    found = reader.read({"images": {"agentview": front}, "task_description": "go"})
+    np.testing.assert_array_equal(found["images"]["agentview_mirrored"][0].permute(1, 2, 0), front)
+
+
+def test_parts_of_the_state_are_cut_out_in_the_order_of_the_contract():
+    wanted = contract(["agentview"], {"gripper_states": 2, "ee_pos": 3})
+    reader = Reader(load_layout("libero"), wanted)
+    message = {"images": {"agentview": picture()}, "task_description": "go"}
+    found = reader.read({**message, "states": np.arange(8.0)})
+    assert found["state"].tolist() == [[6, 7, 0, 1, 2]]
+    with pytest.raises(ValueError, match=r"states: found shape \(5,\).*wanted 8 numbers"):
+        reader.read({**message, "states": np.arange(5.0)})
+
+
+def test_a_state_that_clients_do_not_send_is_refused():
+    wanted = contract(["agentview"], {"joint_states": 7, "gripper": 1})
+    with pytest.raises(ValueError, match=r"'joint_states' of 7 numbers.* send ee_pos of 3"):
+        Reader(load_layout("libero"), wanted)
 
 
 def test_droid_gets_exactly_the_steps_its_client_insists_on():

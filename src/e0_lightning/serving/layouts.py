@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ class Layout:
     Args:
         images: View of the contract to keys.
         state: State part of the contract to keys, or keys of all parts side by side.
+        parts: State part to its first number and the one past its last, where what is side by side
+            is not the contract's whole state in the contract's order.
         prompt: Keys of the instruction.
-        mirrored: Whether images arrive mirrored left to right.
+        mirrored: Views that arrive mirrored left to right and are turned back.
         inverted: State parts between 0 and 1 that arrive the other way around, as 1 - x.
         steps: Fewest and most steps of a chunk the client takes; None is no bound.
         state_format: How vla-eval calls the state.
@@ -40,8 +42,9 @@ class Layout:
 
     images: dict[str, Keys] = field(default_factory=dict)
     state: dict[str, Keys] | Keys = field(default_factory=dict)
+    parts: dict[str, list[int]] = field(default_factory=dict)
     prompt: Keys = "prompt"
-    mirrored: bool = False
+    mirrored: list[str] = field(default_factory=list)
     inverted: list[str] = field(default_factory=list)
     steps: list[int | None] = field(default_factory=lambda: [None, None])
     state_format: str = "raw"
@@ -76,6 +79,16 @@ def load_layout(name: str) -> Layout:
     return Layout(**found)
 
 
+class Place(NamedTuple):
+    """Where a client keeps numbers of the state."""
+
+    keys: list[str]
+    length: int
+    """How many numbers must be there."""
+    cut: slice
+    """Those of them that are wanted."""
+
+
 class Reader:
     """Observations of clients of one layout, as a policy of one contract takes them.
 
@@ -94,7 +107,7 @@ class Reader:
         self.contract = contract
         self.prompt = prompt
         self.images = {view: _find_keys(layout.images, view, "view") for view in contract.views}
-        self.state = self._state_keys()
+        self.state = self._state_places()
         self.inverted = np.repeat(
             [part in layout.inverted for part in contract.state], [*contract.state.values()]
         ).astype(bool)
@@ -116,8 +129,8 @@ class Reader:
         for view, keys in self.images.items():
             key, pixels = _find(message, keys, f"the image of view {view!r}")
             image = square(pixels, self.contract.views[view], key)
-            images[view] = (image.flip(2) if self.layout.mirrored else image)[None]
-        parts = [self._vector(message, keys, dims) for keys, dims in self.state]
+            images[view] = (image.flip(2) if view in self.layout.mirrored else image)[None]
+        parts = [self._vector(message, keys, length)[cut] for keys, length, cut in self.state]
         state = np.concatenate([np.zeros(0, np.float32), *parts])
         state[self.inverted] = 1 - state[self.inverted]
         observation = Observation(
@@ -132,22 +145,35 @@ class Reader:
         views = self.contract.views
         return {
             "images": {keys[0]: [views[v], views[v], 3] for v, keys in self.images.items()},
-            "state": {keys[0]: dims for keys, dims in self.state},
+            "state": {place.keys[0]: place.length for place in self.state},
             "prompt": _listed(self.layout.prompt)[0],
             "actions": [self.steps, self.contract.action_dim],
             "control_mode": self.contract.control_mode,
             COMMITTED: [self.contract.horizon - 1, self.contract.action_dim],
         }
 
-    def _state_keys(self) -> list[tuple[list[str], int]]:
-        if not self.contract.state:
+    def _state_places(self) -> list[Place]:
+        state, parts = self.contract.state, self.layout.parts
+        if not state:
             return []
         if isinstance(self.layout.state, Mapping):
             return [
-                (_find_keys(self.layout.state, part, "state part"), dims)
-                for part, dims in self.contract.state.items()
+                Place(_find_keys(self.layout.state, part, "state part"), dims, slice(None))
+                for part, dims in state.items()
             ]
-        return [(_listed(self.layout.state), self.contract.state_dim)]
+        keys = _listed(self.layout.state)
+        if not parts:
+            return [Place(keys, self.contract.state_dim, slice(None))]
+        sizes = {part: stop - start for part, (start, stop) in parts.items()}
+        for part, dims in state.items():
+            if sizes.get(part) != dims:
+                there = ", ".join(f"{name} of {size}" for name, size in sizes.items())
+                raise ValueError(
+                    f"The policy wants the state part {part!r} of {dims} numbers, clients of this "
+                    f"layout send {there} (layout: parts). Train on those, or use another layout."
+                )
+        length = max(stop for _, stop in parts.values())
+        return [Place(keys, length, slice(*parts[part])) for part in state]
 
     def _steps(self) -> int:
         fewest, most = self.layout.steps

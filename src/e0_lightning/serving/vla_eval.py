@@ -112,9 +112,9 @@ def specs(reader: Reader) -> tuple[dict[str, Any], dict[str, Any]]:
         for key in keys
         if key.startswith("images/")
     }
-    if contract.state_dim:
+    if sent := sum(reader.describe()["state"].values()):
         form = reader.layout.state_format
-        observations["state"] = {"name": "state", "dims": contract.state_dim, "format": form}
+        observations["state"] = {"name": "state", "dims": sent, "format": form}
     observations["language"] = {"name": "language", "dims": 0, "format": "language"}
     return actions, observations
 

@@ -77,6 +77,8 @@ def find_assets() -> Assets:
     given = os.environ.get("LIBERO_ASSETS")
     if given:
         path = Path(given).expanduser()
+        if not path.exists():
+            raise ValueError(f"LIBERO_ASSETS={given}: no such file or folder; {ADVICE}")
         folder = unpack(path, cache()) if path.is_file() else path
         if lacking := _lacking(folder):
             raise ValueError(

@@ -1,0 +1,122 @@
+"""Files that LIBERO's and robomimic's own tools wrote; tests/data/README.md says how."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e0_lightning.data.demos import open_demos
+from e0_lightning.data.robot_demos import DemoSource, RobotDemos
+from e0_lightning.simulation.libero import LiberoEnvironment
+from e0_lightning.simulation.libero_check import CONTRACT
+from e0_lightning.simulation.rendering import offscreen
+
+DATA = Path(__file__).parents[1] / "data"
+BUTTER = "pick_up_the_butter_and_place_it_in_the_basket"
+LIBERO = str(DATA / "libero" / f"{BUTTER}_demo.hdf5")
+LIFT = str(DATA / "robomimic" / "lift.hdf5")
+
+
+def pixel(file, demo, view, point):
+    """Where a point of the world, ``(3,)``, must be in a view of a camera that stands."""
+    camera = file.cameras(demo)[view]
+    x, y, z = camera.pose[:3, :3].T @ (point - camera.pose[:3, 3])
+    return (file.intrinsics(demo)[view] @ [x / -z, -y / -z, 1])[:2]
+
+
+def test_libero_actions_follow_the_simulators_state_that_was_seen():
+    file = open_demos(LIBERO, ["agentview"], ["joint_states", "gripper_states"])
+    (demo,) = file.demos()
+    assert demo.steps == 3  # of the four recorded, the first action precedes every observation
+    before = file.file["data/demo_0/states"][1:]
+    seen = file.states("demo_0", 0, 3)
+    np.testing.assert_allclose(seen[:, :7], before[:, 1:8], atol=1e-6)
+    np.testing.assert_allclose(seen[:, 7:], before[:, 8:10], atol=1e-6)
+    np.testing.assert_allclose(
+        file.actions("demo_0", 0, 3), file.file["data/demo_0/actions"][1:], atol=1e-6
+    )
+
+
+def test_libero_says_what_it_is():
+    file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_states", "gripper_states"])
+    assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
+    assert file.contract.views == {"agentview": 128, "eye_in_hand": 128}
+    assert (file.contract.state_dim, file.contract.control_mode) == (8, "osc_pose_delta")
+    fields = {view: camera.field for view, camera in file.cameras("demo_0").items()}
+    assert fields == {"agentview": 45, "eye_in_hand": 75}
+    # The hand looks down: half a turn about x, of the sign that the recording has.
+    np.testing.assert_allclose(file.states("demo_0", 0, 3)[:, 3], np.pi, atol=0.01)
+
+
+def test_libero_moves_where_the_camera_sees_the_hand():
+    file = open_demos(LIBERO, ["agentview"], ["ee_pos"])
+    first, last = file.images("demo_0", 0, 3)["agentview"][[0, 2]].astype(int)
+    row, column = np.argwhere(np.abs(first - last).sum(axis=-1) > 60).mean(axis=0)
+    hand = pixel(file, "demo_0", "agentview", file.states("demo_0", 1, 2)[0])
+    assert abs(column - hand[0]) < 5
+    assert row < hand[1]  # the arm, which moves as well, is above the hand
+
+
+def test_libero_shows_what_our_environment_shows(libero_assets):
+    file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_pos"])
+    task = f"libero_object/{BUTTER}"
+    environment = LiberoEnvironment(task, CONTRACT, offscreen(), libero_assets.path)
+    environment.reset(0)
+    shown = file.images("demo_0", 0, 3)
+    for step, state in enumerate(file.file["data/demo_0/states"][1:]):
+        environment.world.set_init_state(state)
+        for view, images in shown.items():
+            errors = np.abs(environment.draw(view, 128) - images.astype(int)).mean(axis=(1, 2, 3))
+            assert errors.argmin() == step
+            assert errors[step] < 2
+    environment.close()
+
+
+@pytest.mark.parametrize("demo", ["demo_1", "demo_2"])
+def test_robomimic_actions_follow_the_simulators_state_that_was_seen(demo):
+    file = open_demos(LIFT, ["agentview"], ["robot0_joint_pos", "robot0_gripper_qpos"])
+    steps = {each.name: each.steps for each in file.demos()}[demo]
+    before = file.file[f"data/{demo}/states"][:]
+    seen = file.states(demo, 0, steps)
+    np.testing.assert_allclose(seen, before[:, 1:10], atol=1e-6)
+    np.testing.assert_allclose(
+        file.actions(demo, 0, steps), file.file[f"data/{demo}/actions"], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("demo", ["demo_1", "demo_2"])
+def test_robomimic_shows_the_red_cube_where_the_camera_sees_it(demo):
+    file = open_demos(LIFT, ["agentview", "robot0_eye_in_hand"], ["object"])
+    assert set(file.intrinsics(demo)) == {"agentview", "robot0_eye_in_hand"}
+    image = file.images(demo, 0, 1)["agentview"][0].astype(int)
+    redness = np.clip(image[..., 0] - image[..., 1:].max(axis=-1) - 30, 0, None)
+    rows, columns = np.mgrid[:32, :32] + 0.5
+    seen = np.array([(redness * columns).sum(), (redness * rows).sum()]) / redness.sum()
+    cube = pixel(file, demo, "agentview", file.states(demo, 0, 1)[0, :3])
+    np.testing.assert_allclose(seen, cube, atol=1)
+
+
+def test_robomimic_needs_to_be_told_the_instruction():
+    with pytest.raises(ValueError, match=r"Give one with the demos: \{path: …, instruction: …\}"):
+        open_demos(LIFT).instruction("demo_1")
+    data = RobotDemos(
+        [DemoSource(LIFT, instruction="lift the cube")],
+        ["agentview"],
+        ["robot0_eef_pos"],
+        horizon=4,
+        num_workers=0,
+        validation=0.0,
+    )
+    batch = next(iter(data.train_dataloader()))
+    assert set(batch["instruction"]) == {"lift the cube"}
+    assert batch["actions"].shape[1:] == (4, 7)
+
+
+def test_robosuites_own_recording_says_what_to_do():
+    spec = importlib.util.find_spec("robosuite")
+    if spec is None or spec.origin is None:
+        pytest.skip("robosuite is not installed: make libero")
+    path = Path(spec.origin).parent / "models/assets/demonstrations/lift/demo.hdf5"
+    with pytest.raises(ValueError, match=r"demo_1 holds actions, states.*dataset_states_to_obs"):
+        _ = open_demos(str(path)).contract
