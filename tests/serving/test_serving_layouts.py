@@ -6,7 +6,8 @@ import torch
 import yaml
 
 from e0_lightning.serving.images import square
-from e0_lightning.serving.layouts import Reader, load_layout
+from e0_lightning.serving.layouts import load_layout
+from e0_lightning.serving.reader import Reader
 from e0_lightning.types import Contract
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,8 @@ import torch
 from serving_world import CONTRACT, Teller, observe, running
 
 from e0_lightning.serving import Limits
-from e0_lightning.serving.layouts import Reader, load_layout
+from e0_lightning.serving.layouts import load_layout
+from e0_lightning.serving.reader import Reader
 from e0_lightning.types import Plan
 
 openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from e0_lightning.serving.layouts import COMMITTED, Floats, stack
 from e0_lightning.serving.meters import Meters
+from e0_lightning.serving.reader import COMMITTED, Floats, stack
 from e0_lightning.types import Actor, Contract, Observation, Plan, Planner
 
 log = logging.getLogger(__name__)

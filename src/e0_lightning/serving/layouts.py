@@ -1,22 +1,11 @@
-"""Where a client keeps what a policy must be shown: layouts as data, bound to a contract."""
+"""Where a client keeps what a policy must be shown: layouts as data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-import numpy as np
-import torch
-
-from e0_lightning.serving.images import square
-from e0_lightning.types import Contract, Observation
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-COMMITTED: Final = "committed"
-"""Key of a client's committed actions, whatever its layout."""
+from typing import Any
 
 Keys = str | list[str]
 """A key, or several of which the first one found counts; ``*`` stands for the contract's name."""
@@ -75,213 +64,49 @@ def load_layout(name: str) -> Layout:
         found = known[name]
     wanted = [item.name for item in fields(Layout)]
     if not isinstance(found, dict) or not set(found) <= set(wanted):
-        raise ValueError(f"{name}: found {_keys(found)}, wanted only: {', '.join(wanted)}.")
+        raise ValueError(f"{name}: found {describe_keys(found)}, wanted only: {', '.join(wanted)}.")
     return Layout(**found)
 
 
-class Place(NamedTuple):
-    """Where a client keeps numbers of the state."""
-
-    keys: list[str]
-    length: int
-    """How many numbers must be there."""
-    cut: slice
-    """Those of them that are wanted."""
-
-
-class Reader:
-    """Observations of clients of one layout, as a policy of one contract takes them.
-
-    Args:
-        layout: Where things are.
-        contract: What is wanted.
-        prompt: Instruction for requests without one; None refuses them.
-
-    Raises:
-        ValueError: If the layout has no place for something the contract demands, or its client
-            wants other chunks.
-    """
-
-    def __init__(self, layout: Layout, contract: Contract, prompt: str | None = None) -> None:
-        self.layout = layout
-        self.contract = contract
-        self.prompt = prompt
-        self.images = {view: _find_keys(layout.images, view, "view") for view in contract.views}
-        self.state = self._state_places()
-        self.inverted = np.repeat(
-            [part in layout.inverted for part in contract.state], [*contract.state.values()]
-        ).astype(bool)
-        self.steps = self._steps()
-
-    def read(self, message: Any) -> Observation:
-        """Take one observation out of a message.
-
-        Returns:
-            Images ``(1, 3, S, S)`` uint8, state ``(1, Q)`` float32, one instruction.
-
-        Raises:
-            ValueError: If something is missing or is not what the contract demands, naming the
-                key, what was found and what is wanted.
-        """
-        if not isinstance(message, dict):
-            raise ValueError(f"Found a {type(message).__name__}, wanted a map of observations.")
-        images = {}
-        for view, keys in self.images.items():
-            key, pixels = _find(message, keys, f"the image of view {view!r}")
-            image = square(pixels, self.contract.views[view], key)
-            images[view] = (image.flip(2) if view in self.layout.mirrored else image)[None]
-        parts = [self._vector(message, keys, length)[cut] for keys, length, cut in self.state]
-        state = np.concatenate([np.zeros(0, np.float32), *parts])
-        state[self.inverted] = 1 - state[self.inverted]
-        observation = Observation(
-            images=images, instruction=[self._prompt(message)], state=torch.from_numpy(state)[None]
-        )
-        if COMMITTED in message:
-            observation["committed"] = [torch.from_numpy(self._committed(message[COMMITTED]))]
-        return observation
-
-    def describe(self) -> dict[str, Any]:
-        """What clients are told on connecting: the keys and shapes this server wants."""
-        views = self.contract.views
-        return {
-            "images": {keys[0]: [views[v], views[v], 3] for v, keys in self.images.items()},
-            "state": {place.keys[0]: place.length for place in self.state},
-            "prompt": _listed(self.layout.prompt)[0],
-            "actions": [self.steps, self.contract.action_dim],
-            "control_mode": self.contract.control_mode,
-            COMMITTED: [self.contract.horizon - 1, self.contract.action_dim],
-        }
-
-    def _state_places(self) -> list[Place]:
-        state, parts = self.contract.state, self.layout.parts
-        if not state:
-            return []
-        if isinstance(self.layout.state, Mapping):
-            return [
-                Place(_find_keys(self.layout.state, part, "state part"), dims, slice(None))
-                for part, dims in state.items()
-            ]
-        keys = _listed(self.layout.state)
-        if not parts:
-            return [Place(keys, self.contract.state_dim, slice(None))]
-        sizes = {part: stop - start for part, (start, stop) in parts.items()}
-        for part, dims in state.items():
-            if sizes.get(part) != dims:
-                there = ", ".join(f"{name} of {size}" for name, size in sizes.items())
-                raise ValueError(
-                    f"The policy wants the state part {part!r} of {dims} numbers, clients of this "
-                    f"layout send {there} (layout: parts). Train on those, or use another layout."
-                )
-        length = max(stop for _, stop in parts.values())
-        return [Place(keys, length, slice(*parts[part])) for part in state]
-
-    def _steps(self) -> int:
-        fewest, most = self.layout.steps
-        horizon, dims = self.contract.horizon, self.contract.action_dim
-        if fewest is not None and horizon < fewest:
-            raise ValueError(
-                f"The policy plans {horizon} steps, clients of this layout want {fewest} or more "
-                "(layout: steps). Train with a longer horizon, or use another layout."
-            )
-        named = sum(spec["dims"] for spec in self.layout.actions.values())
-        if self.layout.actions and named != dims:
-            raise ValueError(
-                f"The policy's actions have {dims} dimensions, those of this layout {named} "
-                "(layout: actions). Use another layout."
-            )
-        return horizon if most is None else min(horizon, most)
-
-    def _vector(self, message: dict[Any, Any], keys: list[str], dims: int) -> Floats:
-        key, found = _find(message, keys, "the robot's state")
-        numbers = _numbers(key, found, wanted := f"{dims} numbers")
-        if numbers.size != dims:
-            raise ValueError(f"{key}: found shape {numbers.shape}, wanted {wanted}.")
-        return numbers.reshape(-1)
-
-    def _committed(self, found: Any) -> Floats:
-        """The first actions of the next chunk, ``(n, D)``, which the robot carries out already."""
-        most, dims = self.contract.horizon - 1, self.contract.action_dim
-        wanted = (
-            f"(n, {dims}) numbers of robot units, n from 0 to {most}: the actions that the "
-            "robot carries out from this observation on"
-        )
-        numbers = _numbers(COMMITTED, found, wanted)
-        if numbers.size == 0:
-            return numbers.reshape(0, dims)
-        if numbers.ndim != 2 or numbers.shape[1] != dims or len(numbers) > most:
-            raise ValueError(f"{COMMITTED}: found shape {numbers.shape}, wanted {wanted}.")
-        return numbers
-
-    def _prompt(self, message: dict[Any, Any]) -> str:
-        keys = _listed(self.layout.prompt)
-        if self.prompt is not None and not any(_has(message, key) for key in keys):
-            return self.prompt
-        key, found = _find(message, keys, "the instruction (or start the server with --prompt)")
-        if isinstance(found, np.ndarray | np.generic) and found.size == 1:
-            found = found.item()
-        if isinstance(found, bytes):
-            found = found.decode(errors="replace")
-        if not isinstance(found, str):
-            raise ValueError(f"{key}: found a {type(found).__name__}, wanted one instruction.")
-        return found
-
-
-def stack(observations: list[Observation]) -> Observation:
-    """Several observations of one as one of several, ``(B, …)``."""
-    stacked = Observation(
-        images={
-            view: torch.cat([one["images"][view] for one in observations])
-            for view in observations[0]["images"]
-        },
-        instruction=[text for one in observations for text in one["instruction"]],
-        state=torch.cat([one["state"] for one in observations]),
-    )
-    given = [tail for one in observations for tail in one.get(COMMITTED, [])]
-    if given:
-        empty = [given[0][:0]]
-        stacked[COMMITTED] = [tail for one in observations for tail in one.get(COMMITTED, empty)]
-    return stacked
-
-
-def _numbers(key: str, found: Any, wanted: str) -> Floats:
-    """Whatever holds numbers, as float32 of its shape."""
-    try:
-        values = np.asarray(found)
-        numbers = values.astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{key}: found no numbers ({error}), wanted {wanted}.") from error
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{key}: found {values.dtype} of shape {values.shape}, wanted {wanted}.")
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{key}: found {numbers.tolist()}, wanted {wanted}, all finite.")
-    return numbers
-
-
-def _listed(keys: Keys) -> list[str]:
+def listed(keys: Keys) -> list[str]:
+    """One key or several, as a list."""
     return [keys] if isinstance(keys, str) else list(keys)
 
 
-def _find_keys(places: Mapping[str, Keys], name: str, what: str) -> list[str]:
+def find_keys(places: Mapping[str, Keys], name: str, what: str) -> list[str]:
+    """The keys under which a layout keeps what the contract calls ``name``.
+
+    Raises:
+        ValueError: If the layout has no place for it.
+    """
     if name not in places and "*" not in places:
         raise ValueError(
             f"The policy wants the {what} {name!r}, this layout has {', '.join(places) or 'none'}. "
             f"Write a layout with a key for it ({name}: …) and give it as --layout mine.yaml."
         )
-    return [key.replace("*", name) for key in _listed(places.get(name, places.get("*", "")))]
+    return [key.replace("*", name) for key in listed(places.get(name, places.get("*", "")))]
 
 
 _MISSING = object()
 
 
-def _find(message: dict[Any, Any], keys: list[str], what: str) -> tuple[str, Any]:
+def find(message: dict[Any, Any], keys: list[str], what: str) -> tuple[str, Any]:
+    """The first of several keys that a message has, and its value.
+
+    Raises:
+        ValueError: If it has none of them.
+    """
     for key in keys:
         found = _look_up(message, key)
         if found is not _MISSING:
             return key, found
-    raise ValueError(f"No {' or '.join(map(repr, keys))}: found {_keys(message)}, wanted {what}.")
+    raise ValueError(
+        f"No {' or '.join(map(repr, keys))}: found {describe_keys(message)}, wanted {what}."
+    )
 
 
-def _has(message: dict[Any, Any], key: str) -> bool:
+def has(message: dict[Any, Any], key: str) -> bool:
+    """Whether a message has a key, or a path of them."""
     return _look_up(message, key) is not _MISSING
 
 
@@ -295,7 +120,7 @@ def _look_up(message: Any, path: str) -> Any:
     return _look_up(message[head], rest) if rest and head in message else _MISSING
 
 
-def _keys(message: Any) -> str:
+def describe_keys(message: Any) -> str:
     """The keys of a message, nested ones as paths, shortened."""
     if not isinstance(message, dict):
         return f"a {type(message).__name__}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from e0_lightning.serving.layouts import Reader, load_layout, stack
+from e0_lightning.serving.layouts import load_layout
+from e0_lightning.serving.reader import Reader, stack
 from e0_lightning.serving.vla_eval import specs
 from e0_lightning.types import Actor
 

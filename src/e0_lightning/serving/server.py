@@ -16,8 +16,9 @@ from http import HTTPStatus
 from typing import Any
 
 from e0_lightning.serving.batching import Limits
-from e0_lightning.serving.layouts import Reader, load_layout
+from e0_lightning.serving.layouts import load_layout
 from e0_lightning.serving.openpi import converse as speak_openpi
+from e0_lightning.serving.reader import Reader
 from e0_lightning.serving.service import Service
 from e0_lightning.serving.vla_eval import converse as speak_vla_eval
 from e0_lightning.types import Actor

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from e0_lightning.serving.batching import Answer, Batcher, BusyError, Limits
-from e0_lightning.serving.layouts import Reader
 from e0_lightning.serving.meters import Meters
+from e0_lightning.serving.reader import Reader
 from e0_lightning.types import Actor
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from e0_lightning.serving.batching import Answer
-from e0_lightning.serving.layouts import Reader
 from e0_lightning.serving.messages import decode, encode
+from e0_lightning.serving.reader import Reader
 from e0_lightning.serving.service import Connection, Service
 
 NAME = "vla-eval"
