@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 import e0_lightning  # noqa: F401  # bare class names in YAML are those already imported
 from e0_lightning.collection.libero import collect as collect_libero
 from e0_lightning.collection.maniskill import collect as collect_maniskill
+from e0_lightning.comparison.compare import compare
 from e0_lightning.data.benchmark import benchmark as benchmark_data
 from e0_lightning.data.inspect import inspect
 from e0_lightning.policies.base import Policy
@@ -229,6 +230,7 @@ def benchmark_serving(
 
 COMMANDS: dict[str, Any] = {
     "collect": {"libero": collect_libero, "maniskill": collect_maniskill},
+    "compare": compare,
     "merge": merge_reports,
     "serve": serve,
     "import-weights": import_weights,
@@ -265,7 +267,7 @@ def _load(checkpoint: str) -> Policy:
 
 
 def e0(args: list[str] | None = None) -> None:
-    """Run ``e0 collect | inspect | serve | import-weights | benchmark``.
+    """Run ``e0 collect | inspect | compare | serve | import-weights | benchmark``.
 
     Users' errors come without a traceback.
     """
@@ -277,7 +279,7 @@ def e0(args: list[str] | None = None) -> None:
 
 def _e0(args: list[str]) -> None:
     args = [_underscored(word) for word in args]
-    if args[:1] == ["import-weights"] or args[:1] == ["benchmark"]:
+    if args[:1] in (["compare"], ["import-weights"], ["benchmark"]):
         args = _folded(args)
     if args[:1] == ["inspect"]:
         parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
