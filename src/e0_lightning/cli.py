@@ -20,6 +20,7 @@ import e0_lightning  # noqa: F401  # bare class names in YAML are those already 
 from e0_lightning.collection.libero import collect as collect_libero
 from e0_lightning.collection.maniskill import collect as collect_maniskill
 from e0_lightning.comparison.compare import compare
+from e0_lightning.comparison.modes import modes as benchmark_modes
 from e0_lightning.data.benchmark import benchmark as benchmark_data
 from e0_lightning.data.inspect import inspect
 from e0_lightning.policies.base import Policy
@@ -236,6 +237,7 @@ COMMANDS: dict[str, Any] = {
     "import-weights": import_weights,
     "benchmark": {
         "data": benchmark_data,
+        "modes": benchmark_modes,
         "serve": benchmark_serving,
         "memory": benchmark_memory,
         "speed": benchmark_speed,
