@@ -14,12 +14,13 @@ SUITE ?= libero_spatial libero_object libero_goal libero_10
 EPISODES ?= 50
 LIBERO_TASKS ?= [0,1,6]
 TASKS ?= [0,1,2,3,4,5,6,7,8,9]
+PARALLEL ?= 2
 CONFIG ?= experiments/libero.yaml
 PLAY := --data.init_args.episodes.init_args
 space := $(subst ,, )
 comma := ,
 
-.PHONY: fit test lint types install renderer libero check-libero fit-libero eval-libero clean
+.PHONY: fit compare test lint types install renderer libero check-libero fit-libero eval-libero clean
 
 fit: install renderer data/maniskill/$(TASK).h5  ## demos, training, evaluation in the simulator
 	$(BIN)/lightning fit $(CONFIGS)
@@ -27,6 +28,14 @@ fit: install renderer data/maniskill/$(TASK).h5  ## demos, training, evaluation 
 
 data/maniskill/%.h5:
 	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --control_mode $(CONTROL) --out $@
+
+# What is run is what the caller names: EPISODES has a default for LIBERO's sake.
+GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
+
+compare: install renderer data/maniskill/$(TASK).h5  ## [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,argmax]: all policies and ablations
+	$(BIN)/e0 compare $(CONFIGS) --out runs/compare/$(TASK)$(if $(BUDGET),-$(BUDGET)) \
+	  $(if $(BUDGET),--steps $(BUDGET)) $(call GIVEN,EPISODES,--episodes $(EPISODES)) \
+	  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
 
 fit-libero: libero  ## demos of the scripted expert, training and evaluation on three tasks of LIBERO
 	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
@@ -79,7 +88,7 @@ install: .venv/installed
 	  { echo "$(PYTHON) has no venv module; as root: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[maniskill,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[maniskill,compare,dev]'
 	@touch $@
 
 DEVICE = from e0_lightning.simulation.renderer import check; check()

@@ -1,25 +1,37 @@
 """Every experiment file, alone or over its benchmark, trains on real demonstrations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 from e0_lightning.cli import run
+from e0_lightning.comparison.tables import read_tables
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-TASKS = sorted(EXPERIMENTS.glob("task/*.yaml"))
+# Tasks whose demonstrations are not those of the main experiment.
+TASKS = [EXPERIMENTS / "task" / f"{name}.yaml" for name in ("PickCube-v1", "StackCube-v1")]
+COMPARED = sorted(EXPERIMENTS.glob("compare/*.yaml"))
 # Built without memory, or shrunk, in test_experiments_backbone.py.
 LARGE = [EXPERIMENTS / "backbone" / name for name in ("paligemma.yaml", "qwen.yaml")]
-OVERLAYS = sorted(set(EXPERIMENTS.glob("*/*.yaml")) - set(TASKS) - set(LARGE))
+OVERLAYS = sorted(set(EXPERIMENTS.glob("*/*.yaml")) - set(TASKS) - set(LARGE) - set(COMPARED))
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
+# Variants that are an overlay and nothing more are tried as such.
+VARIANTS = {
+    name: words
+    for table in read_tables(COMPARED)
+    for name, words in {**table.trained, **table.sampled}.items()
+    if any(word.startswith("--") for word in words)
+}
 
 
-def fit(demos: Path, folder: Path, *configs: Path) -> int:
+def fit(demos: Path, folder: Path, *configs: Path, options: Sequence[str] = ()) -> int:
     ended = run(
         [
             "fit",
             *(f"--config={config}" for config in configs),
+            *options,
             "--trainer.fast_dev_run=2",
             "--trainer.accelerator=cpu",
             "--trainer.enable_progress_bar=false",
@@ -44,6 +56,21 @@ def test_overlay_trains_over_the_main_experiment(overlay, demos, tmp_path):
 def test_task_trains_on_demos_of_its_own(overlay, demos, tmp_path):
     own = demos.parent / f"{overlay.stem}.h5"
     assert fit(own, tmp_path, EXPERIMENTS / "maniskill.yaml", overlay) == 2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_of_a_comparison_trains_over_the_main_experiment(name, demos, tmp_path):
+    options = VARIANTS[name]
+    assert fit(demos, tmp_path, EXPERIMENTS / "maniskill.yaml", options=options) == 2
+
+
+@pytest.mark.parametrize("path", COMPARED, ids=lambda path: path.stem)
+def test_a_comparison_names_files_that_there_are(path):
+    (table,) = read_tables([path])
+    files = [word for words in table.trained.values() for word in words if word[0] != "-"]
+    files += [word for words in table.sampled.values() for word in words if word[0] != "-"]
+    assert files
+    assert all((EXPERIMENTS.parent / file).is_file() for file in files)
 
 
 def test_main_experiment_trains_alone(demos, tmp_path):

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "policies": {"actions", "diffusion", "networks", "metrics"},
     "simulation": {"data", "metrics"},
     "collection": {"simulation", "data", "metrics"},
+    "comparison": {"policies", "diffusion", "simulation", "metrics"},
 }
 """Area to the areas it may import besides itself and ``types``; None is all, absent is none."""
 

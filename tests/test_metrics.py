@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from e0_lightning.metrics import ActionError, SuccessRate, TokenAccuracy
+from e0_lightning.metrics import ActionError, SuccessRate, TokenAccuracy, paired_difference
 from e0_lightning.types import EpisodeResult
 
 
@@ -96,3 +96,44 @@ def test_success_rate_without_an_episode_says_nothing():
     rate, low, high, n = metric.compute()
     assert math.isnan(rate)
     assert (low, high, n) == (0.0, 1.0, 0)
+
+
+def pairs(both, first, second, neither):
+    """Two lists of successes with so many in common."""
+    one = [True] * (both + first) + [False] * (second + neither)
+    other = [True] * both + [False] * first + [True] * second + [False] * neither
+    return one, other
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [  # Altman et al. 2000, table 6.2; Newcombe 1998, tables II (a) and (b)
+        ((14, 5, 0, 22), 0.011, 0.226),
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        ((36, 14, 0, 0), 0.1528, 0.4167),
+    ],
+)
+def test_paired_difference_has_newcombes_interval(table, low, high):
+    one, other = pairs(*table)
+    found = paired_difference(one, other)
+    assert found.difference == pytest.approx((table[1] - table[2]) / sum(table))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
+    turned = paired_difference(other, one)
+    assert turned[:3] == pytest.approx((-found.difference, -found.high, -found.low))
+
+
+def test_pairs_that_agree_tell_more_than_pairs_that_do_not():
+    alike, unlike = paired_difference(*pairs(20, 5, 0, 25)), paired_difference(*pairs(0, 25, 20, 5))
+    assert alike.difference == unlike.difference == pytest.approx(0.1)
+    assert alike.high - alike.low < 0.5 * (unlike.high - unlike.low)
+
+
+def test_a_difference_of_nothing_says_nothing():
+    found = paired_difference([], [])
+    assert math.isnan(found.difference)
+    assert found[1:] == (-1.0, 1.0, 0)
+
+
+def test_unequal_lists_make_no_pairs():
+    with pytest.raises(ValueError, match="2 and 1 episodes"):
+        paired_difference([True, True], [True])

@@ -94,11 +94,11 @@ class Windows(pl.LightningDataModule):
 
 
 class Episodes(list[int]):
-    """A batch of episodes that succeed where the actor acts within bounds."""
+    """A batch of episodes that succeed where the actor's chunks have the right shape and size."""
 
     def run(self, actor: Actor) -> list[EpisodeResult]:
         actions = actor.act(make_batch())
-        ok = bool(actions.abs().max() < 100)
+        ok = actions.shape == (4, HORIZON, DIM) and bool(actions.abs().max() < 100)
         return [EpisodeResult("reach", seed, ok, 1) for seed in self]
 
 

@@ -1,13 +1,27 @@
 """Laws that every policy keeps."""
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from e0_lightning.networks.prefix import Prefix
 from e0_lightning.policies.checkpoint import load_policy
-from e0_lightning.types import Batch
+from e0_lightning.simulation.base import View
+from e0_lightning.simulation.rollout import choose
+from e0_lightning.types import Actor, Batch
 
-from .conftest import CONTRACT, DIM, HORIZON, make_batch, ready_policy, tiny_settings
+from .conftest import (
+    CONTRACT,
+    DIM,
+    HORIZON,
+    STATE,
+    Episodes,
+    make_batch,
+    ready_policy,
+    tiny_settings,
+    trainer,
+)
 
 WIDER = tiny_settings()["init_args"]["actions"] | {"model_dim": 5}
 
@@ -130,3 +144,19 @@ def test_checkpoint_alone_rebuilds_the_policy(policy, batch, tmp_path):
     torch.manual_seed(1)
     assert torch.equal(loaded.act(batch), expected)
     assert loaded.contract == CONTRACT
+
+
+def test_a_test_of_the_trainer_plays_it(policy, tmp_path):
+    loader = DataLoader([Episodes([1, 2]), Episodes([3])], batch_size=None)
+    (logged,) = trainer(tmp_path).test(policy, loader, verbose=False)
+    assert logged["test/success"] == 1.0
+
+
+def test_rollouts_take_it_for_an_actor(policy):
+    frame, state = np.zeros((32, 32, 3), np.uint8), np.zeros(STATE, np.float32)
+    views = [View({"base": frame}, state, "push", {"base": np.eye(3, dtype=np.float32)})] * 2
+    assert isinstance(policy, Actor)
+    chunks = choose(policy, views, replan=HORIZON)
+    assert chunks.shape == (2, HORIZON, DIM)
+    # Trained on actions within [-1, 1], no policy leaves the robot's range by much.
+    assert np.abs(chunks).max() < 10

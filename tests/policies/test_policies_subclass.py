@@ -1,65 +1,113 @@
-"""A policy as a researcher would write it: 20 lines, and everything else comes along."""
+"""The policy of one's own that the README shows: it trains, is evaluated and serves, as it says."""
 
-import torch
-from torch import Tensor, nn
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
 from torch.utils.data import DataLoader
 
-from e0_lightning import ActionExpert, ActionSpace, Batch, Policy, PrefixEncoder
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix
-from e0_lightning.policies.checkpoint import build_policy, load_policy
+from e0_lightning import Policy, load_policy
+from e0_lightning.cli import run
+from e0_lightning.serving import Server
 from e0_lightning.types import Actor
 
-from .conftest import CONTRACT, Episodes, Windows, make_batch, tiny_settings, trainer
+from .conftest import Episodes, Windows, ready_policy, tiny_settings, trainer
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
-class Gaussian(Policy):
-    """Every action is normal, with a learnt mean and deviation."""
+@pytest.fixture
+def my_research(tmp_path, monkeypatch):
+    """The README's code as the module that its command names."""
+    section = README.partition("## A policy of your own")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    (tmp_path / "my_research.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_research", raising=False)
+    import my_research
 
-    def __init__(self, encoder: PrefixEncoder, expert: ActionExpert, actions: ActionSpace) -> None:
-        super().__init__(encoder, actions)
-        self.expert = expert
-        self.port = ActionPort(nn.Identity(), actions.horizon, expert.width, 2 * actions.width)
-
-    def predict(self, prefix: Prefix) -> torch.distributions.Normal:
-        empty = torch.zeros(prefix.batch_size, 1, 1)
-        tau = torch.zeros(prefix.batch_size)
-        tokens = self.port.enter(empty.expand(-1, self.actions.horizon, self.expert.width))
-        mean, deviation = self.port.leave(self.expert(tokens, tau, prefix)).chunk(2, dim=-1)
-        return torch.distributions.Normal(mean, deviation.exp())
-
-    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
-        likelihood = self.predict(prefix).log_prob(batch["actions"])
-        return {"surprise": -likelihood[self.actions.counted(batch["valid"])].mean()}
-
-    def sample(self, prefix: Prefix) -> Tensor:
-        return self.predict(prefix).sample()
+    yield my_research
+    del sys.modules["my_research"]
 
 
-def gaussian():
-    settings = tiny_settings(f"{__name__}.Gaussian")
-    del settings["init_args"]["optimization"]
-    return build_policy(settings)
+@pytest.fixture
+def checkpoint(my_research, demos, tmp_path):
+    """What the README's command leaves, of a run of two steps on real demonstrations."""
+    (command,) = re.findall(r"`lightning (fit --config .*?--model my_research\.Copy) …`", README)
+    ended = run(
+        [
+            *command.replace("experiments/", f"{ROOT}/experiments/").split(),
+            "--trainer.max_steps=2",
+            "--trainer.accelerator=cpu",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            f"--trainer.default_root_dir={tmp_path}",
+            f"--data.demos=[{demos}]",
+            "--data.batch_size=2",
+            "--data.num_workers=0",
+            "--data.episodes=null",
+        ]
+    )
+    assert type(ended.model) is my_research.Copy
+    assert ended.trainer.callback_metrics["train/l1"].isfinite()
+    path = tmp_path / "last.ckpt"
+    ended.trainer.save_checkpoint(path)
+    return path
 
 
-def test_it_trains_evaluates_and_acts(tmp_path):
-    policy = gaussian()
-    runner = trainer(tmp_path, max_steps=4)
-    runner.fit(policy, datamodule=Windows())
-    assert runner.callback_metrics["val/surprise"].isfinite()
-    assert runner.callback_metrics["val/action_error"].isfinite()
-    (logged,) = trainer(tmp_path).test(policy, DataLoader([Episodes([1, 2])], batch_size=None))
-    assert "test/success" in logged
+def ask(policy, message):
+    """One request of an openpi client to a server around a policy."""
+    openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")
+    answers = []
+
+    async def serve():
+        server, loop = Server(policy), asyncio.get_running_loop()
+
+        def request(port):
+            try:
+                answers.append(openpi.WebsocketClientPolicy("127.0.0.1", port).infer(message))
+            finally:
+                loop.call_soon_threadsafe(server.stop)
+
+        await server.run("127.0.0.1", 0, lambda port: loop.run_in_executor(None, request, port))
+
+    asyncio.run(serve())
+    return answers[0]["actions"]
+
+
+def test_it_trains_and_its_checkpoint_serves(checkpoint):
+    policy = load_policy(checkpoint)
+    contract = policy.contract
     assert isinstance(policy, Actor)
-    assert policy.act(make_batch()).shape == (4, CONTRACT.horizon, CONTRACT.action_dim)
-    assert policy.plan(make_batch()).uncertainty is None
+    message = {
+        "images": {view: np.zeros((s, s, 3), np.uint8) for view, s in contract.views.items()},
+        "state": {part: np.zeros(size, np.float32) for part, size in contract.state.items()},
+        "prompt": "push the cube",
+    }
+    actions = ask(policy, message)
+    assert actions.shape == (contract.horizon, contract.action_dim)
+    assert np.isfinite(actions).all()
 
 
-def test_its_checkpoint_is_enough(tmp_path):
-    policy = gaussian()
-    runner = trainer(tmp_path, max_steps=2)
+def settings():
+    tree = tiny_settings("my_research.Copy")
+    del tree["init_args"]["expert"]
+    return tree
+
+
+def test_it_learns_and_is_evaluated(my_research, tmp_path):
+    policy = ready_policy(settings())
+    assert isinstance(policy, Policy)
+    batch = next(iter(Windows().train_dataloader()))
+    before = (policy.act(batch) - batch["actions"]).abs().mean()
+    runner = trainer(tmp_path, max_steps=60, max_epochs=60, limit_val_batches=0)
     runner.fit(policy, datamodule=Windows())
-    runner.save_checkpoint(tmp_path / "last.ckpt")
-    loaded = load_policy(tmp_path / "last.ckpt")
-    assert isinstance(loaded, Gaussian)
-    assert loaded.contract == CONTRACT
+    after = (policy.eval().act(batch) - batch["actions"]).abs().mean()
+    assert after < 0.8 * before
+    loader = DataLoader([Episodes([1, 2])], batch_size=None)
+    (logged,) = trainer(tmp_path).test(policy, loader, verbose=False)
+    assert logged["test/success"] == 1.0

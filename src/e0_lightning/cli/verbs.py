@@ -14,18 +14,22 @@ from e0_lightning.cli.serving import benchmark_serving, serve
 from e0_lightning.cli.weights import import_weights
 from e0_lightning.collection.libero import collect as collect_libero
 from e0_lightning.collection.maniskill import collect as collect_maniskill
+from e0_lightning.comparison.compare import compare
+from e0_lightning.comparison.modes import modes as benchmark_modes
 from e0_lightning.data.benchmark import benchmark as benchmark_data
 from e0_lightning.data.inspect import inspect
 from e0_lightning.simulation.merge import merge as merge_reports
 
 COMMANDS: dict[str, Any] = {
     "collect": {"libero": collect_libero, "maniskill": collect_maniskill},
+    "compare": compare,
     "merge": merge_reports,
     "serve": serve,
     "import-weights": import_weights,
     "benchmark": {
         "data": benchmark_data,
         "serve": benchmark_serving,
+        "modes": benchmark_modes,
         "memory": benchmark_memory,
         "speed": benchmark_speed,
         "seam": benchmark_seam,
@@ -50,14 +54,14 @@ def _folded(words: list[str]) -> list[str]:
     for word in following:
         name, equals, _ = word.partition("=")
         if name.split(".")[0] in DESCRIBING:
-            described += [word] if equals else [word, next(following, "")]
+            described.append(word if equals else f"{word}={next(following, '')}")
         else:
             rest.append(word)
     return [*rest, f"--experiment={json.dumps(described)}"] if described else rest
 
 
 def e0(args: list[str] | None = None) -> None:
-    """Run ``e0 collect | inspect | serve | import-weights | benchmark``.
+    """Run ``e0 collect | inspect | compare | serve | import-weights | benchmark``.
 
     Users' errors come without a traceback.
     """
@@ -69,7 +73,7 @@ def e0(args: list[str] | None = None) -> None:
 
 def _e0(args: list[str]) -> None:
     args = [_underscored(word) for word in args]
-    if args[:1] == ["import-weights"] or args[:1] == ["benchmark"]:
+    if args[:1] in (["compare"], ["import-weights"], ["benchmark"]):
         args = _folded(args)
     if args[:1] == ["inspect"]:
         parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)

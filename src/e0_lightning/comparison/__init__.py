@@ -1,0 +1,1 @@
+"""Policies side by side, under one budget and on the same seeds."""

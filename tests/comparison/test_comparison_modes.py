@@ -1,0 +1,36 @@
+import json
+
+import pytest
+import torch
+
+from e0_lightning.comparison.modes import modes, readings, train
+from e0_lightning.comparison.reach import judge, observe, places
+
+
+def test_regression_takes_neither_way_and_e0_takes_both():
+    obstacle = places(200)
+    regression, e0 = (train(name, 200, share=0.5) for name in ("Regression", "E0"))
+    next(readings("E0", e0))
+    averaged, kept = (judge(p.act(observe(obstacle)), obstacle) for p in (regression, e0))
+    # Under an absolute error, at equal shares, all that lies between the ways is as good.
+    assert averaged.off.float().mean() > 0.7
+    assert 0.25 < kept.over.float().mean() < 0.75
+    assert kept.whole.float().mean() > 0.6
+    assert kept.off.float().mean() < 0.5
+
+
+def test_the_benchmark_leaves_a_table_figures_and_a_picture(tmp_path, capsys):
+    torch.manual_seed(0)
+    modes(tmp_path, steps=2, draws=50, only=["Autoregressive", "FlowMatching"])
+    rows = json.loads((tmp_path / "modes.json").read_text())["rows"]
+    named = ["truth", "Autoregressive, greedy", "Autoregressive, drawn", "FlowMatching"]
+    assert list(rows) == named
+    assert rows["truth"]["whole"] == 1.0
+    assert rows["FlowMatching"]["off"] > 0.9  # two steps teach nothing
+    assert (tmp_path / "modes.png").stat().st_size > 1000
+    assert "| truth |" in capsys.readouterr().out
+
+
+def test_a_policy_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no \['E1'\]"):
+        modes(tmp_path, only=["E1"])
