@@ -43,9 +43,9 @@ class CommandLine(LightningCLI):
 
 
 def _leaves(tree: Any, name: str = "") -> dict[str, Any]:
-    """Dotted names and values of a tree of dicts, without what is not set."""
+    """Dotted names and values of a tree of dicts, without what is not set; a tuple is a list."""
     if not isinstance(tree, dict):
-        return {} if tree is None else {name: tree}
+        return {} if tree is None else {name: [*tree] if isinstance(tree, tuple) else tree}
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= _leaves(value, f"{name}.{key}" if name else key)
