@@ -117,3 +117,9 @@ def test_it_can_be_built_where_gradients_are_off(mode):
     with mode():
         language = LanguageModel(config={"model_type": "llama", **SHAPE})
     assert any(not weight.requires_grad for weight in language.parameters())
+
+
+def test_a_tokenizer_that_is_nowhere_is_named_with_what_to_do():
+    config = {"model_type": "llama", "hidden_size": 32}
+    with pytest.raises(ValueError, match=r"tokenizer: './no/such/place' is no folder .* log in"):
+        LanguageModel(config=config, tokenizer="./no/such/place")
