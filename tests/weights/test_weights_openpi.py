@@ -175,4 +175,13 @@ def test_a_policy_over_tokens_takes_their_projections_from_a_hybrid():
         "action_in_proj",
         "action_out_proj",
     }
-    assert torch.equal(policy.port.embed.weight, tiny_e0(32)["onehot_in_proj.weight"])
+    for kind in ("weight", "bias"):
+        ours = policy.get_parameter(f"port.embed.{kind}")
+        assert torch.equal(ours, tiny_e0(32)[f"onehot_in_proj.{kind}"])
+
+
+def test_a_second_tensor_for_one_place_is_left_out_and_named():
+    tensors = tiny_e0(32) | {"other_in_proj.weight": tiny_e0(32)["onehot_in_proj.weight"] + 1}
+    policy, report = imported(tensors, class_path="E0Hybrid", process={"num_bins": 32})
+    assert report.unexpected == ["other_in_proj.weight"]
+    assert torch.equal(policy.token_port.embed.weight, tensors["onehot_in_proj.weight"])

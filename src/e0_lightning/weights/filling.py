@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -87,12 +87,12 @@ def fill(ours: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], plan
         What became of each tensor.
 
     Raises:
-        ValueError: If shapes show another architecture, a required tensor is not filled, or hardly
-            anything has a place.
+        ValueError: If shapes show another architecture, two tensors have the same place, a required
+            tensor is not filled, or hardly anything has a place.
     """
     report, misfits, names = Report(), [], 0
-    filled: dict[str, set[int]] = {}
-    for theirs, tensor in tensors:
+    filled: dict[str, dict[int, str]] = {}
+    for theirs, tensor in _biases_last(tensors, plan):
         names += 1
         place = plan.places.get(theirs)
         if place is None:
@@ -100,9 +100,15 @@ def fill(ours: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], plan
             continue
         if place.name not in ours and place.otherwise in ours:
             place = replace(place, name=place.otherwise)
-        misfit = _put(ours, place, tensor)
+        sources = filled.setdefault(place.name, {})
+        first = sources.get(place.rows[0])
+        misfit = f"{place.name} is taken by {first}" if first else ""
+        if place.is_optional and _weight(theirs) != theirs:
+            own = filled.get(_weight(place.name), {}).get(place.rows[0])
+            misfit = misfit or ("" if own == _weight(theirs) else f"{_weight(theirs)} has no place")
+        misfit = misfit or _put(ours, place, tensor)
         if not misfit:
-            filled.setdefault(place.name, set()).add(place.rows[0])
+            sources[place.rows[0]] = theirs
             if place.rows[1] > 1 or place.change or tensor.shape != ours[place.name].shape:
                 report.reshaped.append(f"{place.name} <- {theirs}")
         elif place.is_optional:
@@ -110,13 +116,30 @@ def fill(ours: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], plan
         else:
             misfits.append(f"  {theirs}: {misfit}")
     for name, beside in plan.zeros.items():
-        if name in ours and beside in filled:
+        if name in ours and filled.get(beside):
             ours[name].detach().zero_()
-            filled[name] = {0}
+            filled[name] = {0: "zero"}
             report.reshaped.append(f"{name} <- zero")
     _account(report, ours, plan, filled)
     _refuse(report, plan, misfits, names)
     return report
+
+
+def _weight(name: str) -> str:
+    """The matrix that a bias belongs to; itself for anything else."""
+    return f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
+
+
+def _biases_last(tensors: Iterable[tuple[str, Tensor]], plan: Plan) -> Iterator[tuple[str, Tensor]]:
+    """Optional biases after all else: one goes where its matrix went, though it fits elsewhere."""
+    kept = []
+    for name, tensor in tensors:
+        place = plan.places.get(name)
+        if place is not None and place.is_optional and _weight(name) != name:
+            kept.append((name, tensor))
+        else:
+            yield name, tensor
+    yield from kept
 
 
 def _put(ours: Mapping[str, Tensor], place: Place, tensor: Tensor) -> str:
@@ -139,7 +162,7 @@ def _put(ours: Mapping[str, Tensor], place: Place, tensor: Tensor) -> str:
 
 
 def _account(
-    report: Report, ours: Mapping[str, Tensor], plan: Plan, filled: dict[str, set[int]]
+    report: Report, ours: Mapping[str, Tensor], plan: Plan, filled: dict[str, dict[int, str]]
 ) -> None:
     counts = {place.name: place.rows[1] for place in plan.places.values()}
     needs_all = re.compile(plan.required)
