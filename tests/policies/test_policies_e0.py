@@ -1,8 +1,9 @@
-"""Self-conditioning: an earlier estimate, seen beside the noise."""
+"""What E0 may see beside the noise: an earlier estimate, and the steps that are under way."""
 
+import pytest
 import torch
 
-from .conftest import ready_policy, tiny_settings
+from .conftest import DIM, HORIZON, make_batch, ready_policy, tiny_settings
 
 
 def both(**changes):
@@ -49,3 +50,39 @@ def test_half_of_the_samples_see_what_a_first_pass_says_and_it_gets_no_gradient(
     assert not any(first.any() for first in seen[::2])
     rows = torch.cat(seen[1::2]).flatten(1).any(dim=1)
     assert 25 <= rows.sum() <= 55
+
+
+def two_ways():
+    """One observation and two chunks from it: all low, or all high."""
+    batch = make_batch(size=1)
+    batch = {name: value * 32 for name, value in batch.items() if name == "instruction"} | {
+        "images": {"base": batch["images"]["base"].expand(32, -1, -1, -1)},
+        "state": batch["state"].expand(32, -1),
+        "valid": batch["valid"].expand(32, -1),
+    }
+    way = torch.where(torch.arange(32) % 2 == 0, -0.5, 0.5)
+    return batch | {"actions": way[:, None, None].expand(32, HORIZON, DIM)}
+
+
+@pytest.mark.parametrize("token_per", ["step", "dimension"])
+def test_a_chunk_goes_on_as_its_committed_steps_began(token_per):
+    policy = ready_policy(tiny_settings(committed=2, token_per=token_per))
+    batch, optimizer = two_ways(), torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    policy.train()
+    for _ in range(150):
+        optimizer.zero_grad()
+        sum(policy.losses(batch, policy.prefix(batch)).values()).backward()
+        optimizer.step()
+    policy.eval()
+    given = {name: batch[name] for name in ("images", "instruction", "state")}
+    for way in (-0.5, 0.5):
+        begun = policy.actions.undo(torch.full((32, HORIZON, DIM), way), batch["state"])[:, :1]
+        chunk = policy.act(given | {"committed": list(begun)})
+        assert torch.equal(chunk[:, :1], begun)
+        rest = policy.actions.normalise(chunk, batch["state"])[:, 1:]
+        assert (rest.sign() == torch.tensor(way).sign()).float().mean() > 0.95
+
+
+def test_committed_steps_are_fewer_than_a_chunk_has():
+    with pytest.raises(ValueError, match="committed is 4, the horizon 4"):
+        ready_policy(tiny_settings(committed=HORIZON))

@@ -41,7 +41,14 @@ class E0(Policy):
             a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
         self_conditioning: Let the expert also see an earlier estimate of the tokens (Analog Bits,
             arXiv 2208.04202): the step before's; half of training sees a first pass's.
+        committed: Most steps at the head of a chunk that training reveals, from none to all of
+            these at random, and asks nothing about: how a chunk goes on from actions under way
+            (arXiv 2512.05964). Without it only an x_τ that tells the network something does, and
+            with α = 0.1 it hardly does.
         common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+
+    Raises:
+        ValueError: If ``committed`` is not below the horizon.
     """
 
     def __init__(
@@ -53,9 +60,16 @@ class E0(Policy):
         sampler: Sampler | None = None,
         token_per: Literal["dimension", "step"] = "dimension",
         self_conditioning: bool = False,
+        committed: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
+        if not 0 <= committed < actions.horizon:
+            raise ValueError(
+                f"committed is {committed}, the horizon {actions.horizon}; from 0 to "
+                f"{actions.horizon - 1} steps are wanted, for one at least must be left to learn."
+            )
+        self.committed = committed
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
         self.token_per = token_per
@@ -78,10 +92,12 @@ class E0(Policy):
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.counted(batch["valid"]).flatten(1)
         tau = self.process.density.sample(len(tokens), device=tokens.device)
-        entered = self._enter_corrupted(tokens, tau, valid)
+        shown = self._shown(tokens)
+        entered = self._enter_corrupted(tokens, tau, valid, shown)
         logits = self._refine(entered, tau, prefix, self._first_estimate(entered, tau, prefix))
-        self._accuracy().update(logits.detach(), tokens, valid, tau)
-        return {"cross_entropy": self.process.loss(logits, tokens, valid)}
+        asked = valid if shown is None else valid & ~shown
+        self._accuracy().update(logits.detach(), tokens, asked, tau)
+        return {"cross_entropy": self.process.loss(logits, tokens, asked)}
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Denoise chunks from pure noise and read them off."""
@@ -143,8 +159,22 @@ class E0(Policy):
     def _enter(self, x_tau: Tensor) -> Tensor:
         return self.port.enter(x_tau.reshape(len(x_tau), len(self.port.positions), -1))
 
-    def _enter_corrupted(self, tokens: Tensor, tau: Tensor, valid: Tensor) -> Tensor:
-        """The expert's view of noisy tokens, whose one-hots need not be formed."""
+    def _shown(self, tokens: Tensor) -> Tensor | None:
+        """Which tokens are revealed, ``(B, L)`` bool; None where training never does."""
+        if not self.committed:
+            return None
+        steps = draw_uniform((len(tokens), 1), device=tokens.device) * (self.committed + 1)
+        place = torch.arange(self.tokens, device=tokens.device) // self.actions.width
+        return place < steps.floor()
+
+    def _enter_corrupted(
+        self, tokens: Tensor, tau: Tensor, valid: Tensor, shown: Tensor | None
+    ) -> Tensor:
+        """The expert's view of noisy tokens, whose one-hots need not be formed if none is shown."""
+        if shown is not None:
+            noisy = self.process.corrupt(tokens, tau, valid=valid)
+            clear = self.process.reveal(tokens, tau)
+            return self._enter(torch.where(shown[..., None], clear, noisy))
         if not self.process.projected:
             return self._enter(self.process.corrupt(tokens, tau, valid=valid))
         layer, shape = cast(nn.Linear, self.port.embed), (len(tokens), len(self.port.positions), -1)
