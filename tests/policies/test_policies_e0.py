@@ -25,9 +25,9 @@ def test_once_learnt_each_step_sees_what_the_last_one_said(batch):
     torch.nn.init.normal_(policy.estimate.weight)
     given, said, denoise = [], [], policy.denoise
 
-    def spied(x_tau, tau, prefix, estimate):
+    def spied(x_tau, tau, prefix, estimate, known):
         given.append(estimate)
-        said.append(denoise(x_tau, tau, prefix, estimate))
+        said.append(denoise(x_tau, tau, prefix, estimate, known))
         return said[-1]
 
     policy.denoise = spied

@@ -86,16 +86,17 @@ class E0(Policy):
             # Nothing at first, as if it were not there.
             nn.init.zeros_(self.estimate.weight)
             nn.init.zeros_(self.estimate.bias)
+        self.begun = nn.Linear(2 * joined, expert.width, bias=False) if committed else None
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.counted(batch["valid"]).flatten(1)
         tau = self.process.density.sample(len(tokens), device=tokens.device)
-        shown = self._shown(tokens)
-        entered = self._enter_corrupted(tokens, tau, valid, shown)
+        known = self._reveal(tokens)
+        entered = self._enter_corrupted(tokens, tau, valid, known)
         logits = self._refine(entered, tau, prefix, self._first_estimate(entered, tau, prefix))
-        asked = valid if shown is None else valid & ~shown
+        asked = valid if known is None else valid & (known < 0)
         self._accuracy().update(logits.detach(), tokens, asked, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, asked)}
 
@@ -117,7 +118,12 @@ class E0(Policy):
         return Draw(chunk, doubt(drawn.logits, self.actions))
 
     def denoise(
-        self, x_tau: Tensor, tau: Tensor, prefix: Prefix, estimate: Tensor | None = None
+        self,
+        x_tau: Tensor,
+        tau: Tensor,
+        prefix: Prefix,
+        estimate: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``.
 
@@ -126,16 +132,17 @@ class E0(Policy):
             tau: ``(B,)``.
             prefix: The encoded observations.
             estimate: Logits of the step before, ``(B, L, K)``, seen under self-conditioning.
+            known: ``(B, L)`` int64, decided tokens and −1 elsewhere; seen if training shows some.
         """
         seen = None if estimate is None else self._recall(estimate)
-        return self._refine(self._enter(x_tau), tau, prefix, seen)
+        return self._refine(self._tell(known, self._enter(x_tau)), tau, prefix, seen)
 
     def _denoiser(self, prefix: Prefix, known: Tensor | None) -> Denoise:
         """The posterior given known tokens, with its last answer where it sees that."""
         last: Tensor | None = None
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self.denoise(x_tau, tau, prefix, last)
+            return self.denoise(x_tau, tau, prefix, last, known)
 
         informed = inpaint(denoise, self.process, known)
 
@@ -159,22 +166,32 @@ class E0(Policy):
     def _enter(self, x_tau: Tensor) -> Tensor:
         return self.port.enter(x_tau.reshape(len(x_tau), len(self.port.positions), -1))
 
-    def _shown(self, tokens: Tensor) -> Tensor | None:
-        """Which tokens are revealed, ``(B, L)`` bool; None where training never does."""
+    def _reveal(self, tokens: Tensor) -> Tensor | None:
+        """Tokens that training shows, ``(B, L)``, and −1 elsewhere; None where it never does."""
         if not self.committed:
             return None
         steps = draw_uniform((len(tokens), 1), device=tokens.device) * (self.committed + 1)
         place = torch.arange(self.tokens, device=tokens.device) // self.actions.width
-        return place < steps.floor()
+        return tokens.masked_fill(place >= steps.floor(), -1)
+
+    def _tell(self, known: Tensor | None, entered: Tensor) -> Tensor:
+        """Add decided tokens as numbers, which carry the order that bins lack, ``(B, T, W)``."""
+        if known is None or self.begun is None:
+            return entered
+        is_known = known >= 0
+        values = self.tokenizer.decode(known.clamp(min=0)) * is_known
+        told = torch.stack([values, is_known.to(values.dtype)], dim=-1)
+        return entered + self.begun(told.view(*entered.shape[:2], -1).to(entered.dtype))
 
     def _enter_corrupted(
-        self, tokens: Tensor, tau: Tensor, valid: Tensor, shown: Tensor | None
+        self, tokens: Tensor, tau: Tensor, valid: Tensor, known: Tensor | None
     ) -> Tensor:
-        """The expert's view of noisy tokens, whose one-hots need not be formed if none is shown."""
-        if shown is not None:
+        """The expert's view of noisy tokens, whose one-hots need not be formed if none is known."""
+        if known is not None:
             noisy = self.process.corrupt(tokens, tau, valid=valid)
             clear = self.process.reveal(tokens, tau)
-            return self._enter(torch.where(shown[..., None], clear, noisy))
+            x_tau = torch.where(known[..., None] < 0, noisy, clear)
+            return self._tell(known, self._enter(x_tau))
         if not self.process.projected:
             return self._enter(self.process.corrupt(tokens, tau, valid=valid))
         layer, shape = cast(nn.Linear, self.port.embed), (len(tokens), len(self.port.positions), -1)
