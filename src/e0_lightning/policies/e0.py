@@ -181,7 +181,8 @@ class E0(Policy):
         is_known = known >= 0
         values = self.tokenizer.decode(known.clamp(min=0)) * is_known
         told = torch.stack([values, is_known.to(values.dtype)], dim=-1)
-        return entered + self.begun(told.view(*entered.shape[:2], -1).to(entered.dtype))
+        embedded: Tensor = self.begun(told.view(*entered.shape[:2], -1).to(entered.dtype))
+        return entered + embedded
 
     def _enter_corrupted(
         self, tokens: Tensor, tau: Tensor, valid: Tensor, known: Tensor | None
