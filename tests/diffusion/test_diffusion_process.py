@@ -51,6 +51,30 @@ def test_score_is_the_gradient_of_the_log_density():
     assert torch.allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_codes_are_bumps_of_unit_length():
+    process = OneHotDiffusion(num_bins=20, alpha=0.5, code=2.0)
+    codes = process.encode(torch.arange(20))
+    assert torch.allclose(codes.norm(dim=-1), torch.ones(20))
+    assert codes.argmax(dim=-1).equal(torch.arange(20))
+    assert torch.allclose(codes[10, 12] / codes[10, 10], torch.tensor(-0.5).exp())
+    clean = process.corrupt(torch.tensor([[3]]), torch.ones(1))
+    assert torch.allclose(clean, 0.5 * codes[3])
+
+
+def test_score_of_codes_is_the_gradient_of_the_log_density():
+    process = OneHotDiffusion(num_bins=9, alpha=2.0, code=1.5)
+    prior = torch.rand(3, 9, generator=seeded()).softmax(dim=-1)
+    tau = torch.tensor([0.0, 0.3, 0.6, 0.9])
+    level = tau[:, None, None]
+    x = process.corrupt(torch.randint(0, 9, (4, 3), generator=seeded()), tau, seeded(1))
+    x.requires_grad_()
+    signal = 2.0 * level[..., None] * process.encode(torch.arange(9))
+    distance = (x[..., None, :] - signal).square().sum(dim=-1)
+    joint = prior.log() - distance / (2 * (1 - level) ** 2)
+    (expected,) = torch.autograd.grad(joint.logsumexp(dim=-1).sum(), x)
+    assert torch.allclose(process.score(x, joint, tau), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_mean_and_noise_put_the_input_together_again():
     process = OneHotDiffusion(num_bins=7, alpha=0.2)
     x, logits, tau = torch.randn(3, 2, 7), torch.randn(3, 2, 7), torch.rand(3)
@@ -129,7 +153,9 @@ def test_a_configuration_builds_it_with_its_density():
     assert isinstance(OneHotDiffusion().density, BetaTau)
 
 
-@pytest.mark.parametrize("arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"ordinal": -1.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"ordinal": -1.0}, {"code": -1.0}]
+)
 def test_impossible_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         OneHotDiffusion(**arguments)

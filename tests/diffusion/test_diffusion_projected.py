@@ -69,6 +69,14 @@ def test_clean_tokens_are_columns_of_the_layer(weight):
     torch.testing.assert_close(x, 0.7 * weight.T[tokens[..., 0]])
 
 
+def test_clean_codes_are_bumps_of_columns(weight):
+    process = OneHotDiffusion(num_bins=12, alpha=0.7, code=1.0)
+    tokens = torch.randint(0, 12, (4, 3, 2), generator=seeded(3))
+    x = corrupt_projected(process, weight, tokens, torch.ones(4))
+    plain = process.corrupt(tokens.flatten(1), torch.ones(4)).view(4, 3, 24)
+    torch.testing.assert_close(x, plain @ weight.T)
+
+
 def test_a_generator_decides_the_noise(weight):
     tokens, tau = torch.zeros(2, 3, 2, dtype=torch.long), torch.rand(2)
     first, second = (corrupt_projected(PROCESS, weight, tokens, tau, seeded(7)) for _ in range(2))

@@ -50,14 +50,17 @@ class TwoModes:
         return self.logits.scatter_(-1, self.bins, chunk[:, None].expand_as(self.bins))
 
 
-def draw_two_modes(sampler, draws, batch=50):
-    """Shares of chunks that are all of one mode, and all of the first."""
+def draw_two_modes(sampler, draws, batch=50, told=lambda x, tau: (x, tau)):
+    """Shares of chunks that are all of one mode, and all of the first.
+
+    ``told`` is what the posterior is asked about in place of the sampler's own ``x`` and ``tau``.
+    """
     process = OneHotDiffusion(2048, alpha=0.1)
-    denoise, generator = TwoModes(process, batch), seeded()
+    posterior, generator = TwoModes(process, batch), seeded()
     counts = torch.zeros(2)
     for _ in range(draws // batch):
-        tokens = sampler(denoise, process, (batch, 16), generator).tokens
-        counts += (tokens[:, None] == denoise.modes).all(dim=-1).sum(dim=0)
+        drawn = sampler(lambda x, tau: posterior(*told(x, tau)), process, (batch, 16), generator)
+        counts += (drawn.tokens[:, None] == posterior.modes).all(dim=-1).sum(dim=0)
     return counts.sum().item() / draws, counts[0].item() / draws
 
 
@@ -74,11 +77,44 @@ def test_argmax_drifts_to_the_larger_mode():
     assert share > 0.78
 
 
+def test_released_rule_drifts_to_the_larger_mode_where_its_noise_is_known():
+    # α e + ε is twice what the process draws at τ = 1/2.
+    def truly(x, tau):
+        return x / 2, torch.full_like(tau, 0.5)
+
+    whole, share = draw_two_modes(ReleasedSampler(num_steps=10), draws=1000, told=truly)
+    assert whole >= 0.99
+    assert share == pytest.approx(0.96, abs=0.02)
+
+
+def test_released_rule_throws_a_coin_where_the_noise_is_taken_for_the_schedules():
+    whole, share = draw_two_modes(ReleasedSampler(num_steps=10), draws=1000)
+    assert whole >= 0.99
+    assert share == pytest.approx(0.5, abs=0.06)
+
+
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
 def test_categorical_reproduces_the_prior(alpha):
     process = OneHotDiffusion(num_bins=8, alpha=alpha)
     prior = torch.randn(3, 8, generator=seeded(2)).softmax(dim=-1)
     denoise = independent_posterior(prior, process)
+    sample = CategoricalSampler(num_steps=10)(denoise, process, (20_000, 3), seeded())
+    counts = torch.nn.functional.one_hot(sample.tokens, 8).sum(dim=0)
+    statistic = ((counts - 20_000 * prior) ** 2 / (20_000 * prior)).sum()
+    # 99.9 % of a chi-square with 3 · 7 degrees of freedom.
+    assert statistic < 46.8
+
+
+def test_categorical_reproduces_the_prior_of_codes():
+    process = OneHotDiffusion(num_bins=8, alpha=1.0, code=1.0)
+    prior = torch.randn(3, 8, generator=seeded(2)).softmax(dim=-1)
+    codes = process.encode(torch.arange(8))
+
+    def denoise(x, tau):
+        level = tau[:, None, None]
+        # Codes are as long as one another.
+        return prior.log() + level * (x @ codes.T) / (1 - level) ** 2
+
     sample = CategoricalSampler(num_steps=10)(denoise, process, (20_000, 3), seeded())
     counts = torch.nn.functional.one_hot(sample.tokens, 8).sum(dim=0)
     statistic = ((counts - 20_000 * prior) ** 2 / (20_000 * prior)).sum()

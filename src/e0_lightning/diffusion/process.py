@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import embedding, normalize, one_hot
 
 from e0_lightning.diffusion.draws import draw_normal
 from e0_lightning.diffusion.losses import masked_mean
@@ -25,12 +25,15 @@ class OneHotDiffusion:
         alpha: One-hot smooth factor α, positive.
         ordinal: Standard deviation, in bins, of a Gaussian over the neighbours of the true bin that
             the loss takes for its target; 0 is the paper's one-hot target.
+        code: Standard deviation, in bins, of a Gaussian over the bin and its neighbours, of unit
+            length, that stands for a token in place of its one-hot ``e_k``: noise then hides the
+            coarse place of an action later than its bin. 0 is the paper's one-hot.
         density: How training draws τ; None is the paper's ``BetaTau()``.
         projected: Draw training noise as the first layer sees it, equal in law
             (``corrupt_projected``); takes more bins, of all one-hots of a token, than its width.
 
     Raises:
-        ValueError: If there are fewer than two bins, α is not positive or ``ordinal`` is negative.
+        ValueError: If there are fewer than two bins, α is not positive, or a deviation is negative.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class OneHotDiffusion:
         num_bins: int = 2048,
         alpha: float = 0.1,
         ordinal: float = 0.0,
+        code: float = 0.0,
         density: TauDensity | None = None,
         projected: bool = False,
     ) -> None:
@@ -47,9 +51,12 @@ class OneHotDiffusion:
             raise ValueError(f"alpha is {alpha}; the signal needs a positive factor.")
         if ordinal < 0:
             raise ValueError(f"ordinal is {ordinal}; give a deviation of 0 bins or more.")
+        if code < 0:
+            raise ValueError(f"code is {code}; give a deviation of 0 bins or more.")
         self.num_bins = num_bins
         self.alpha = alpha
         self.ordinal = ordinal
+        self.code = code
         self.density = density or BetaTau()
         self.projected = projected
 
@@ -77,7 +84,23 @@ class OneHotDiffusion:
         signal = (self.alpha * level).expand(*tokens.shape, 1)
         if valid is not None:
             signal = signal * valid[..., None]
-        return x_tau.mul_(1 - level).scatter_add_(-1, tokens[..., None], signal)
+        x_tau.mul_(1 - level)
+        if self.code:
+            return x_tau.addcmul_(self.encode(tokens), signal)
+        return x_tau.scatter_add_(-1, tokens[..., None], signal)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """What stands for a token, clean and of length 1: ``(…)`` int64 to ``(…, K)`` float32."""
+        if not self.code:
+            return one_hot(tokens, self.num_bins).float()
+        return embedding(tokens, self.codes(tokens.device))
+
+    def codes(self, device: torch.device) -> Tensor:
+        """What stands for each bin if ``code`` is not 0, ``(K, K)``, a row for a bin."""
+        bins = torch.arange(self.num_bins, device=device)
+        distance = (bins[:, None] - bins) / self.code
+        codes: Tensor = normalize(torch.exp(-0.5 * distance**2))
+        return codes
 
     def reveal(self, tokens: Tensor, tau: Tensor) -> Tensor:
         """Give tokens that are known for certain the clearest ``x_τ`` of the usual length.
@@ -97,13 +120,18 @@ class OneHotDiffusion:
             ``(B, L, K)`` float32.
         """
         level = tau.to(tokens.device, torch.float32)[:, None, None]
-        length = level * self.alpha + (1 - level) * self.num_bins**0.5
-        revealed: Tensor = one_hot(tokens, self.num_bins) * length
-        return revealed
+        length: Tensor = level * self.alpha + (1 - level) * self.num_bins**0.5
+        return self.encode(tokens) * length
 
     def mean(self, logits: Tensor) -> Tensor:
-        """Posterior mean of ``α e_k`` (Tweedie), ``(B, L, K)``: α times the probabilities."""
-        return self.alpha * logits.float().softmax(dim=-1)
+        """Posterior mean of ``α e_k`` (Tweedie), ``(B, L, K)``: α times the probabilities.
+
+        With codes, it is the mean of α times the codes.
+        """
+        probabilities = logits.float().softmax(dim=-1)
+        if self.code:
+            probabilities = probabilities @ self.codes(logits.device)
+        return self.alpha * probabilities
 
     def noise(self, x_tau: Tensor, mean: Tensor, tau: Tensor) -> Tensor:
         """Posterior mean of ε, ``(x_τ − τ · mean) / (1 − τ)``.

@@ -58,8 +58,11 @@ def corrupt_projected(
     with torch.autocast(precise.device.type, enabled=False):
         factor = torch.linalg.cholesky(precise @ precise.T)
         noise = draw_normal((*tokens.shape[:2], width), generator, precise.device) @ factor.T
+        seen = precise
+        if process.code:
+            seen = (seen.view(width, joined, -1) @ process.codes(seen.device).T).flatten(1)
     columns = tokens + process.num_bins * torch.arange(joined, device=tokens.device)
-    signal = F.embedding(columns, precise.T)
+    signal = F.embedding(columns, seen.T)
     if valid is not None:
         signal = signal * valid[..., None]
     x_tau: Tensor = level * process.alpha * signal.sum(dim=-2) + (1 - level) * noise

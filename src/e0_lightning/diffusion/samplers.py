@@ -229,6 +229,5 @@ class ReleasedSampler(Sampler):
         generator: torch.Generator | None,
     ) -> Tensor:
         """Add fresh noise to the chosen tokens; see ``Sampler.step``."""
-        tokens = self.choose(logits)[..., None]
-        signal = torch.full(tokens.shape, process.alpha, device=x.device)
-        return draw_normal(x.shape, generator, x.device).scatter_add_(-1, tokens, signal)
+        signal = process.alpha * process.encode(self.choose(logits))
+        return draw_normal(x.shape, generator, x.device) + signal
