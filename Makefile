@@ -1,13 +1,15 @@
 # The two commands that matter: `make fit` and `make test`. Both set up all they need in .venv.
-# Another task: `make fit TASK=PickCube-v1`.
+# Another task, or files of experiments/ on top: `make fit TASK=PickCube-v1 WITH=setting/bf16.yaml`.
 PYTHON ?= python3
 TASK ?= PushCube-v1
+COMPARED := $(if $(filter command environment,$(firstword $(origin TASK))),$(TASK),PushPull)
 DEMOS ?= 200
 BIN := .venv/bin
 CONTROL_PickCube-v1 := pd_ee_delta_pos
 CONTROL_StackCube-v1 := pd_ee_delta_pose
-CONTROL := $(or $(CONTROL_$(TASK)),pd_joint_pos)
-CONFIGS := $(foreach file,experiments/maniskill.yaml $(wildcard experiments/task/$(TASK).yaml),--config $(file))
+MIXED_PushPull := PushCube-v1 PullCube-v1
+demos = $(patsubst %,data/maniskill/%.h5,$(or $(MIXED_$1),$1))
+configs = $(foreach file,maniskill.yaml $(patsubst experiments/%,%,$(wildcard experiments/task/$1.yaml)) $(WITH),--config experiments/$(file))
 CHECKPOINT = $$(ls -t runs/$(TASK)/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
 
 SUITE ?= libero_spatial libero_object libero_goal libero_10
@@ -22,18 +24,19 @@ comma := ,
 
 .PHONY: fit compare test lint types install renderer libero check-libero fit-libero eval-libero clean
 
-fit: install renderer data/maniskill/$(TASK).h5  ## demos, training, evaluation in the simulator
-	$(BIN)/lightning fit $(CONFIGS)
-	$(BIN)/lightning test $(CONFIGS) --ckpt_path $(CHECKPOINT)
+fit: install renderer $(call demos,$(TASK))  ## demos, training, evaluation in the simulator
+	$(BIN)/lightning fit $(call configs,$(TASK))
+	$(BIN)/lightning test $(call configs,$(TASK)) --ckpt_path $(CHECKPOINT)
 
 data/maniskill/%.h5:
-	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --control_mode $(CONTROL) --out $@
+	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@ \
+	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
 
 # What is run is what the caller names: EPISODES has a default for LIBERO's sake.
 GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
 
-compare: install renderer data/maniskill/$(TASK).h5  ## [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,argmax]: all policies and ablations
-	$(BIN)/e0 compare $(CONFIGS) --out runs/compare/$(TASK)$(if $(BUDGET),-$(BUDGET)) \
+compare: install renderer $(call demos,$(COMPARED))  ## [TASK=PushPull] [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,argmax]
+	$(BIN)/e0 compare $(call configs,$(COMPARED)) --out runs/compare/$(COMPARED)$(if $(BUDGET),-$(BUDGET)) \
 	  $(if $(BUDGET),--steps $(BUDGET)) $(call GIVEN,EPISODES,--episodes $(EPISODES)) \
 	  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
 
