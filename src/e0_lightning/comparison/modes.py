@@ -189,7 +189,7 @@ def picture(rows: dict[str, Any], pictures: dict[str, Tensor], path: Path) -> No
     columns = min(4, len(pictures))
     high = -(-len(pictures) // columns)
     figure = figure_class()(figsize=(3 * columns, 2.4 * high), layout="constrained")
-    panels = figure.subplots(high, columns, squeeze=False).flat
+    panels = list(figure.subplots(high, columns, squeeze=False).flat)
     for axes in panels:
         axes.set_axis_off()
     for axes, (name, chunks) in zip(panels, pictures.items(), strict=False):
