@@ -33,23 +33,29 @@ ABLE = IdentifiabilitySchedule(BINS, ALPHA)
 NOISY = {"num_bins": BINS, "alpha": ALPHA}
 DENSITY = {"class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau", "init_args": NOISY}
 
-POLICIES: dict[str, dict[str, Any]] = {
-    "E0": {"process": {**NOISY, "ordinal": 1.0, "density": DENSITY}},
-    "FlowMatching": {},
-    "MaskedDiffusion": {"process": {"num_bins": BINS}},
-    "Autoregressive": {"num_bins": BINS},
-    "Regression": {},
-    "E0Hybrid": {"process": {**NOISY, "ordinal": 1.0}},
+CLASSIFIER = {"process": {**NOISY, "ordinal": 1.0, "density": DENSITY}}
+
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "E0": ("E0", CLASSIFIER),
+    "E0, self-conditioned": ("E0", {**CLASSIFIER, "self_conditioning": True}),
+    "FlowMatching": ("FlowMatching", {}),
+    "MaskedDiffusion": ("MaskedDiffusion", {"process": {"num_bins": BINS}}),
+    "Autoregressive": ("Autoregressive", {"num_bins": BINS}),
+    "Regression": ("Regression", {}),
+    "E0Hybrid": ("E0Hybrid", {"process": {**NOISY, "ordinal": 1.0}}),
 }
-"""What is trained: class to its own settings."""
+"""What is trained: its name, its class and its own settings."""
 
 READINGS: dict[str, dict[str, dict[str, Any]]] = {
     "E0": {
-        "E0": {"sampler": TweedieSampler(STEPS, ABLE, "center")},
-        "E0, even steps": {"sampler": TweedieSampler(STEPS, None, "center")},
-        "E0, expectation": {"sampler": TweedieSampler(STEPS, ABLE, "expectation")},
-        "E0, argmax": {"sampler": ArgmaxSampler(STEPS, ABLE)},
-        "E0, categorical": {"sampler": CategoricalSampler(STEPS, ABLE)},
+        "E0": {"sampler": TweedieSampler(STEPS, None, "center")},
+        "E0, steps where it tells": {"sampler": TweedieSampler(STEPS, ABLE, "center")},
+        "E0, expectation": {"sampler": TweedieSampler(STEPS, None, "expectation")},
+        "E0, argmax": {"sampler": ArgmaxSampler(STEPS, None)},
+        "E0, categorical": {"sampler": CategoricalSampler(STEPS, None)},
+    },
+    "E0, self-conditioned": {
+        "E0, self-conditioned": {"sampler": TweedieSampler(STEPS, None, "center")},
     },
     "Autoregressive": {
         "Autoregressive, greedy": {"temperature": 0.0},
@@ -101,7 +107,7 @@ def modes(
 
 
 def train(name: str, steps: int, share: float) -> Policy:
-    """A tiny policy of a class, trained."""
+    """A tiny policy by its name, trained."""
     torch.manual_seed(0)
     policy = build_policy(settings(name))
     trainer = Trainer(
@@ -117,7 +123,7 @@ def train(name: str, steps: int, share: float) -> Policy:
 
 
 def settings(name: str) -> dict[str, Any]:
-    """The constructor tree of a tiny policy."""
+    """The constructor tree of a tiny policy by its name."""
     language = {
         "model_type": "llama",
         "hidden_size": 32,
@@ -139,7 +145,8 @@ def settings(name: str) -> dict[str, Any]:
         "expert": {"width": 64, "depth": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 128},
         "optimization": {"peak": 4e-3, "final": 4e-5, "warmup": 50},
     }
-    return {"class_path": f"e0_lightning.{name}", "init_args": args | POLICIES[name]}
+    kind, own = POLICIES[name]
+    return {"class_path": f"e0_lightning.{kind}", "init_args": args | own}
 
 
 def readings(name: str, policy: Policy) -> Iterator[str]:
