@@ -214,7 +214,9 @@ class CategoricalSampler(Sampler):
 class ReleasedSampler(Sampler):
     """Follows the released code of E0: ``α e_k̂ + ε'`` at every step, whatever the noise level.
 
-    The schedule decides only what the denoiser is told; bins are read at their left edges.
+    The schedule decides only what the denoiser is told; bins are read at their left edges. A
+    posterior that knows this noise drifts to the larger of two modes; one that takes it for the
+    schedule's believes noise, and ends in either.
     """
 
     own_readout = "left_edge"
