@@ -8,7 +8,7 @@ from typing import Any
 
 
 def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw tables of a report beside each other, where anything in them is finished.
+    """Draw tables of a report beside each other, where rows of them are finished to compare.
 
     Args:
         tables: With ``title``, ``base`` and ``rows`` of ``rate``, ``low`` and ``high``.
@@ -18,10 +18,10 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
         ModuleNotFoundError: If there is no matplotlib.
     """
     figures = figure_class()
-    shown = [table for table in tables if any(table["rows"].values())]
+    shown = [table for table in tables if _finished(table) > 1]
     if not shown:
         return
-    longest = max(sum(map(bool, table["rows"].values())) for table in shown)
+    longest = max(map(_finished, shown))
     figure = figures(figsize=(6 * len(shown), 1.2 + 0.32 * longest), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, table in zip(panels, shown, strict=True):
@@ -36,6 +36,11 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set(xlim=(0, 100), xlabel="success, %, with Wilson's 95 % interval")
         axes.set_title(table["title"])
     figure.savefig(path, dpi=150)
+
+
+def _finished(table: dict[str, Any]) -> int:
+    """Rows that are not empty."""
+    return sum(map(bool, table["rows"].values()))
 
 
 def figure_class() -> Any:
