@@ -11,8 +11,9 @@ from e0_lightning.comparison.reach import judge, observe, places
 
 def test_regression_takes_neither_way_and_e0_takes_both():
     obstacle = places(200)
-    regression, e0 = (train(name, 200, share=0.5) for name in ("Regression", "E0"))
-    next(readings("E0", e0))
+    conditioned = "E0, self-conditioned"
+    regression, e0 = (train(name, 200, share=0.5) for name in ("Regression", conditioned))
+    next(readings(conditioned, e0))
     averaged, kept = (judge(p.act(observe(obstacle)), obstacle) for p in (regression, e0))
     # Under an absolute error, at equal shares, all that lies between the ways is as good.
     assert averaged.off.float().mean() > 0.7
