@@ -25,12 +25,12 @@ class OneHotDiffusion:
         alpha: One-hot smooth factor α, positive.
         ordinal: Standard deviation, in bins, of a Gaussian over the neighbours of the true bin that
             the loss takes for its target; 0 is the paper's one-hot target.
-        code: Standard deviation, in bins, of a Gaussian over the bin and its neighbours, of unit
-            length, that stands for a token in place of its one-hot ``e_k``: noise then hides the
-            coarse place of an action later than its bin. 0 is the paper's one-hot.
         density: How training draws τ; None is the paper's ``BetaTau()``.
         projected: Draw training noise as the first layer sees it, equal in law
             (``corrupt_projected``); takes more bins, of all one-hots of a token, than its width.
+        code: Standard deviation, in bins, of a Gaussian over the bin and its neighbours, of unit
+            length, that stands for a token in place of its one-hot ``e_k``: noise then hides the
+            coarse place of an action later than its bin. 0 is the paper's one-hot.
 
     Raises:
         ValueError: If there are fewer than two bins, α is not positive, or a deviation is negative.
@@ -41,9 +41,9 @@ class OneHotDiffusion:
         num_bins: int = 2048,
         alpha: float = 0.1,
         ordinal: float = 0.0,
-        code: float = 0.0,
         density: TauDensity | None = None,
         projected: bool = False,
+        code: float = 0.0,
     ) -> None:
         if num_bins < 2:
             raise ValueError(f"num_bins is {num_bins}; tokens need 2 bins or more.")
@@ -56,9 +56,9 @@ class OneHotDiffusion:
         self.num_bins = num_bins
         self.alpha = alpha
         self.ordinal = ordinal
-        self.code = code
         self.density = density or BetaTau()
         self.projected = projected
+        self.code = code
 
     def corrupt(
         self,
