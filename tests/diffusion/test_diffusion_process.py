@@ -126,8 +126,9 @@ def test_nothing_valid_is_no_loss_and_no_gradient():
     assert (logits.grad == 0).all()
 
 
-def test_half_precision_logits_lose_nothing_more():
-    process = OneHotDiffusion(64)
+@pytest.mark.parametrize("code", [0.0, 2.0])
+def test_half_precision_logits_lose_nothing_more(code):
+    process = OneHotDiffusion(64, code=code)
     logits, tokens = torch.randn(2, 3, 64).bfloat16(), torch.randint(0, 64, (2, 3))
     valid = torch.ones(2, 3, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):

@@ -130,7 +130,8 @@ class OneHotDiffusion:
         """
         probabilities = logits.float().softmax(dim=-1)
         if self.code:
-            probabilities = probabilities @ self.codes(logits.device)
+            with torch.autocast(logits.device.type, enabled=False):
+                probabilities = probabilities @ self.codes(logits.device)
         return self.alpha * probabilities
 
     def noise(self, x_tau: Tensor, mean: Tensor, tau: Tensor) -> Tensor:
