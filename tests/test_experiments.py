@@ -13,7 +13,7 @@ from e0_lightning.comparison.tables import read_tables
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 # Tasks whose demonstrations are not those of the main experiment.
-TASKS = [path for path in EXPERIMENTS.glob("task/*.yaml") if path.stem != "PushPull"]
+TASKS = [path for path in sorted(EXPERIMENTS.glob("task/*.yaml")) if path.stem != "PushPull"]
 COMPARED = sorted(EXPERIMENTS.glob("compare/*.yaml"))
 # Built without memory, or shrunk, in test_experiments_backbone.py.
 LARGE = [EXPERIMENTS / "backbone" / name for name in ("paligemma.yaml", "qwen.yaml")]
