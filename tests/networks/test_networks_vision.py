@@ -42,6 +42,11 @@ def test_unknown_backbone_names_its_neighbours():
         VisionEncoder("convnext_atomic")
 
 
+def test_an_argument_of_another_family_is_named():
+    with pytest.raises(ValueError, match=r"model_args.*'test_vit'.*'ls_init_value'.*leave out"):
+        VisionEncoder("test_vit", model_args={"ls_init_value": 10})
+
+
 def test_displacement_changes_nothing_at_the_start():
     embedding = RelativeSphericalEmbedding(8)
     assert torch.equal(embedding(torch.randn(4, 3)), torch.zeros(4, 8))

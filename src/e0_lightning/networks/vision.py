@@ -27,7 +27,7 @@ class VisionEncoder(nn.Module):
         model_args: More arguments for ``timm.create_model``.
 
     Raises:
-        ValueError: If timm has no such model, or it has no such stage.
+        ValueError: If timm has no such model, or it has no such stage or argument.
     """
 
     mean: Tensor
@@ -56,7 +56,13 @@ class VisionEncoder(nn.Module):
             args |= {"features_only": True, "out_indices": (stage,)}
         if name.startswith(("vit", "deit", "eva", "beit")):
             args.setdefault("img_size", side)
-        self.backbone: Any = timm.create_model(name, pretrained=pretrained, **args)
+        try:
+            self.backbone: Any = timm.create_model(name, pretrained=pretrained, **args)
+        except TypeError as error:
+            raise ValueError(
+                f"vision.model_args: timm cannot make {name!r} with {args}: {error}. Arguments are "
+                "a family's own: leave out what this one does not take; null takes none."
+            ) from error
         self.stage, self.side, self.crop = stage, side, dict(crop or {})
         settings = resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
