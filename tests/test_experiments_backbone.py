@@ -4,29 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from e0_lightning.cli import run
-from e0_lightning.policies.checkpoint import build_policy
 from e0_lightning.weights.filling import fill
 from e0_lightning.weights.openpi import plan
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
-
-def merged(base, overlay):
-    """The settings of one file over another's, as the command line lays them."""
-    if not (isinstance(base, dict) and isinstance(overlay, dict)):
-        return overlay
-    return base | {key: merged(base.get(key), value) for key, value in overlay.items()}
-
-
-def settings(*names):
-    tree = None
-    for name in names:
-        tree = merged(tree, yaml.safe_load((EXPERIMENTS / name).read_text()))
-    return tree["model"]
 
 
 def count(module):
@@ -61,13 +45,17 @@ def test_the_papers_recipe_is_that_of_the_command_line(files, horizon, dimension
     assert type(optimizer) is torch.optim.AdamW
 
 
-def imagine(*files, options=()):
-    """What the command line builds from experiments, without memory."""
+def build(*files, options=()):
+    """What the command line builds from experiments, with a tokenizer that is not on the hub."""
     configs = [f"--config={EXPERIMENTS / name}" for name in files]
-    own_is_on_the_hub = "--model.init_args.encoder.language.tokenizer=byt5"
-    words = [*configs, own_is_on_the_hub, "--trainer.accelerator=cpu", *options]
+    tokenizer = "--model.init_args.encoder.language.tokenizer=byt5"
+    return run([*configs, tokenizer, "--trainer.accelerator=cpu", *options], start=False)
+
+
+def imagine(*files, options=()):
+    """The same, without memory."""
     with torch.device("meta"):
-        return run(words, start=False)
+        return build(*files, options=options)
 
 
 def averaging_decay(averaging):
@@ -78,10 +66,7 @@ def averaging_decay(averaging):
 @pytest.fixture(scope="module")
 def paper():
     """The paper's model without its numbers."""
-    tree = settings("maniskill.yaml", "backbone/paligemma.yaml")
-    tree["init_args"]["encoder"]["language"]["tokenizer"] = "byt5"  # its own is on the hub
-    with torch.device("meta"):
-        return build_policy(tree)
+    return imagine("maniskill.yaml", "backbone/paligemma.yaml").model
 
 
 def test_parts_of_the_paper_scale_model_have_the_published_sizes(paper):
@@ -188,12 +173,18 @@ def test_any_decoder_of_transformers_is_a_backbone(tmp_path):
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
     sizes = {"num_hidden_layers": 28, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 384}
     Qwen3Model(Qwen3Config(**shape, **sizes)).save_pretrained(tmp_path)
-    tree = settings("maniskill.yaml", "backbone/qwen.yaml")
-    args = tree["init_args"]
-    args["encoder"]["language"] |= {"name": str(tmp_path), "tokenizer": "byt5"}
-    args["encoder"]["vision"] |= {"pretrained": False, "side": 28}
-    args["expert"] |= {"width": 16, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp": 16}
-    policy = build_policy(tree)
+    small = {
+        "encoder.language.name": tmp_path,
+        "encoder.vision.pretrained": False,
+        "encoder.vision.side": 28,
+        "expert.width": 16,
+        "expert.heads": 2,
+        "expert.kv_heads": 1,
+        "expert.head_dim": 16,
+        "expert.mlp": 16,
+    }
+    options = [f"--model.init_args.{name}={value}" for name, value in small.items()]
+    policy = build("maniskill.yaml", "backbone/qwen.yaml", options=options).model
     observation = {
         "images": {"base": torch.zeros(1, 3, 28, 28, dtype=torch.uint8)},
         "instruction": ["push"],
