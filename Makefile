@@ -22,7 +22,7 @@ PLAY := --data.init_args.episodes.init_args
 space := $(subst ,, )
 comma := ,
 
-.PHONY: fit compare test lint types install renderer libero check-libero fit-libero eval-libero clean
+.PHONY: fit compare compare-libero test lint types install renderer libero check-libero fit-libero eval-libero clean
 
 fit: install renderer $(call demos,$(TASK))  ## demos, training, evaluation in the simulator
 	$(BIN)/lightning fit $(call configs,$(TASK))
@@ -35,10 +35,18 @@ data/maniskill/%.h5:
 # What is run is what the caller names: EPISODES has a default for LIBERO's sake.
 GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
 
+# $1 describes the benchmark, $2 names its folder.
+side-by-side = $(BIN)/e0 compare $1 --out runs/compare/$2$(if $(BUDGET),-$(BUDGET)) \
+  $(if $(BUDGET),--steps $(BUDGET)) $(call GIVEN,EPISODES,--episodes $(EPISODES)) \
+  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
+
 compare: install renderer $(call demos,$(COMPARED))  ## [TASK=PushPull] [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,argmax]
-	$(BIN)/e0 compare $(call configs,$(COMPARED)) --out runs/compare/$(COMPARED)$(if $(BUDGET),-$(BUDGET)) \
-	  $(if $(BUDGET),--steps $(BUDGET)) $(call GIVEN,EPISODES,--episodes $(EPISODES)) \
-	  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
+	$(call side-by-side,$(call configs,$(COMPARED)),$(COMPARED))
+
+compare-libero: libero  ## the policies on three tasks of LIBERO [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,Regression]
+	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
+	$(call side-by-side,--config experiments/libero.yaml $(WITH:%=--config experiments/%) \
+	  --tables '[experiments/compare/policies.yaml]',libero_object)
 
 fit-libero: libero  ## demos of the scripted expert, training and evaluation on three tasks of LIBERO
 	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
