@@ -71,6 +71,15 @@ def test_tweedie_keeps_chunks_whole_and_modes_in_proportion(schedule):
     assert share == pytest.approx(0.70, abs=0.03)
 
 
+def test_fewer_steps_draw_the_larger_mode_too_often():
+    def share(num_steps):
+        return draw_two_modes(TweedieSampler(num_steps), draws=1000)[1]
+
+    assert share(1) == 1
+    assert 0.74 < share(4) < 0.84
+    assert share(10) < share(4) - 0.02
+
+
 def test_argmax_drifts_to_the_larger_mode():
     whole, share = draw_two_modes(ArgmaxSampler(num_steps=10), draws=1000)
     assert whole >= 0.99
