@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -39,6 +41,18 @@ def test_bf16_trains_with_statistics_in_full_precision(tmp_path):
     trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(policy, datamodule=Windows())
     assert policy.actions.normalizer.low.dtype == torch.float32
     assert policy.act(make_batch()).isfinite().all()
+
+
+def test_batches_accumulated_to_a_step_draw_for_themselves(tmp_path):
+    class Seeds(pl.Callback):
+        seen: ClassVar[list[int]] = []
+
+        def on_train_batch_end(self, *_):
+            self.seen.append(torch.initial_seed())
+
+    runner = trainer(tmp_path, max_steps=1, accumulate_grad_batches=3, callbacks=[Seeds()])
+    runner.fit(build_policy(tiny_settings()), datamodule=Windows())
+    assert len(Seeds.seen) == len(set(Seeds.seen)) == 3
 
 
 def test_test_plays_episodes_and_logs_their_success(fitted, tmp_path):

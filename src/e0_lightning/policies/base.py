@@ -211,8 +211,9 @@ class Policy(pl.LightningModule):
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make every draw a function of seed and step, so that a resumed run repeats it."""
-        seed(self.trainer.global_step, self.global_rank)
+        """Make every draw a function of seed and position, so that a resumed run repeats it."""
+        # Batches whose gradients are accumulated share a step, but no draws.
+        seed(self.trainer.global_step, batch_idx, self.global_rank)
         self.throughput.start_step()
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 
-def seed(position: int, rank: int) -> None:
-    """Seed torch by (run seed, position, rank).
+def seed(*position: int) -> None:
+    """Seed torch by the run's seed and a position in the run.
 
     Args:
-        position: Step or batch; a resumed run repeats its draws.
-        rank: Process, each of which draws its own.
+        position: Step, batch and process, as far as they tell draws apart; a resumed run repeats
+            the draws of a position.
     """
     run = int(os.environ.get("PL_GLOBAL_SEED", 0))
-    sequence = np.random.SeedSequence([run, position, rank])
+    sequence = np.random.SeedSequence([run, *position])
     torch.manual_seed(int(sequence.generate_state(1)[0]))
