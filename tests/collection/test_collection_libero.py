@@ -1,4 +1,5 @@
 import shutil
+from itertools import islice
 
 import h5py
 import numpy as np
@@ -23,6 +24,7 @@ def demonstration(folder, seed):
         file["data"].attrs["problem_info"] = "{}"
         demo.attrs["seed"], demo.attrs["num_samples"] = seed, 4
         demo["actions"] = np.full((4, 7), seed, np.float64)
+        demo["obs/agentview_rgb"] = np.zeros((4, 8, 8, 3), np.uint8)
     return path
 
 
@@ -50,10 +52,24 @@ def test_a_published_file_is_extended(parts, tmp_path):
     parts.publish()
     parts.clear()
     again = LiberoParts(parts.out)
+    # What failed below 3 would fail again.
+    assert list(islice(again.untried(), 2)) == [4, 5]
     again.add(1, demonstration(tmp_path, 1), "")
     assert again.publish() == 2
     with h5py.File(parts.out) as file:
         assert [file[f"data/demo_{n}"].attrs["seed"] for n in (0, 1)] == [1, 3]
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_images_of_two_sizes_are_not_mixed(parts, tmp_path, published):
+    parts.add(3, demonstration(tmp_path, 3), "")
+    if published:
+        parts.publish()
+        parts.clear()
+    again = LiberoParts(parts.out)
+    again.require_size(8)
+    with pytest.raises(ValueError, match=r"hdf5 holds .* image size 8, and 16 is asked for"):
+        again.require_size(16)
 
 
 def test_a_file_of_someone_else_is_left_alone(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -81,15 +82,19 @@ def test_a_death_during_publication_leaves_all_for_the_next_call(parts, monkeypa
 
 def test_a_published_file_is_extended(tmp_path):
     first = Parts(tmp_path / "push.h5")
-    demonstrate(first, 0)
+    demonstrate(first, 0, success=False)
+    demonstrate(first, 1)
+    assert list(islice(first.untried(), 2)) == [2, 3]
     first.publish()
     first.clear()
     first.close()
     second = Parts(tmp_path / "push.h5")
-    demonstrate(second, 1)
+    # What failed below 1 would fail again.
+    assert list(islice(second.untried(), 2)) == [2, 3]
+    demonstrate(second, 2)
     second.publish()
     second.close()
-    assert stored(tmp_path / "push.h5") == [0, 1]
+    assert stored(tmp_path / "push.h5") == [1, 2]
 
 
 def test_what_was_unfinished_at_a_death_is_swept_away(tmp_path):

@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import count
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +60,8 @@ def collect(
         The files that hold as many demonstrations as wanted.
 
     Raises:
-        ValueError: If there is no such suite or task, or the expert can do none of them.
+        ValueError: If there is no such suite or task, or the expert can do none of them, or what
+            was collected before has images of another size.
         ModuleNotFoundError: If LIBERO is not installed.
         RuntimeError: If there are no assets or nothing to render with, or a worker dies.
     """
@@ -75,13 +75,15 @@ def collect(
     folder = Path(out) / suite
     tallies: list[Tally] = []
     with _alone(folder), ExitStack() as stack:
+        wanted = {task: LiberoParts(folder / f"{task.split('/')[1]}_demo.hdf5") for task in chosen}
+        for parts in wanted.values():
+            parts.require_size(image_size)
         size = min(workers or len(os.sched_getaffinity(0)), episodes)
         team = [Worker(work, image_size, backend, assets.path, folder) for _ in range(size)]
         for worker in team:
             stack.callback(worker.end)
         try:
-            for task in chosen:
-                parts = LiberoParts(folder / f"{task.split('/')[1]}_demo.hdf5")
+            for task, parts in wanted.items():
                 tallies.append(_fill(parts, task, episodes, team))
         except KeyboardInterrupt:
             sys.exit(f"interrupted; what is finished is kept in {folder}: run the command again")
@@ -92,9 +94,8 @@ def _fill(parts: LiberoParts, task: str, episodes: int, team: list[Worker]) -> T
     """Have workers demonstrate seeds of a task until there are enough successes."""
     from tqdm import tqdm
 
-    tried = {*parts.succeeded(), *parts.failed()}
     done, row, trouble = len(parts.succeeded()), 0, ""
-    seeds = (seed for seed in count() if seed not in tried)
+    seeds = parts.untried()
     free = list(team)
     busy: dict[Any, tuple[Worker, int]] = {}
     with tqdm(total=episodes, initial=done, unit="demo", desc=task.split("/")[1]) as bar:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 from e0_lightning.collection.parts import settle
@@ -31,9 +33,37 @@ class LiberoParts:
         parts = {_seed(path): path for path in self.folder.glob("seed_*.hdf5")}
         return dict(sorted({**parts, **dict.fromkeys(self.published, self.out)}.items()))
 
+    def require_size(self, image_size: int) -> None:
+        """Refuse to mix demonstrations of different image sizes in one file.
+
+        Raises:
+            ValueError: If some are there whose images have another side than `image_size`.
+        """
+        import h5py
+
+        for seed, path in self.succeeded().items():
+            with h5py.File(path, "r") as file:
+                images = file[f"data/{self.published.get(seed, 'demo_0')}/obs/agentview_rgb"]
+                side = images.shape[1]
+            if side != image_size:
+                raise ValueError(
+                    f"{path} holds demonstrations with image size {side}, and {image_size} is "
+                    f"asked for; give out another folder, or move the old file (and {self.folder}) "
+                    "away"
+                )
+
     def failed(self) -> dict[int, str]:
         """Why each seed failed that was tried in vain."""
         return {_seed(path): path.read_text() for path in self.folder.glob("seed_*.failed")}
+
+    def untried(self) -> Iterator[int]:
+        """Seeds to try next, without end.
+
+        Beyond those of a published file, whose failures have left no trace once all is done.
+        """
+        tried = {*self.succeeded(), *self.failed()}
+        first = max(self.published, default=-1) + 1
+        return (seed for seed in count(first) if seed not in tried)
 
     def add(self, seed: int, source: Path, failure: str) -> None:
         """File away a demonstration, which is moved, or why there is none."""

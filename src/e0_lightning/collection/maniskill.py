@@ -6,7 +6,6 @@ import difflib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -84,9 +83,8 @@ def _fill(parts: Parts, recipe: Recipe, episodes: int, workers: int) -> None:
     """Have worker processes demonstrate seeds until there are enough successes."""
     from tqdm import tqdm
 
-    tried = parts.finished()
-    done, failed = _successes(tried), 0
-    seeds = _untried(set(tried))
+    done, failed = _successes(parts.finished()), 0
+    seeds = parts.untried()
     with (
         tqdm(total=episodes, initial=done, unit="episode", desc=recipe.task) as bar,
         ExitStack() as stack,
@@ -135,14 +133,6 @@ def _receive(worker: Worker, parts: Parts, seed: int) -> bool:
 
 def _successes(tried: dict[int, tuple[Path, Sidecar]]) -> int:
     return sum(len(sidecar["episodes"]) for _, sidecar in tried.values())
-
-
-def _untried(tried: set[int]) -> Iterator[int]:
-    seed = 0
-    while True:
-        if seed not in tried:
-            yield seed
-        seed += 1
 
 
 def _reason(parts: Parts, seed: int) -> str:

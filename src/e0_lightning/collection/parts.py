@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,15 @@ class Parts:
         published = self._published()
         self.published = len(published)
         return dict(sorted({**tried, **published}.items()))
+
+    def untried(self) -> Iterator[int]:
+        """Seeds to try next, without end.
+
+        Beyond those of a published file, whose failures have left no trace.
+        """
+        tried = self.finished()
+        published = [seed for seed, (path, _) in tried.items() if path == self.out]
+        return (seed for seed in count(max(published, default=-1) + 1) if seed not in tried)
 
     def add(self, seed: int, source: Path, sidecar: Sidecar) -> None:
         """Take over one tried seed from the file `source`, which is moved away if it exists."""
