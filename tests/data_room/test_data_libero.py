@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from e0_lightning.data.demos import open_demos
-from e0_lightning.data.libero import axis_angle, camera, sentence
+from e0_lightning.data.libero import axis_angle, camera, control_mode, sentence
 from e0_lightning.data.robot_demos import RobotDemos
 
 SIDE, VIEWS, STATE = 8, ["agentview"], ["ee_pos", "ee_ori", "gripper_states"]
@@ -201,6 +201,27 @@ def test_plain_robomimic_is_read_as_it_stands(tmp_path):
     assert file.actions("demo_0", 2, 3)[0, 0] == file.states("demo_0", 2, 3)[0, 0] == 2
     assert file.images("demo_0", 2, 3)["agentview"][0, -1, 0, 0] == 2
     assert file.intrinsics("demo_0") == {}
+
+
+@pytest.mark.parametrize(
+    ("arms", "mode"),
+    [
+        ({"right": ("OSC_POSE", "delta")}, "osc_pose_delta"),
+        ({"right": ("JOINT_POSITION", "absolute")}, "joint_position"),
+        ({"right": ("OSC_POSE", "delta"), "left": ("OSC_POSE", "delta")}, "osc_pose_delta"),
+        ({"right": ("OSC_POSE", "delta"), "left": ("OSC_POSE", "absolute")}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_robosuites_composite_controllers_are_those_of_their_arms(tmp_path, arms, mode, nested):
+    parts = {side: {"type": kind, "input_type": input} for side, (kind, input) in arms.items()}
+    parts = {"arms": parts} if nested else {**parts, "torso": {"type": "JOINT_POSITION"}}
+    settings = {"controller_configs": {"type": "BASIC", "body_parts": parts}}
+    with h5py.File(tmp_path / "lift.hdf5", "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_kwargs": settings})
+        assert control_mode(data) == mode
 
 
 def test_states_without_observations_say_what_to_do(tmp_path):

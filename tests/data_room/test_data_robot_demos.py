@@ -119,6 +119,12 @@ def test_refuses_files_of_differing_control_mode(record):
         module.setup("fit")
 
 
+def test_episodes_held_out_may_all_be_shorter_than_a_chunk(record):
+    module = demos(record(steps=(3, 3, 3, 12)), horizon=12, validation=0.7)
+    module.setup("fit")
+    assert sum(len(batch["state"]) for batch in module.predict_dataloader()) == 9
+
+
 def test_refuses_a_horizon_longer_than_every_episode(record):
     with pytest.raises(ValueError, match="horizon: found 13, but the longest of 3 episodes has 12"):
         demos(record(), horizon=13, validation=0).setup("fit")

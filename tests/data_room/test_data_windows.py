@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from e0_lightning.data.demos import open_demos
-from e0_lightning.data.windows import Episode, Windows, split
+from e0_lightning.data.windows import Episode, Windows, require_horizon, split
 
 
 def episodes(path, source=0, views=("cam",), state=("qpos",)):
@@ -29,10 +29,32 @@ def test_windows_past_the_end_repeat_the_last_action_and_are_not_valid(record):
 
 
 def test_the_horizon_may_be_as_long_as_the_longest_episode_only(record):
-    path = record(steps=(7, 5))
-    assert Windows(episodes(path), horizon=7)[0]["valid"].all()
+    held = episodes(record(steps=(7, 5)))
+    require_horizon(held, 7)
+    assert Windows(held, horizon=7)[0]["valid"].all()
     with pytest.raises(ValueError, match="horizon: found 8, but the longest of 2 episodes has 7"):
-        Windows(episodes(path), horizon=8)
+        require_horizon(held, 8)
+
+
+def test_a_source_that_is_drawn_more_often_counts_for_more_in_statistics(record):
+    few, many = (record("few.h5", steps=(4,)), record("many.h5", steps=(7, 12, 5), first=1))
+    windows = Windows([*episodes(few), *episodes(many, source=1)], horizon=2)
+    seen = [int(actions[0, 0, 0]) for actions, _, _ in windows.action_windows([3.0, 4.0])]
+    # Of an epoch's 28 windows, 12 are drawn from the 4 of the few.
+    assert seen == [0, 0, 0, 1, 2, 3]
+    assert len(list(windows.action_windows())) == 4
+
+
+def test_a_camera_that_only_some_files_know_is_named(record):
+    import h5py
+
+    known, unknown = record("a.h5"), record("b.h5")
+    with h5py.File(unknown, "a") as file:
+        for name in file:
+            del file[f"{name}/obs/sensor_param"]
+    with pytest.warns(UserWarning, match=r"b.h5 does not tell the camera matrix of view 'cam'"):
+        windows = Windows([*episodes(known), *episodes(unknown)], horizon=2)
+    assert "intrinsics" not in windows[0]
 
 
 def test_images_of_a_real_recording_arrive_untouched(real):

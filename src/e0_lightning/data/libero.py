@@ -97,13 +97,30 @@ def _late(data: h5py.Group, demo: str) -> bool:
 
 
 def control_mode(data: h5py.Group) -> str | None:
-    """Controller named in ``env_args``, such as ``osc_pose_delta``; None if it names none."""
+    """Controller named in ``env_args``, such as ``osc_pose_delta``.
+
+    From its version 1.5 on, robosuite names one for each part of the body; the arms' count.
+
+    Returns:
+        None if none is named, or two arms have different ones.
+    """
     try:
         settings = json.loads(data.attrs["env_args"])["env_kwargs"]["controller_configs"]
-        delta = "_delta" if settings.get("control_delta", True) else ""
-        return f"{settings['type'].lower()}{delta}"
+        parts = settings.get("body_parts")
+        if parts is None:
+            return _mode(settings["type"], settings.get("control_delta", True))
+        arms = parts.get("arms", parts)
+        modes = {
+            _mode(arm["type"], {"delta": True, "absolute": False}[arm["input_type"]])
+            for arm in (arms[side] for side in ("right", "left") if side in arms)
+        }
+        return modes.pop() if len(modes) == 1 else None
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
         return None
+
+
+def _mode(controller: str, delta: bool) -> str:
+    return controller.lower() + ("_delta" if delta else "")
 
 
 def told(data: h5py.Group) -> str | None:

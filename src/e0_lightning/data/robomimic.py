@@ -135,8 +135,18 @@ class RobomimicFile(DemoFile):
             found[view] = rows[:, :, ::-1] if view.endswith(MIRRORED) else rows
         return found
 
+    @cached_property
+    def _intrinsics(self) -> dict[str, dict[str, Floats]]:
+        # A model takes far longer to parse than a window to read.
+        return {}
+
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """Camera matrices from the demonstration's own model, for views that are not mirrored."""
+        if demo not in self._intrinsics:
+            self._intrinsics[demo] = self._matrices(demo)
+        return self._intrinsics[demo]
+
+    def _matrices(self, demo: str) -> dict[str, Floats]:
         found, cameras = {}, self.cameras(demo)
         for view, side in self.contract.views.items():
             angle = cameras[view].field if view in cameras else self.layout.fields.get(view)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from e0_lightning.data.demos import DemoFile, open_demos
 from e0_lightning.data.shuffle import BlockShuffle, ResumableLoader
-from e0_lightning.data.windows import Episode, Windows, split
+from e0_lightning.data.windows import Episode, Windows, require_horizon, split
 from e0_lightning.types import Batch, Contract
 
 
@@ -49,8 +49,9 @@ class RobotDemos(LightningDataModule):
         state: Named parts of the robot's state, laid side by side in this order.
         horizon: Steps in an action chunk, H.
         batch_size: Windows in a batch, per process.
-        num_workers: Processes that read ahead; each keeps about 80 MB of decoded images. The
-            order of training batches depends on it.
+        num_workers: Processes that read ahead; each keeps about 80 MB of decoded images, more
+            where 20 blocks of the file (HDF5 chunks of several frames) are larger. The order of
+            training batches depends on it.
         validation: Share of the episodes to validate on, from 0 to below 1.
         episodes: Episodes to play for testing, and for validation if they ask for it.
     """
@@ -123,6 +124,7 @@ class RobotDemos(LightningDataModule):
                 told = given or file.instruction(demo.name)
                 episodes.append(Episode(file, *demo, instruction=told, source=place))
             file.close()
+        require_horizon(episodes, self.horizon)
         training, held = split(episodes, self.validation, self.seed)
         return Windows(training, self.horizon), Windows(held, self.horizon) if held else None
 
@@ -150,7 +152,7 @@ class RobotDemos(LightningDataModule):
             self.episodes.teardown(stage)
 
     def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Stream the training split without images.
+        """Stream the training split without images, sources as often as their weights say.
 
         Yields:
             Actions ``(N, H, D)``, state ``(N, Q)``, both in robot units, and valid ``(N, H)``.
@@ -158,7 +160,7 @@ class RobotDemos(LightningDataModule):
         Raises:
             ValueError: If an action or a state is not finite.
         """
-        return self.windows[0].action_windows()
+        return self.windows[0].action_windows(self.shares)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled windows of the training episodes."""

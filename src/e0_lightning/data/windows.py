@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,10 @@ from e0_lightning.types import Batch
 Ints = npt.NDArray[np.int64]
 
 POOL_BYTES = 64 * 2**20
-"""Decoded images among which one worker shuffles."""
+"""Decoded images among which one worker shuffles, where that is enough blocks."""
+
+POOL_BLOCKS = 16
+"""Blocks among which it shuffles at least: a batch is drawn from about as many clips."""
 
 OPEN_FILES = 64
 """Files a process keeps open: some benchmarks give each of thousands of episodes one of its own."""
@@ -70,18 +75,9 @@ class Windows(Dataset[Batch]):
     Args:
         episodes: Demonstrations, in order.
         horizon: Steps in a chunk, H.
-
-    Raises:
-        ValueError: If H exceeds the length of every episode.
     """
 
     def __init__(self, episodes: Sequence[Episode], horizon: int) -> None:
-        longest = max(episode.steps for episode in episodes)
-        if not 1 <= horizon <= longest:
-            raise ValueError(
-                f"horizon: found {horizon}, but the longest of {len(episodes)} episodes has "
-                f"{longest} steps. Choose a horizon from 1 to {longest}."
-            )
         self.episodes = list(episodes)
         self.horizon = horizon
         self.steps: Ints = np.array([episode.steps for episode in episodes])
@@ -90,17 +86,28 @@ class Windows(Dataset[Batch]):
         self.views = list(contract.views)
         self.calibrated = self._calibrated()
         frame = sum(side**2 * 3 for side in contract.views.values())
-        self.pool = max(1, int(POOL_BYTES // max(1, frame * self.blocks().size.mean())))
+        fitting = int(POOL_BYTES // max(1, frame * self.blocks().size.mean()))
+        self.pool = max(POOL_BLOCKS, fitting)
         self._cache: OrderedDict[tuple[int, int], Decoded] = OrderedDict()
         self._opened: OrderedDict[DemoFile, None] = OrderedDict()
 
     def _calibrated(self) -> list[str]:
         """Views whose camera matrix every file knows, so that all batches have the same keys."""
-        firsts = {id(e.file): e for e in reversed(self.episodes)}.values()
-        known = [set(first.file.intrinsics(first.name)) for first in firsts]
-        for first in firsts:
+        files = {id(e.file): e for e in reversed(self.episodes)}.values()
+        known = {}
+        for first in files:
+            known[first.file.path] = set(first.file.intrinsics(first.name))
             first.file.close()
-        return [view for view in self.views if all(view in found for found in known)]
+        for view in self.views:
+            lacking = [path for path, found in known.items() if view not in found]
+            if 0 < len(lacking) < len(known):
+                warnings.warn(
+                    f"{lacking[0]} does not tell the camera matrix of view {view!r} "
+                    f"({len(lacking)} of {len(known)} files do not), so no batch holds it; an "
+                    "augmentation that needs it will ask for one field of view for all files.",
+                    stacklevel=2,
+                )
+        return [view for view in self.views if all(view in found for found in known.values())]
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -180,21 +187,33 @@ class Windows(Dataset[Batch]):
         if len(self._opened) > OPEN_FILES:
             self._opened.popitem(last=False)[0].close()
 
-    def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def action_windows(
+        self, shares: Sequence[float] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Stream all windows without images, one episode at a time.
+
+        Args:
+            shares: Weight of each source among the samples. The windows of one that a training
+                epoch draws several times are repeated as often, so that it counts for as much.
 
         Yields:
             Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of an episode.
         """
-        for file, name, steps, _, _, _ in self.episodes:
+        for file, name, steps, _, _, source in self.episodes:
             self._keep_open(file)
             actions = pad(file.actions(name, 0, steps), steps + self.horizon - 1)
             ahead = np.arange(steps)[:, None] + np.arange(self.horizon)
-            yield (
+            read = (
                 torch.from_numpy(actions[ahead]),
                 torch.from_numpy(file.states(name, 0, steps)),
                 torch.from_numpy(ahead < steps),
             )
+            yield from repeat(read, 1 if shares is None else self._draws(source, shares))
+
+    def _draws(self, source: int, shares: Sequence[float]) -> int:
+        """How often an epoch draws each window of a source, rounded, at least once."""
+        own = sum(episode.steps for episode in self.episodes if episode.source == source)
+        return max(1, round(len(self) * shares[source] / sum(shares) / own))
 
 
 def pad(actions: Floats, length: int) -> Floats:
@@ -206,6 +225,20 @@ def pad(actions: Floats, length: int) -> Floats:
 def upright(images: Sequence[Pixels]) -> Tensor:
     """Stack images ``(S, S, 3)`` into ``(B, 3, S, S)``."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def require_horizon(episodes: Sequence[Episode], horizon: int) -> None:
+    """Refuse a chunk that no episode fills.
+
+    Raises:
+        ValueError: If H exceeds the length of every episode.
+    """
+    longest = max(episode.steps for episode in episodes)
+    if not 1 <= horizon <= longest:
+        raise ValueError(
+            f"horizon: found {horizon}, but the longest of {len(episodes)} episodes has "
+            f"{longest} steps. Choose a horizon from 1 to {longest}."
+        )
 
 
 def split(
