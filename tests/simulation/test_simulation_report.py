@@ -96,11 +96,17 @@ def test_a_ledger_remembers_what_was_finished_under_the_same_conditions(tmp_path
         file.write('{"task": "a/pu')  # died here
     known = ledger.finished(ABOUT)
     assert list(known.values()) == results()
-    for other in ({"replan": 5}, {"max_steps": {"a/push": 10}}, {"versions": {"world": "2"}}):
+    for other in (
+        {"replan": 5},
+        {"max_steps": {"a/push": 10}},
+        {"versions": {"world": "2"}},
+        {"instructions": {"a/push": "pull"}},
+    ):
         assert ledger.finished({**ABOUT, **other}) == {}
     more = {**ABOUT, "max_steps": {"a/push": 9, "a/pull": 20}, "num_envs": 8}
     assert ledger.finished(more) == known
     assert Ledger(ledger.path, "another").finished(ABOUT) == {}
+    assert Ledger(ledger.path, "hash", {"sampler": "another"}).finished(ABOUT) == {}
     assert Ledger(ledger.path, None).finished(ABOUT) == {}
 
 
@@ -123,8 +129,9 @@ class Pedestrian(LightningModule):
 
     contract = CONTRACT
 
-    def __init__(self):
+    def __init__(self, sampler="Tweedie"):
         super().__init__()
+        self.save_hyperparameters()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.walker = Walker()
         self.act = self.walker.act
@@ -141,13 +148,14 @@ def rollouts():
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(rollouts, tmp_path):
-    def evaluate(seeds, checkpoint):
+    def evaluate(seeds, checkpoint, sampler="Tweedie", precision="32-true"):
         batches = [
             RolloutBatch(rollouts, [Episode("corridor", seed, 8)], {"max_steps": {"corridor": 8}})
             for seed in seeds
         ]
-        module = Pedestrian()
+        module = Pedestrian(sampler)
         trainer = Trainer(
+            precision=precision,
             default_root_dir=tmp_path,
             logger=False,
             accelerator="cpu",
@@ -173,6 +181,11 @@ def test_a_stopped_evaluation_goes_on_where_it_was(rollouts, tmp_path):
     evaluate([2, 3, 4], paths[0])
     found = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [episode["seed"] for episode in found["episodes"]] == [2, 3, 4]
+    assert found["policy"]["settings"] == {"sampler": "Tweedie"}
+    # Asked for with another sampler or precision, the same checkpoint is another policy.
+    assert evaluate([2, 3, 4], paths[0], sampler="Argmax") > 0
+    assert evaluate([2, 3, 4], paths[0], precision="bf16-true") > 0
+    assert evaluate([2, 3, 4], paths[0], sampler="Argmax") == 0
     assert found["tasks"]["corridor"]["successes"] == 3
 
 
@@ -188,6 +201,13 @@ def test_parts_of_an_evaluation_are_merged_into_one_report(tmp_path):
         "b/pull": (1, 2),
     }
     assert found["replan"] == 4
+
+
+def test_reports_of_different_caps_are_not_merged(tmp_path):
+    for name, cap in (("one", 9), ("two", 8)):
+        write(tmp_path / name, results(), {**ABOUT, "max_steps": {"a/push": cap}})
+    with pytest.raises(ValueError, match="two has max_steps 8 for a/push, others have 9"):
+        merge([tmp_path / "one", tmp_path / "two"], tmp_path / "whole")
 
 
 def test_reports_of_different_checkpoints_are_not_merged(tmp_path):

@@ -107,6 +107,7 @@ class ManiSkillEpisodes(LightningDataModule):
         about = {
             "first_seed": first_seed,
             "max_steps": self.max_steps,
+            "instructions": {task: self.instructions[task] for task in self.tasks},
             "replan": self.rollouts.replan,
             "num_envs": self.rollouts.num_envs,
             "versions": versions(),

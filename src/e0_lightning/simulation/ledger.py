@@ -16,21 +16,27 @@ Key = tuple[str, int, tuple[float, ...]]
 """Task (with its suite), seed or initial state, and displacement of the camera."""
 
 CONDITIONS = ("replan", "assets", "versions")
-"""What an episode depends on beside the checkpoint, its key and its cap, of what a report tells."""
+"""What an episode depends on beside the policy and its task, of what a report tells."""
+
+OF_TASK = ("max_steps", "instructions")
+"""What it depends on of what a report tells task by task."""
 
 
 class Ledger:
-    """A line of JSON for each finished episode: what came of it, and of which checkpoint.
+    """A line of JSON for each finished episode: what came of it, and of which policy.
 
-    Lines of other checkpoints and conditions stay in the file, and count for nothing here.
+    Lines of other policies and conditions stay in the file, and count for nothing here.
 
     Args:
         path: The file, created with the first line.
-        checkpoint: Hash of the policy; None for one that has none, of which nothing is remembered.
+        checkpoint: Hash of the weights; None where there are none, of which nothing is remembered.
+        policy: What else decides what the policy does, such as its sampler; plain values.
     """
 
-    def __init__(self, path: Path, checkpoint: str | None) -> None:
-        self.path, self.checkpoint = path, checkpoint
+    def __init__(
+        self, path: Path, checkpoint: str | None, policy: dict[str, Any] | None = None
+    ) -> None:
+        self.path, self.checkpoint, self.policy = path, checkpoint, policy
 
     def finished(self, about: dict[str, Any]) -> dict[Key, EpisodeResult]:
         """Episodes that were played to their end under these conditions; errors are not."""
@@ -53,9 +59,9 @@ class Ledger:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _mark(self, result: EpisodeResult, about: dict[str, Any]) -> str:
-        cap = about.get("max_steps", {}).get(result.task)
         conditions = {name: about.get(name) for name in CONDITIONS}
-        text = json.dumps([self.checkpoint, cap, conditions], sort_keys=True)
+        conditions |= {name: about.get(name, {}).get(result.task) for name in OF_TASK}
+        text = json.dumps([self.checkpoint, self.policy, conditions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

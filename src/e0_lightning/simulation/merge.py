@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e0_lightning.simulation.ledger import key, to_result
+from e0_lightning.simulation.ledger import OF_TASK, key, to_result
 from e0_lightning.simulation.report import write
 
-SHARED = ("checkpoint_sha256", "replan", "assets", "versions")
+SHARED = ("checkpoint_sha256", "policy", "replan", "assets", "versions")
 """What all parts must have in common."""
 
 FIGURES = {"tasks", "mean", "suites", "cameras", "episodes"}
@@ -42,6 +42,13 @@ def merge(reports: list[Path], out: Path) -> None:
                 )
         for name, value in report.items():
             known = told.get(name)
+            if name in OF_TASK and known:
+                for task in known.keys() & value.keys():
+                    if known[task] != value[task]:
+                        raise ValueError(
+                            f"{folder} has {name} {value[task]} for {task}, others have "
+                            f"{known[task]}; only parts of one evaluation can be merged"
+                        )
             told[name] = {**known, **value} if isinstance(known, dict) else value
     episodes = [to_result(entry) for report in found for entry in report["episodes"]]
     once = {key(each): each for each in sorted(episodes, key=lambda each: not each.error)}

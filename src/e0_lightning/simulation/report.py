@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,8 @@ class RolloutReport(Callback):
     two of them played, as a distributed sampler makes them do to share evenly, counts once.
 
     A test that was stopped goes on: episodes that ``episodes.jsonl`` of the same folder already
-    tells of, for the same checkpoint and conditions, are not played again.
+    tells of, for the same checkpoint, settings of the policy (its ``hparams``), precision, seed,
+    versions and conditions, are not played again. How many they are is printed.
 
     In validation ``success/<task>`` is logged, to be plotted or monitored.
 
@@ -42,17 +44,21 @@ class RolloutReport(Callback):
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
         self._results: list[EpisodeResult] = []
+        self._known = 0
         self._about: dict[str, Any] = {}
+        self._policy: dict[str, Any] = {}
         self._path = Path()
         self._ledger = Ledger(Path(), None)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew, or where the same test was stopped."""
-        self._results = []
+        self._results, self._known = [], 0
         # Asking a trainer for its log directory is a collective call: every rank, once.
         self._path = report_folder(trainer) if self.folder is None else Path(self.folder)
         checkpoint = None if trainer.ckpt_path is None else fingerprint(str(trainer.ckpt_path))
-        self._ledger = Ledger(self._path / "episodes.jsonl", checkpoint)
+        self._policy = _policy(trainer, pl_module)
+        running = {**self._policy, "versions": own_versions()}
+        self._ledger = Ledger(self._path / "episodes.jsonl", checkpoint, running)
         if trainer.is_global_zero:
             self._path.mkdir(parents=True, exist_ok=True)
             if checkpoint is None:
@@ -83,7 +89,9 @@ class RolloutReport(Callback):
         """Write the episodes down that were played now."""
         results = self._take(outputs, batch)
         known = batch.finished if isinstance(batch, RolloutBatch) else {}
-        self._ledger.add([each for each in results if key(each) not in known], self._about)
+        played = [each for each in results if key(each) not in known]
+        self._known += len(results) - len(played)
+        self._ledger.add(played, self._about)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report."""
@@ -95,10 +103,13 @@ class RolloutReport(Callback):
             told = {
                 "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
                 "checkpoint_sha256": self._ledger.checkpoint,
+                "policy": self._policy,
                 **self._about,
                 "versions": {**own_versions(), **self._about.get("versions", {})},
             }
             text = write(self._path, results, told)
+            if self._known:
+                print(f"\n{self._known} episodes were played before: {self._ledger.path}")
             print(f"\n{text}\n{self._path / 'results.html'}")
             chosen = filmed([asdict(result) for result in results])
             for logger in trainer.loggers:
@@ -173,6 +184,17 @@ def write(folder: Path, results: Sequence[EpisodeResult], told: dict[str, Any]) 
     (folder / "results.md").write_text(text)
     (folder / "results.html").write_text(page(found))
     return text
+
+
+def _policy(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What beside its weights decides what a policy does, as plain values."""
+    told = {
+        "settings": dict(module.hparams),
+        "precision": trainer.precision,
+        "seed": os.environ.get("PL_GLOBAL_SEED"),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    return plain
 
 
 def own_versions() -> dict[str, str]:
