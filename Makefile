@@ -8,6 +8,10 @@ BIN := .venv/bin
 CONTROL_PickCube-v1 := pd_ee_delta_pos
 CONTROL_StackCube-v1 := pd_ee_delta_pose
 MIXED_PushPull := PushCube-v1 PullCube-v1
+# Without a file of its own a task would be played by the settings of PushCube-v1.
+ifeq ($(wildcard experiments/task/$(TASK).yaml)$(filter PushCube-v1,$(TASK)),)
+$(error there is no experiments/task/$(TASK).yaml: write one, as the files there do)
+endif
 demos = $(patsubst %,data/maniskill/%.h5,$(or $(MIXED_$1),$1))
 configs = $(foreach file,maniskill.yaml $(patsubst experiments/%,%,$(wildcard experiments/task/$1.yaml)) $(WITH),--config experiments/$(file))
 CHECKPOINT = $$(ls -t runs/$(TASK)/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
@@ -22,13 +26,14 @@ PLAY := --data.init_args.episodes.init_args
 space := $(subst ,, )
 comma := ,
 
-.PHONY: fit compare compare-libero test lint types install renderer libero check-libero fit-libero eval-libero clean
+.PHONY: always fit compare compare-libero test lint types install renderer libero check-libero fit-libero eval-libero clean
 
 fit: install renderer $(call demos,$(TASK))  ## demos, training, evaluation in the simulator
 	$(BIN)/lightning fit $(call configs,$(TASK))
 	$(BIN)/lightning test $(call configs,$(TASK)) --ckpt_path $(CHECKPOINT)
 
-data/maniskill/%.h5:
+# Always: a file that holds fewer demonstrations is extended, one that holds enough is left alone.
+data/maniskill/%.h5: always install renderer
 	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@ \
 	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
 
@@ -92,8 +97,8 @@ types: install
 install: .venv/installed
 
 .venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "e0-lightning needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "ManiSkill's planner needs Python 3.11 or 3.12, $(PYTHON) is another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { \
 	  [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y python3-venv; } || \
 	  { echo "$(PYTHON) has no venv module; as root: apt-get install python3-venv"; exit 1; }

@@ -68,6 +68,17 @@ def test_masks_left_after_each_round_follow_the_cosine():
     assert drawn.max() < 8
 
 
+def test_tokens_that_mean_nothing_are_no_part_of_the_schedule():
+    masks, counted = [], torch.arange(20) % 2 == 0
+
+    def predict(tokens):
+        masks.append((tokens[:, counted] == 8).sum(dim=1).tolist())
+        return one_hot_logits(torch.ones_like(tokens), 8) * torch.rand(20)[:, None]
+
+    ConfidenceSampler(num_steps=5)(predict, TokenMasking(8), (3, 20), seeded(), counted=counted)
+    assert masks == [[round(10 * math.cos(math.pi * n / 10))] * 3 for n in range(5)]
+
+
 def test_the_most_confident_tokens_come_first():
     seen, target = [], torch.arange(4)[None]
     strength = torch.tensor([1.0, 4.0, 2.0, 3.0])[:, None]

@@ -102,6 +102,16 @@ def test_released_rule_throws_a_coin_where_the_noise_is_taken_for_the_schedules(
     assert share == pytest.approx(0.5, abs=0.06)
 
 
+def test_released_rule_may_feed_back_less_than_training_showed():
+    process = OneHotDiffusion(num_bins=8, alpha=1.0)
+    logits, tau = torch.eye(8)[None], torch.zeros(1)
+    steps = [
+        ReleasedSampler(alpha=alpha).step(process, logits, logits, tau, tau, seeded())
+        for alpha in (None, 0.1)
+    ]
+    torch.testing.assert_close(steps[0] - steps[1], 0.9 * torch.eye(8)[None])
+
+
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
 def test_categorical_reproduces_the_prior(alpha):
     process = OneHotDiffusion(num_bins=8, alpha=alpha)

@@ -101,6 +101,16 @@ def test_pretrained_folder_is_loaded_with_its_weights(tmp_path):
     assert torch.equal(loaded.model.embed_tokens.weight, scratch.model.embed_tokens.weight)
 
 
+def test_weights_stored_in_half_precision_are_trained_in_single(tmp_path):
+    LanguageModel(config={"model_type": "llama", **SHAPE}).model.bfloat16().save_pretrained(
+        tmp_path
+    )
+    loaded = LanguageModel(name=str(tmp_path), tokenizer="byt5")
+    again = LanguageModel(**loaded.settings())
+    for language in (loaded, again):
+        assert {weight.dtype for weight in language.parameters()} == {torch.float32}
+
+
 def test_long_instruction_is_refused_not_cut():
     language = LanguageModel(config={"model_type": "llama", **SHAPE}, max_tokens=8)
     with pytest.raises(ValueError, match=r"has 14 tokens.*max_tokens is 8"):

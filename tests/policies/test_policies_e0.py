@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from e0_lightning.policies.drawing import read_committed
+
 from .conftest import DIM, HORIZON, make_batch, ready_policy, tiny_settings
 
 
@@ -81,6 +83,17 @@ def test_a_chunk_goes_on_as_its_committed_steps_began(token_per):
         assert torch.equal(chunk[:, :1], begun)
         rest = policy.actions.normalise(chunk, batch["state"])[:, 1:]
         assert (rest.sign() == torch.tensor(way).sign()).float().mean() > 0.95
+
+
+def test_padding_is_told_in_training_as_little_as_in_acting(batch):
+    actions = tiny_settings()["init_args"]["actions"] | {"model_dim": 5}
+    policy = ready_policy(tiny_settings(committed=HORIZON - 1, actions=actions))
+    shown = policy._reveal(torch.ones(64, policy.tokens, dtype=torch.int64)).view(64, HORIZON, 5)
+    committed = read_committed({**batch, "committed": [*batch["actions"][:, :2]]}, policy.actions)
+    acted = committed.tokens(policy.tokenizer).view(-1, HORIZON, 5)
+    for known in (shown, acted):
+        assert (known[:, 0, :3] >= 0).any()
+        assert (known[..., 3:] == -1).all()
 
 
 def test_committed_steps_are_fewer_than_a_chunk_has():

@@ -68,6 +68,14 @@ def test_adapters_change_nothing_until_they_are_trained():
     }
 
 
+def test_every_adapter_of_a_language_model_is_trained():
+    policy = tiny(lora={"language": 2})
+    step(policy)
+    adapters = [weight for name, weight in policy.named_parameters() if "lora_" in name]
+    assert adapters
+    assert all(weight.grad is not None for weight in adapters)
+
+
 def test_a_checkpoint_with_adapters_and_averaging_is_enough(tmp_path):
     policy = tiny(lora={"language": 2})
     before = policy.encoder.language.model.layers[0].self_attn.q_proj.weight.clone()
@@ -104,6 +112,21 @@ def test_fit_starts_from_weights_and_from_nothing_else_of_a_checkpoint(tmp_path)
     ended.save_checkpoint(tmp_path / "started.ckpt")
     (tmp_path / "source.ckpt").unlink()
     load_policy(tmp_path / "started.ckpt")
+
+
+def test_running_statistics_of_a_backbone_are_weights_too(tmp_path):
+    settings = tiny_settings("Regression")
+    settings["init_args"]["encoder"]["vision"] = {"name": "resnet10t", "stage": 2, "side": 32}
+    source = build_policy(settings)
+    fit(source, tmp_path).save_checkpoint(tmp_path / "source.ckpt")
+    settings["init_args"]["weights"] = str(tmp_path / "source.ckpt")
+    started = build_policy(settings)
+    fit(started, tmp_path, steps=0)
+    own, theirs = (dict(each.encoder.vision.named_buffers()) for each in (started, source))
+    moved = [name for name in own if name.endswith("running_var")]
+    assert moved
+    assert all(torch.equal(own[name], theirs[name]) for name in moved)
+    assert any((theirs[name] != 1).any() for name in moved)
 
 
 def test_weights_of_other_networks_are_refused(tmp_path):

@@ -2,19 +2,23 @@
 
 import asyncio
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
+import e0_lightning
 from e0_lightning import Policy, load_policy
 from e0_lightning.cli import run
+from e0_lightning.policies.drawing import Draw
 from e0_lightning.serving import Server
 from e0_lightning.types import Actor
 
-from .conftest import Episodes, Windows, ready_policy, tiny_settings, trainer
+from .conftest import HORIZON, Episodes, Windows, ready_policy, tiny_settings, trainer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -91,6 +95,34 @@ def test_it_trains_and_its_checkpoint_serves(checkpoint):
     actions = ask(policy, message)
     assert actions.shape == (contract.horizon, contract.action_dim)
     assert np.isfinite(actions).all()
+
+
+def test_the_script_finds_it_in_the_working_directory(my_research, tmp_path):
+    words = ["fit", "--config", ROOT / "experiments/maniskill.yaml", "--model=my_research.Copy"]
+    script = Path(sys.executable).parent / "lightning"
+    answer = subprocess.run(
+        [script, *words, "--print_config"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "class_path: my_research.Copy" in answer.stdout, answer.stderr
+
+
+@pytest.mark.parametrize("parent", ["E0", "E0Hybrid", "FlowMatching", "MaskedDiffusion"])
+@pytest.mark.parametrize("method", ["sample", "draw"])
+def test_a_child_of_a_policy_acts_by_what_it_overrides(parent, method, batch):
+    class Sampling(getattr(e0_lightning, parent)):
+        def sample(self, prefix):
+            return super().sample(prefix) * 0
+
+    class Drawing(getattr(e0_lightning, parent)):
+        def draw(self, prefix, committed=None):
+            return Draw(super().draw(prefix, committed).chunk * 0)
+
+    policy = ready_policy(tiny_settings(parent))
+    policy.__class__ = {"sample": Sampling, "draw": Drawing}[method]
+    zero = torch.zeros(len(batch["state"]), HORIZON, policy.actions.dim)
+    torch.testing.assert_close(policy.sample(policy.prefix(batch)), zero)
+    undone = policy.actions.undo(zero, batch["state"])
+    torch.testing.assert_close(policy.act(batch), undone)
 
 
 def settings():

@@ -149,6 +149,14 @@ def test_droid_gets_exactly_the_steps_its_client_insists_on():
         Reader(load_layout("droid"), short)
 
 
+@pytest.mark.parametrize(("replan", "layout"), [(0, "plain"), (51, "plain"), (4, "libero")])
+def test_steps_that_a_client_cannot_be_given_are_refused(replan, layout):
+    wanted = contract(["agentview"], {}, horizon=50)
+    assert Reader(load_layout(layout), wanted, replan=8).steps == 8
+    with pytest.raises(ValueError, match=f"replan: found {replan}, wanted [15] to 50"):
+        Reader(load_layout(layout), wanted, replan=replan)
+
+
 def test_ones_own_layout_is_a_yaml_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"images": {"top": "cam/0"}, "state": "q", "prompt": "task"}))

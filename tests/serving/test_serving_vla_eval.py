@@ -62,6 +62,15 @@ def test_a_chunk_runs_out_and_is_planned_again(server):
     assert converse(server, script) == [0, 0, 0, 0, 4, 4]
 
 
+def test_a_chunk_is_planned_again_before_it_runs_out_where_that_is_asked_for():
+    async def script(connection):
+        return [(await connection.act(payload(float(n))))["actions"][0] for n in range(6)]
+
+    with running(replan=2) as server:
+        assert converse(server, script) == [0, 0, 2, 2, 4, 4]
+    assert model_server(Teller(), replan=2).chunk_size == 2
+
+
 def test_an_error_names_the_key_and_leaves_the_connection_open(server):
     async def script(connection):
         message = payload()

@@ -21,6 +21,7 @@ def serve(
     layout: str = "plain",
     prompt: str | None = None,
     limits: Limits | None = None,
+    replan: int | None = None,
 ) -> None:
     """Let robots and benchmarks use a policy; on a GPU where there is one.
 
@@ -36,10 +37,12 @@ def serve(
             aloha, or a YAML file.
         prompt: Instruction for requests without one.
         limits: Batch, wait, queue, frame size and grace.
+        replan: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
+            that the layout takes. vla-eval's clients carry them all out before they ask again.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    serve_actor(load(checkpoint), host, port, api_key, layout, prompt, limits)
+    serve_actor(load(checkpoint), host, port, api_key, layout, prompt, limits, replan)
 
 
 def benchmark_serving(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -52,8 +54,17 @@ def _leaves(tree: Any, name: str = "") -> dict[str, Any]:
     return leaves
 
 
+def find_modules_here() -> None:
+    """Let classes be named that lie in the working directory, as ``python -m`` does.
+
+    Last, so that nothing installed is hidden by them.
+    """
+    sys.path.append(os.getcwd())
+
+
 def main() -> None:
     """Run ``lightning fit | validate | test | predict``."""
+    find_modules_here()
     run()
 
 

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, auto_cli
 from e0_lightning.cli.costs import benchmark_memory, benchmark_speed
 from e0_lightning.cli.seam import benchmark_seam
 from e0_lightning.cli.serving import benchmark_serving, serve
+from e0_lightning.cli.training import find_modules_here
 from e0_lightning.cli.weights import import_weights
 from e0_lightning.collection.libero import collect as collect_libero
 from e0_lightning.collection.maniskill import collect as collect_maniskill
@@ -65,6 +66,7 @@ def e0(args: list[str] | None = None) -> None:
 
     Users' errors come without a traceback.
     """
+    find_modules_here()
     try:
         _e0(sys.argv[1:] if args is None else args)
     except (ValueError, ModuleNotFoundError) as error:

@@ -109,6 +109,7 @@ class ConfidenceSampler:
         shape: tuple[int, int],
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
+        counted: Tensor | None = None,
     ) -> Tensor:
         """Draw tokens.
 
@@ -118,10 +119,15 @@ class ConfidenceSampler:
             shape: ``(B, L)``.
             generator: What decides every draw; None is torch's own.
             device: Where to work; None is the CPU.
+            counted: ``(L,)`` bool, false for tokens that mean nothing: they are no part of the
+                schedule. None counts all.
 
         Returns:
             ``(B, L)`` int64 in [0, K).
         """
+        if counted is None:
+            counted = torch.ones(shape[1], dtype=torch.bool, device=device)
+        length = int(counted.sum())
         tokens = torch.full(shape, process.mask, device=device)
         confidence = torch.ones(shape, device=device)
         for index in range(1, self.num_steps + 1):
@@ -136,9 +142,10 @@ class ConfidenceSampler:
             order = (
                 confidence.masked_fill(known, 2.0)
                 .masked_fill(doubted, -1.0)
+                .masked_fill(~counted, 3.0)
                 .argsort(dim=-1, stable=True)
             )
-            remaining = round(shape[1] * math.cos(math.pi / 2 * progress))
+            remaining = round(length * math.cos(math.pi / 2 * progress))
             tokens = tokens.scatter(-1, order[:, :remaining], process.mask)
         return tokens
 

@@ -217,9 +217,19 @@ class ReleasedSampler(Sampler):
     The schedule decides only what the denoiser is told; bins are read at their left edges. A
     posterior that knows this noise drifts to the larger of two modes; one that takes it for the
     schedule's believes noise, and ends in either.
+
+    Args:
+        walk: What every :class:`Sampler` takes, in its order.
+        alpha: α of what is fed back; None for the process's. The released checkpoints were trained
+            with 1 and are sampled with 0.1.
+        options: The same by name.
     """
 
     own_readout = "left_edge"
+
+    def __init__(self, *walk: Any, alpha: float | None = None, **options: Any) -> None:
+        super().__init__(*walk, **options)
+        self.alpha = alpha
 
     def step(
         self,
@@ -231,5 +241,6 @@ class ReleasedSampler(Sampler):
         generator: torch.Generator | None,
     ) -> Tensor:
         """Add fresh noise to the chosen tokens; see ``Sampler.step``."""
-        signal = process.alpha * process.encode(self.choose(logits))
+        alpha = process.alpha if self.alpha is None else self.alpha
+        signal = alpha * process.encode(self.choose(logits))
         return draw_normal(x.shape, generator, x.device) + signal

@@ -52,7 +52,8 @@ class LanguageModel(nn.Module):
             )
         self.tokenizer = _tokenizer(tokenizer or name or "byt5")
         if name is not None:
-            self.model = AutoModel.from_pretrained(name).train()
+            # In single precision whatever the files hold: averages and small steps need it.
+            self.model = AutoModel.from_pretrained(name, dtype=torch.float32).train()
         else:
             self.model = AutoModel.from_config(_config(dict(config or {}), len(self.tokenizer)))
         for weight in _idle(self.model):

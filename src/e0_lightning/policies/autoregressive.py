@@ -66,7 +66,7 @@ class Autoregressive(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Decode token by token, each appended to the prefix of the next."""
-        return self.draw(prefix).chunk
+        return Autoregressive.draw(self, prefix).chunk
 
     def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
         """Decode what is not decided; what is comes first, and the rest is given it exactly."""

@@ -65,6 +65,15 @@ class Policy(pl.LightningModule):
         self._contract: Contract | None = None
         self._is_prepared = self._is_set_up = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``sample`` and ``draw`` agree in a subclass that overrides one of them."""
+        super().__init_subclass__(**kwargs)
+        own: Any = cls
+        if "sample" in vars(cls) and "draw" not in vars(cls):
+            own.draw = Policy.draw
+        elif "draw" in vars(cls) and "sample" not in vars(cls):
+            own.sample = lambda self, prefix: cls.draw(self, prefix).chunk
+
     @abstractmethod
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Named losses of a batch, whose sum is minimised.

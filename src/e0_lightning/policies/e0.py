@@ -102,7 +102,7 @@ class E0(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Denoise chunks from pure noise and read them off."""
-        return self.draw(prefix).chunk
+        return E0.draw(self, prefix).chunk
 
     def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
         """Denoise what is not decided, and tell how sure the last step was."""
@@ -160,6 +160,8 @@ class E0(Policy):
         # For all samples, so that every process takes as many passes and none waits for another.
         with torch.no_grad():
             logits = self._refine(entered, tau, prefix)
+        # Weights that autocast has cast in this pass have no gradient before PyTorch 2.10.
+        torch.clear_autocast_cache()
         kept = draw_uniform((len(tau), 1, 1), device=tau.device) < 0.5
         return self._recall(logits) * kept
 
@@ -172,7 +174,9 @@ class E0(Policy):
             return None
         steps = draw_uniform((len(tokens), 1), device=tokens.device) * (self.committed + 1)
         place = torch.arange(self.tokens, device=tokens.device) // self.actions.width
-        return tokens.masked_fill(place >= steps.floor(), -1)
+        # Padding is never told, in acting neither.
+        padding = self.actions.padding.repeat(self.actions.horizon)
+        return tokens.masked_fill((place >= steps.floor()) | padding, -1)
 
     def _tell(self, known: Tensor | None, entered: Tensor) -> Tensor:
         """Add decided tokens as numbers, which carry the order that bins lack, ``(B, T, W)``."""

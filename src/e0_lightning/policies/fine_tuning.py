@@ -110,6 +110,11 @@ def start_from(policy: nn.Module, path: str | PathLike[str]) -> None:
             misfits.append(f"  {name}: {tuple(parameter.shape)} here, {shape} there")
         else:
             kept.append(name)
+    for name, buffer in policy.named_buffers():
+        # Such as the running statistics of a batch norm.
+        found = state.get(name) if name.startswith(PRETRAINED) else None
+        if found is not None and found.shape == buffer.shape:
+            buffer.copy_(found)
     if misfits:
         raise ValueError(
             f"weights: {len(misfits)} tensors of {path} do not fit the model:\n"
@@ -133,6 +138,11 @@ def _add_adapters(network: nn.Module, rank: int, part: str) -> None:
         raise ValueError(
             f"fine_tuning.lora[{part!r}] needs peft: pip install 'e0-lightning[finetune]'."
         ) from error
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    # What no gradient reaches (the end of a language model's last layer) needs no adapter.
+    linear = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.requires_grad
+    ]
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear)
     inject_adapter_in_model(config, network)

@@ -59,7 +59,7 @@ class FlowMatching(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Follow the velocity from pure noise."""
-        return self.draw(prefix).chunk
+        return FlowMatching.draw(self, prefix).chunk
 
     def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
         """Follow the velocity, but for what is decided, which runs straight to its end."""

@@ -75,7 +75,7 @@ class E0Hybrid(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Walk the flow and the tokens over the same levels, and average their ends."""
-        return self.draw(prefix).chunk
+        return E0Hybrid.draw(self, prefix).chunk
 
     def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
         """Walk what is not decided, and tell how sure the tokens are."""

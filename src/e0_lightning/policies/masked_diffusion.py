@@ -63,7 +63,7 @@ class MaskedDiffusion(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Uncover chunks from masks alone."""
-        return self.draw(prefix).chunk
+        return MaskedDiffusion.draw(self, prefix).chunk
 
     def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
         """Uncover what is not decided; what is, the network sees from the start."""
@@ -73,6 +73,7 @@ class MaskedDiffusion(Policy):
             self.process,
             (prefix.batch_size, self.tokens),
             device=prefix.mask.device,
+            counted=~self.actions.padding.repeat(self.actions.horizon),
         )
         values = self.tokenizer.decode(tokens)
         return Draw(values.view(-1, self.actions.horizon, self.actions.width))

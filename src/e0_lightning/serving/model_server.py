@@ -11,7 +11,11 @@ from e0_lightning.types import Actor
 
 
 def model_server(
-    actor: Actor, layout: str = "plain", prompt: str | None = None, max_batch: int = 16
+    actor: Actor,
+    layout: str = "plain",
+    prompt: str | None = None,
+    max_batch: int = 16,
+    replan: int | None = None,
 ) -> Any:
     """Build a model server around a policy, to be given to ``vla_eval.evaluate``.
 
@@ -20,6 +24,8 @@ def model_server(
         layout: Name or YAML file of the benchmark's layout.
         prompt: Instruction for observations without one.
         max_batch: Most sessions in a forward pass.
+        replan: Steps of a chunk that are carried out before the policy is asked again; None for
+            all of it.
 
     Returns:
         A ``vla_eval.model_servers.predict.PredictModelServer``.
@@ -30,7 +36,7 @@ def model_server(
     from vla_eval.model_servers.predict import PredictModelServer
     from vla_eval.specs import DimSpec
 
-    reader = Reader(load_layout(layout), actor.contract, prompt)
+    reader = Reader(load_layout(layout), actor.contract, prompt, replan)
     actions, observations = specs(reader)
 
     class PolicyModelServer(PredictModelServer):  # type: ignore[misc]

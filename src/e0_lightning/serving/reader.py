@@ -35,13 +35,20 @@ class Reader:
         layout: Where things are.
         contract: What is wanted.
         prompt: Instruction for requests without one; None refuses them.
+        replan: Steps of a chunk that the client is given; None for all that it takes.
 
     Raises:
         ValueError: If the layout has no place for something the contract demands, or its client
             wants other chunks.
     """
 
-    def __init__(self, layout: Layout, contract: Contract, prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        contract: Contract,
+        prompt: str | None = None,
+        replan: int | None = None,
+    ) -> None:
         self.layout = layout
         self.contract = contract
         self.prompt = prompt
@@ -50,7 +57,7 @@ class Reader:
         self.inverted = np.repeat(
             [part in layout.inverted for part in contract.state], [*contract.state.values()]
         ).astype(bool)
-        self.steps = self._steps()
+        self.steps = self._steps(replan)
 
     def read(self, message: Any) -> Observation:
         """Take one observation out of a message.
@@ -114,7 +121,7 @@ class Reader:
         length = max(stop for _, stop in parts.values())
         return [Place(keys, length, slice(*parts[part])) for part in state]
 
-    def _steps(self) -> int:
+    def _steps(self, replan: int | None) -> int:
         fewest, most = self.layout.steps
         horizon, dims = self.contract.horizon, self.contract.action_dim
         if fewest is not None and horizon < fewest:
@@ -128,7 +135,13 @@ class Reader:
                 f"The policy's actions have {dims} dimensions, those of this layout {named} "
                 "(layout: actions). Use another layout."
             )
-        return horizon if most is None else min(horizon, most)
+        steps = horizon if most is None else min(horizon, most)
+        if replan is not None and not (fewest or 1) <= replan <= steps:
+            raise ValueError(
+                f"replan: found {replan}, wanted {fewest or 1} to {steps}: the policy plans "
+                f"{horizon} steps, clients of this layout take {self.layout.steps} (fewest, most)."
+            )
+        return steps if replan is None else replan
 
     def _vector(self, message: dict[Any, Any], keys: list[str], dims: int) -> Floats:
         key, found = find(message, keys, "the robot's state")

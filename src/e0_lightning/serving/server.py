@@ -43,6 +43,7 @@ def serve(
     layout: str = "plain",
     prompt: str | None = None,
     limits: Limits | None = None,
+    replan: int | None = None,
 ) -> None:
     """Let robots and benchmarks use a policy until the process is told to stop.
 
@@ -59,8 +60,10 @@ def serve(
             aloha, or a YAML file.
         prompt: Instruction for requests without one.
         limits: Batch, wait, queue, frame size and grace.
+        replan: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
+            that the layout takes. vla-eval's clients carry them all out before they ask again.
     """
-    server = Server(actor, layout, api_key, prompt, limits or Limits())
+    server = Server(actor, layout, api_key, prompt, limits or Limits(), replan)
     asyncio.run(server.run(host, port))
 
 
@@ -73,6 +76,7 @@ class Server:
         api_key: Key that clients must send, if any.
         prompt: Instruction for requests without one.
         limits: How much is taken at once.
+        replan: Steps of a chunk that clients are given; None for all that the layout takes.
 
     Raises:
         ValueError: If the layout does not fit the actor's contract.
@@ -85,8 +89,9 @@ class Server:
         api_key: str | None = None,
         prompt: str | None = None,
         limits: Limits | None = None,
+        replan: int | None = None,
     ) -> None:
-        reader = Reader(load_layout(layout), actor.contract, prompt)
+        reader = Reader(load_layout(layout), actor.contract, prompt, replan)
         self.api_key = api_key
         self.service = Service(actor, reader, limits or Limits())
 
