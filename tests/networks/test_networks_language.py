@@ -111,6 +111,19 @@ def test_weights_stored_in_half_precision_are_trained_in_single(tmp_path):
         assert {weight.dtype for weight in language.parameters()} == {torch.float32}
 
 
+def test_attention_is_the_one_that_was_asked_for(tmp_path):
+    config = {"model_type": "llama", **SHAPE}
+    LanguageModel(config=config).model.save_pretrained(tmp_path)
+    asked = [
+        LanguageModel(config=config, attention="eager"),
+        LanguageModel(config={**config, "attn_implementation": "eager"}),
+        LanguageModel(name=str(tmp_path), tokenizer="byt5", attention="eager"),
+    ]
+    asked.append(LanguageModel(**asked[-1].settings()))
+    for language in asked:
+        assert language.model.config._attn_implementation == "eager"
+
+
 def test_long_instruction_is_refused_not_cut():
     language = LanguageModel(config={"model_type": "llama", **SHAPE}, max_tokens=8)
     with pytest.raises(ValueError, match=r"has 14 tokens.*max_tokens is 8"):

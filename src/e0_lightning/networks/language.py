@@ -32,6 +32,7 @@ class LanguageModel(nn.Module):
             download. By default ``byt5`` with ``config``, the model's own with ``name``. A
             checkpoint holds the tokenizer itself here, as JSON.
         max_tokens: Longest instruction in tokens; a longer one is an error, never cut.
+        attention: One of transformers' implementations, such as ``eager``; None for its choice.
 
     Raises:
         ValueError: If neither or both of ``config`` and ``name`` are given.
@@ -43,6 +44,7 @@ class LanguageModel(nn.Module):
         name: str | None = None,
         tokenizer: str | None = None,
         max_tokens: int = 128,
+        attention: str | None = None,
     ) -> None:
         super().__init__()
         if (config is None) == (name is None):
@@ -51,14 +53,16 @@ class LanguageModel(nn.Module):
                 f"found config={config!r}, name={name!r}."
             )
         self.tokenizer = _tokenizer(tokenizer or name or "byt5")
+        chosen = {} if attention is None else {"attn_implementation": attention}
         if name is not None:
             # In single precision whatever the files hold: averages and small steps need it.
-            self.model = AutoModel.from_pretrained(name, dtype=torch.float32).train()
+            self.model = AutoModel.from_pretrained(name, dtype=torch.float32, **chosen).train()
         else:
-            self.model = AutoModel.from_config(_config(dict(config or {}), len(self.tokenizer)))
+            found = _config(dict(config or {}), len(self.tokenizer))
+            self.model = AutoModel.from_config(found, **chosen)
         for weight in _idle(self.model):
             self.model.get_parameter(weight).requires_grad_(False)
-        self.max_tokens = max_tokens
+        self.max_tokens, self.attention = max_tokens, attention
         self.cache_name = _cache_name(self.model)
         text = self.model.config.get_text_config()
         self.width: int = text.hidden_size
@@ -144,6 +148,7 @@ class LanguageModel(nn.Module):
             "config": self.model.config.to_dict(),
             "tokenizer": "byt5" if is_bytes else _tokenizer_as_json(self.tokenizer),
             "max_tokens": self.max_tokens,
+            "attention": self.attention,
         }
 
 
