@@ -59,7 +59,7 @@ fit-libero: libero  ## demos of the scripted expert, training and evaluation on 
 	$(MAKE) eval-libero CKPT="$$(ls -t runs/libero/lightning_logs/*/checkpoints/last.ckpt | head -n 1)" \
 	  SUITE=libero_object TASKS='$(LIBERO_TASKS)'
 
-eval-libero: libero  ## CKPT=… [SUITE="libero_object …"] [EPISODES=50] [TASKS=[0,1]] [CAMERA='{azimuth: [-15, 0, 15]}']
+eval-libero: libero  ## CKPT=… [CONFIG="files it was trained with"] [SUITE="libero_object …"] [EPISODES=50] [TASKS=[0,1]] [CAMERA='{azimuth: [-15, 0, 15]}']
 	@test -n "$(CKPT)" || { echo "say which policy: make eval-libero CKPT=path/to/last.ckpt"; exit 1; }
 	$(BIN)/lightning test $(foreach file,$(CONFIG),--config $(file)) --ckpt_path "$(CKPT)" \
 	  $(PLAY).suites '[$(subst $(space),$(comma),$(strip $(SUITE)))]' $(PLAY).tasks '$(TASKS)' \
