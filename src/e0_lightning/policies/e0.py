@@ -160,7 +160,7 @@ class E0(Policy):
         # For all samples, so that every process takes as many passes and none waits for another.
         with torch.no_grad():
             logits = self._refine(entered, tau, prefix)
-        # Weights that autocast has cast in this pass have no gradient before PyTorch 2.10.
+        # Some versions of PyTorch would use weights again that autocast has cast without gradients.
         torch.clear_autocast_cache()
         kept = draw_uniform((len(tau), 1, 1), device=tau.device) < 0.5
         return self._recall(logits) * kept
@@ -174,7 +174,7 @@ class E0(Policy):
             return None
         steps = draw_uniform((len(tokens), 1), device=tokens.device) * (self.committed + 1)
         place = torch.arange(self.tokens, device=tokens.device) // self.actions.width
-        # Padding is never told, in acting neither.
+        # Padding is never told, as in acting.
         padding = self.actions.padding.repeat(self.actions.horizon)
         return tokens.masked_fill((place >= steps.floor()) | padding, -1)
 
