@@ -37,7 +37,7 @@ COMMANDS: dict[str, Any] = {
     },
 }
 
-DESCRIBING = ("--config", "--trainer", "--data", "--model")
+DESCRIBING = ("--config", "--seed_everything", "--trainer", "--data", "--model")
 """Options of ``lightning fit`` that say what is trained and how, themselves or their parts."""
 
 

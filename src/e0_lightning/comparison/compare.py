@@ -31,7 +31,7 @@ def compare(
 
     Args:
         experiment: What describes the benchmark to ``lightning fit``, as it is there: ``--config
-            FILE``, and any of ``--trainer…``, ``--data…`` and ``--model…``.
+            FILE``, and any of ``--seed_everything``, ``--trainer…``, ``--data…`` and ``--model…``.
         out: Where everything goes.
         tables: What to compare, a table of the report each.
         only: Names of the variants to run now; None for all.
