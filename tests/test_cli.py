@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from e0_lightning.cli import e0, run
+from e0_lightning.cli import e0, run, training, verbs
 
 BIN = Path(sys.executable).parent
 QUIET = [
@@ -34,6 +35,20 @@ def test_our_classes_go_by_their_bare_names(capsys):
 def test_the_script_called_lightning_is_ours():
     answer = subprocess.run([BIN / "lightning", "fit", "--model.help=E0"], capture_output=True)
     assert b"token_per" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "work"), [(training.main, (training, "run")), (e0, (verbs, "_e0"))]
+)
+def test_scripts_find_classes_in_the_working_directory(script, work, tmp_path, monkeypatch):
+    (tmp_path / "my_own_research.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    found = []
+    monkeypatch.setattr(*work, lambda *_: found.append(find_spec("my_own_research")))
+    monkeypatch.setattr(sys, "argv", ["script"])
+    script()
+    assert found[0].origin == str(tmp_path / "my_own_research.py")
 
 
 def test_inspect_describes_a_file(demos, capsys):

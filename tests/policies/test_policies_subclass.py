@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -95,15 +94,6 @@ def test_it_trains_and_its_checkpoint_serves(checkpoint):
     actions = ask(policy, message)
     assert actions.shape == (contract.horizon, contract.action_dim)
     assert np.isfinite(actions).all()
-
-
-def test_the_script_finds_it_in_the_working_directory(my_research, tmp_path):
-    words = ["fit", "--config", ROOT / "experiments/maniskill.yaml", "--model=my_research.Copy"]
-    script = Path(sys.executable).parent / "lightning"
-    answer = subprocess.run(
-        [script, *words, "--print_config"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert "class_path: my_research.Copy" in answer.stdout, answer.stderr
 
 
 @pytest.mark.parametrize("parent", ["E0", "E0Hybrid", "FlowMatching", "MaskedDiffusion"])
