@@ -8,6 +8,9 @@ BIN := .venv/bin
 CONTROL_PickCube-v1 := pd_ee_delta_pos
 CONTROL_StackCube-v1 := pd_ee_delta_pose
 MIXED_PushPull := PushCube-v1 PullCube-v1
+# $2 where the caller has named $1, which has a default.
+GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
+
 # Without a file of its own a task would be played by the settings of PushCube-v1.
 ifeq ($(wildcard experiments/task/$(TASK).yaml)$(filter PushCube-v1,$(TASK)),)
 $(error there is no experiments/task/$(TASK).yaml: write one, as the files there do)
@@ -32,13 +35,10 @@ fit: install renderer $(call demos,$(TASK))  ## demos, training, evaluation in t
 	$(BIN)/lightning fit $(call configs,$(TASK))
 	$(BIN)/lightning test $(call configs,$(TASK)) --ckpt_path $(CHECKPOINT)
 
-# Always: a file that holds fewer demonstrations is extended, one that holds enough is left alone.
-data/maniskill/%.h5: always install renderer
+# A file that is there is left alone, unless DEMOS asks for more than it holds: then it is extended.
+data/maniskill/%.h5: $(call GIVEN,DEMOS,always) | install renderer
 	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@ \
 	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
-
-# What is run is what the caller names: EPISODES has a default for LIBERO's sake.
-GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
 
 # $1 describes the benchmark, $2 names its folder.
 side-by-side = $(BIN)/e0 compare $1 --out runs/compare/$2$(if $(BUDGET),-$(BUDGET)) \

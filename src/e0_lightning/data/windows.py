@@ -199,6 +199,7 @@ class Windows(Dataset[Batch]):
         Yields:
             Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of an episode.
         """
+        draws = self._draws(shares)
         for file, name, steps, _, _, source in self.episodes:
             self._keep_open(file)
             actions = pad(file.actions(name, 0, steps), steps + self.horizon - 1)
@@ -208,12 +209,15 @@ class Windows(Dataset[Batch]):
                 torch.from_numpy(file.states(name, 0, steps)),
                 torch.from_numpy(ahead < steps),
             )
-            yield from repeat(read, 1 if shares is None else self._draws(source, shares))
+            yield from repeat(read, draws[source])
 
-    def _draws(self, source: int, shares: Sequence[float]) -> int:
+    def _draws(self, shares: Sequence[float] | None) -> Ints:
         """How often an epoch draws each window of a source, rounded, at least once."""
-        own = sum(episode.steps for episode in self.episodes if episode.source == source)
-        return max(1, round(len(self) * shares[source] / sum(shares) / own))
+        own = np.bincount([episode.source for episode in self.episodes], weights=self.steps)
+        if shares is None:
+            return np.ones(len(own), dtype=np.int64)
+        wanted = len(self) * np.array(shares) / sum(shares)
+        return np.maximum(1, np.rint(wanted / own)).astype(np.int64)
 
 
 def pad(actions: Floats, length: int) -> Floats:
