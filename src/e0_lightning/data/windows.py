@@ -217,7 +217,8 @@ class Windows(Dataset[Batch]):
         if shares is None:
             return np.ones(len(own), dtype=np.int64)
         wanted = len(self) * np.array(shares) / sum(shares)
-        return np.maximum(1, np.rint(wanted / own)).astype(np.int64)
+        draws: Ints = np.maximum(1, np.rint(wanted / own)).astype(np.int64)
+        return draws
 
 
 def pad(actions: Floats, length: int) -> Floats:
