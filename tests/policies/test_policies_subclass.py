@@ -115,6 +115,34 @@ def test_a_child_of_a_policy_acts_by_what_it_overrides(parent, method, batch):
     torch.testing.assert_close(policy.act(batch), undone)
 
 
+def test_a_draw_over_a_policy_that_samples_leaves_the_sampling_to_it(batch):
+    class Doubting(e0_lightning.Regression):
+        def draw(self, prefix, committed=None):
+            chunk = super().draw(prefix, committed).chunk
+            return Draw(chunk, torch.ones(chunk.shape[:2]))
+
+    policy = ready_policy(tiny_settings("Regression"))
+    wanted = policy.act(batch)
+    policy.__class__ = Doubting
+    torch.testing.assert_close(policy.act(batch), wanted)
+    assert policy.sample(policy.prefix(batch)).isfinite().all()
+
+
+def test_a_draw_that_is_mixed_in_is_what_samples_too(batch):
+    class Still:
+        def draw(self, prefix, committed=None):
+            return Draw(super().draw(prefix, committed).chunk * 0)
+
+    class Mixed(Still, e0_lightning.E0):
+        pass
+
+    policy = ready_policy(tiny_settings("E0"))
+    policy.__class__ = Mixed
+    zero = torch.zeros(len(batch["state"]), HORIZON, policy.actions.dim)
+    torch.testing.assert_close(policy.sample(policy.prefix(batch)), zero)
+    torch.testing.assert_close(policy.act(batch), policy.actions.undo(zero, batch["state"]))
+
+
 def settings():
     tree = tiny_settings("my_research.Copy")
     del tree["init_args"]["expert"]

@@ -69,9 +69,15 @@ class Policy(pl.LightningModule):
         """Let ``sample`` and ``draw`` agree in a subclass that overrides one of them."""
         super().__init_subclass__(**kwargs)
         own: Any = cls
-        if "sample" in vars(cls) and "draw" not in vars(cls):
+        line = [vars(each) for each in cls.__mro__]
+        samples, draws = (
+            [place for place, names in enumerate(line) if name in names]
+            for name in ("sample", "draw")
+        )
+        if samples[0] < draws[0]:
             own.draw = Policy.draw
-        elif "draw" in vars(cls) and "sample" not in vars(cls):
+        # One that refines the draw of a policy that samples leaves the sampling to it.
+        elif draws[0] < samples[0] and line[draws[1]]["draw"] is not Policy.draw:
             own.sample = lambda self, prefix: cls.draw(self, prefix).chunk
 
     @abstractmethod
@@ -85,7 +91,10 @@ class Policy(pl.LightningModule):
 
     @abstractmethod
     def sample(self, prefix: Prefix) -> Tensor:
-        """Draw normalised chunks ``(B, H, width)`` for encoded observations."""
+        """Draw normalised chunks ``(B, H, width)`` for encoded observations.
+
+        Where a subclass overrides this alone, its ``draw`` becomes this.
+        """
 
     def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
         """Draw as :meth:`sample` does, with uncertainty, and chunks that begin as is decided.
