@@ -209,19 +209,32 @@ def test_plain_robomimic_is_read_as_it_stands(tmp_path):
         ({"right": ("OSC_POSE", "delta")}, "osc_pose_delta"),
         ({"right": ("JOINT_POSITION", "absolute")}, "joint_position"),
         ({"right": ("OSC_POSE", "delta"), "left": ("OSC_POSE", "delta")}, "osc_pose_delta"),
-        ({"right": ("OSC_POSE", "delta"), "left": ("OSC_POSE", "absolute")}, None),
+        ({"right": ("JOINT_VELOCITY", None)}, "joint_velocity_delta"),
         ({}, None),
     ],
 )
 @pytest.mark.parametrize("nested", [True, False])
 def test_robosuites_composite_controllers_are_those_of_their_arms(tmp_path, arms, mode, nested):
     parts = {side: {"type": kind, "input_type": input} for side, (kind, input) in arms.items()}
+    for arm in parts.values():
+        if arm["input_type"] is None:
+            del arm["input_type"]
     parts = {"arms": parts} if nested else {**parts, "torso": {"type": "JOINT_POSITION"}}
     settings = {"controller_configs": {"type": "BASIC", "body_parts": parts}}
     with h5py.File(tmp_path / "lift.hdf5", "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_kwargs": settings})
         assert control_mode(data) == mode
+
+
+def test_arms_of_differing_control_modes_are_refused(tmp_path):
+    parts = {"right": {"type": "OSC_POSE"}, "left": {"type": "OSC_POSE", "input_type": "absolute"}}
+    settings = {"controller_configs": {"type": "BASIC", "body_parts": parts}}
+    with h5py.File(tmp_path / "two_arms.hdf5", "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_kwargs": settings})
+        with pytest.raises(ValueError, match=r"two_arms.hdf5: .*'left': 'osc_pose'.*one control"):
+            control_mode(data)
 
 
 def test_states_without_observations_say_what_to_do(tmp_path):

@@ -102,7 +102,10 @@ def control_mode(data: h5py.Group) -> str | None:
     From its version 1.5 on, robosuite names one for each part of the body; the arms' count.
 
     Returns:
-        None if none is named, or two arms have different ones.
+        None if none is named.
+
+    Raises:
+        ValueError: If two arms have different ones.
     """
     try:
         settings = json.loads(data.attrs["env_args"])["env_kwargs"]["controller_configs"]
@@ -111,12 +114,18 @@ def control_mode(data: h5py.Group) -> str | None:
             return _mode(settings["type"], settings.get("control_delta", True))
         arms = parts.get("arms", parts)
         modes = {
-            _mode(arm["type"], {"delta": True, "absolute": False}[arm["input_type"]])
-            for arm in (arms[side] for side in ("right", "left") if side in arms)
+            side: _mode(arms[side]["type"], arms[side].get("input_type", "delta") == "delta")
+            for side in ("right", "left")
+            if side in arms
         }
-        return modes.pop() if len(modes) == 1 else None
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
         return None
+    if len(set(modes.values())) > 1:
+        raise ValueError(
+            f"{data.file.filename}: its env_args name {modes}; one control mode for all arms is "
+            "wanted. Record, or convert, the demonstrations of both arms in one."
+        )
+    return next(iter(modes.values()), None)
 
 
 def _mode(controller: str, delta: bool) -> str:
