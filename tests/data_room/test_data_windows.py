@@ -39,9 +39,11 @@ def test_the_horizon_may_be_as_long_as_the_longest_episode_only(record):
 def test_a_source_that_is_drawn_more_often_counts_for_more_in_statistics(record):
     few, many = (record("few.h5", steps=(4,)), record("many.h5", steps=(7, 12, 5), first=1))
     windows = Windows([*episodes(few), *episodes(many, source=1)], horizon=2)
-    seen = [int(actions[0, 0, 0]) for actions, _, _ in windows.action_windows([3.0, 4.0])]
-    # Of an epoch's 28 windows, 12 are drawn from the 4 of the few.
-    assert seen == [0, 0, 0, 1, 2, 3]
+    # The few have 4 of the 28 windows.
+    for shares in ([3.0, 4.0], [1.0, 1.0], [1.0, 27.0], [1.0, 6.0]):
+        starts = torch.cat([actions[:, 0, 0] for actions, *_ in windows.action_windows(shares)])
+        assert len(starts) == 28
+        assert int((starts == 0).sum()) == round(28 * shares[0] / sum(shares))
     assert len(list(windows.action_windows())) == 4
 
 

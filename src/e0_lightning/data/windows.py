@@ -193,13 +193,14 @@ class Windows(Dataset[Batch]):
         """Stream all windows without images, one episode at a time.
 
         Args:
-            shares: Weight of each source among the samples. The windows of one that a training
-                epoch draws several times are repeated as often, so that it counts for as much.
+            shares: Weight of each source among the samples. Windows come as often as a training
+                epoch draws them: those of some sources several times, every other one of others.
 
         Yields:
             Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of an episode.
         """
         draws = self._draws(shares)
+        passed = np.zeros(len(draws), dtype=np.int64)
         for file, name, steps, _, _, source in self.episodes:
             self._keep_open(file)
             actions = pad(file.actions(name, 0, steps), steps + self.horizon - 1)
@@ -209,16 +210,20 @@ class Windows(Dataset[Batch]):
                 torch.from_numpy(file.states(name, 0, steps)),
                 torch.from_numpy(ahead < steps),
             )
-            yield from repeat(read, draws[source])
+            count = passed[source] + np.arange(steps + 1)
+            times = np.diff(np.floor(draws[source] * count + 0.5)).astype(np.int64)
+            passed[source] += steps
+            yield from repeat(read, times.min())
+            if len(more := np.flatnonzero(times > times.min())):
+                chunks, states, valid = (part[more] for part in read)
+                yield chunks, states, valid
 
-    def _draws(self, shares: Sequence[float] | None) -> Ints:
-        """How often an epoch draws each window of a source, rounded, at least once."""
+    def _draws(self, shares: Sequence[float] | None) -> npt.NDArray[np.float64]:
+        """How often an epoch draws each window of a source, on average."""
         own = np.bincount([episode.source for episode in self.episodes], weights=self.steps)
         if shares is None:
-            return np.ones(len(own), dtype=np.int64)
-        wanted = len(self) * np.array(shares) / sum(shares)
-        draws: Ints = np.maximum(1, np.rint(wanted / own)).astype(np.int64)
-        return draws
+            return np.ones(len(own))
+        return np.asarray(len(self) * np.array(shares) / sum(shares) / own)
 
 
 def pad(actions: Floats, length: int) -> Floats:
