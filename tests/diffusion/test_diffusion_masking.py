@@ -73,6 +73,7 @@ def test_tokens_that_mean_nothing_are_no_part_of_the_schedule():
 
     def predict(tokens):
         masks.append((tokens[:, counted] == 8).sum(dim=1).tolist())
+        assert (tokens[:, ~counted] == 8).all()
         return one_hot_logits(torch.ones_like(tokens), 8) * torch.rand(20)[:, None]
 
     ConfidenceSampler(num_steps=5)(predict, TokenMasking(8), (3, 20), seeded(), counted=counted)

@@ -132,7 +132,8 @@ class ConfidenceSampler:
         confidence = torch.ones(shape, device=device)
         for index in range(1, self.num_steps + 1):
             progress = index / self.num_steps
-            logits = predict(tokens).float()
+            # In training, too, what means nothing is always hidden.
+            logits = predict(tokens.masked_fill(~counted, process.mask)).float()
             drawn = draw_tokens(logits, self.temperature * (1 - progress), generator)
             known = tokens != process.mask
             doubted = known & self._doubt(logits, tokens.where(known, drawn), confidence, progress)
