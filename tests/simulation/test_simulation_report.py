@@ -131,7 +131,8 @@ class Pedestrian(LightningModule):
 
     def __init__(self, sampler="Tweedie"):
         super().__init__()
-        self.save_hyperparameters()
+        if sampler is not None:
+            self.save_hyperparameters()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.walker = Walker()
         self.act = self.walker.act
@@ -186,6 +187,9 @@ def test_a_stopped_evaluation_goes_on_where_it_was(rollouts, tmp_path):
     assert evaluate([2, 3, 4], paths[0], sampler="Argmax") > 0
     assert evaluate([2, 3, 4], paths[0], precision="bf16-true") > 0
     assert evaluate([2, 3, 4], paths[0], sampler="Argmax") == 0
+    # Of one that does not tell its settings nothing is known, and nothing of the others is lost.
+    assert evaluate([2], paths[0], sampler=None) == evaluate([2], paths[0], sampler=None) > 0
+    assert evaluate([2, 3, 4], paths[0], sampler="Argmax") == 0
     assert found["tasks"]["corridor"]["successes"] == 3
 
 
@@ -217,6 +221,14 @@ def test_reports_of_different_checkpoints_are_not_merged(tmp_path):
         merge([tmp_path / "one", tmp_path / "two"], tmp_path / "whole")
     with pytest.raises(ValueError, match="found no whole report"):
         merge([tmp_path / "three"], tmp_path / "whole")
+
+
+def test_reports_of_different_settings_say_which(tmp_path):
+    for name, steps in (("one", 4), ("two", 10)):
+        settings = {"sampler": {"num_steps": steps, "eta": 0}, "horizon": 12}
+        write(tmp_path / name, results(), {"policy": {"settings": settings}, **ABOUT})
+    with pytest.raises(ValueError, match=r"in policy.settings.sampler.num_steps: 10 and 4: only"):
+        merge([tmp_path / "one", tmp_path / "two"], tmp_path / "whole")
 
 
 def test_tensorboard_gets_a_film_that_it_can_play(tmp_path):

@@ -35,10 +35,10 @@ def merge(reports: list[Path], out: Path) -> None:
     told: dict[str, Any] = {}
     for folder, report in zip(reports, found, strict=True):
         for name in SHARED:
-            if report.get(name) != found[0].get(name):
+            if differing := _differing(report.get(name), found[0].get(name), name):
                 raise ValueError(
-                    f"{folder} and {reports[0]} differ in {name}: {report.get(name)} and "
-                    f"{found[0].get(name)}; only parts of one evaluation can be merged"
+                    f"{folder} and {reports[0]} differ in {'; '.join(differing)}: only parts of "
+                    "one evaluation can be merged"
                 )
         for name, value in report.items():
             known = told.get(name)
@@ -54,6 +54,18 @@ def merge(reports: list[Path], out: Path) -> None:
     once = {key(each): each for each in sorted(episodes, key=lambda each: not each.error)}
     kept = {name: value for name, value in told.items() if name not in FIGURES}
     print(write(Path(out), [once[each] for each in sorted(once)], kept))
+
+
+def _differing(one: Any, other: Any, name: str) -> list[str]:
+    """Where two values differ, leaf by leaf, such as ``policy.seed: 0 and 1``."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return [
+            line
+            for key in keys
+            for line in _differing(one.get(key), other.get(key), f"{name}.{key}")
+        ]
+    return [] if one == other else [f"{name}: {one} and {other}"]
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -8,18 +8,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from e0_lightning.simulation.ledger import Ledger, fingerprint, key
+from e0_lightning.simulation.ledger import Key, Ledger, fingerprint, key
 from e0_lightning.simulation.page import page
 from e0_lightning.simulation.rollout import RolloutBatch
 from e0_lightning.simulation.tables import by_camera, by_suite, markdown, summarise
 from e0_lightning.simulation.video import filmed, show
 from e0_lightning.types import EpisodeResult
+
+T = TypeVar("T")
 
 
 class RolloutReport(Callback):
@@ -32,7 +34,9 @@ class RolloutReport(Callback):
 
     A test that was stopped goes on: episodes that ``episodes.jsonl`` of the same folder already
     tells of, for the same checkpoint, settings of the policy (its ``hparams``), precision, seed,
-    versions and conditions, are not played again. How many they are is printed.
+    versions and conditions, are not played again. How many they are is printed. Of a policy
+    without ``hparams``, as one built in Python is, nothing is remembered; what is changed on a
+    policy after it is built is not seen, so give a test of it a folder of its own.
 
     In validation ``success/<task>`` is logged, to be plotted or monitored.
 
@@ -44,7 +48,7 @@ class RolloutReport(Callback):
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
         self._results: list[EpisodeResult] = []
-        self._known = 0
+        self._known: set[Key] = set()
         self._about: dict[str, Any] = {}
         self._policy: dict[str, Any] = {}
         self._path = Path()
@@ -52,17 +56,16 @@ class RolloutReport(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin anew, or where the same test was stopped."""
-        self._results, self._known = [], 0
+        self._results, self._known = [], set()
         # Asking a trainer for its log directory is a collective call: every rank, once.
         self._path = report_folder(trainer) if self.folder is None else Path(self.folder)
-        checkpoint = None if trainer.ckpt_path is None else fingerprint(str(trainer.ckpt_path))
+        remembered = trainer.ckpt_path is not None and pl_module.hparams
+        checkpoint = fingerprint(str(trainer.ckpt_path)) if remembered else None
         self._policy = _policy(trainer, pl_module)
         running = {**self._policy, "versions": own_versions()}
         self._ledger = Ledger(self._path / "episodes.jsonl", checkpoint, running)
         if trainer.is_global_zero:
             self._path.mkdir(parents=True, exist_ok=True)
-            if checkpoint is None:
-                self._ledger.path.write_text("")
         trainer.strategy.barrier()
 
     def on_test_batch_start(
@@ -90,7 +93,7 @@ class RolloutReport(Callback):
         results = self._take(outputs, batch)
         known = batch.finished if isinstance(batch, RolloutBatch) else {}
         played = [each for each in results if key(each) not in known]
-        self._known += len(results) - len(played)
+        self._known |= {key(each) for each in results} & known.keys()
         self._ledger.add(played, self._about)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,6 +102,7 @@ class RolloutReport(Callback):
         if not results:
             return
         self._log(pl_module, summarise(results))
+        known = set().union(*_of_all_ranks(self._known))
         if trainer.is_global_zero:
             told = {
                 "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
@@ -108,8 +112,8 @@ class RolloutReport(Callback):
                 "versions": {**own_versions(), **self._about.get("versions", {})},
             }
             text = write(self._path, results, told)
-            if self._known:
-                print(f"\n{self._known} episodes were played before: {self._ledger.path}")
+            if known:
+                print(f"\n{len(known)} episodes were played before: {self._ledger.path}")
             print(f"\n{text}\n{self._path / 'results.html'}")
             chosen = filmed([asdict(result) for result in results])
             for logger in trainer.loggers:
@@ -205,9 +209,14 @@ def own_versions() -> dict[str, str]:
 
 def _gathered(results: list[EpisodeResult]) -> list[EpisodeResult]:
     """The results of all ranks, each episode once, ordered by task, seed and camera."""
-    everyone = [results]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        everyone = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(everyone, results)
-    once = {key(each): each for rank in everyone for each in rank}
+    once = {key(each): each for rank in _of_all_ranks(results) for each in rank}
     return [once[each] for each in sorted(once)]
+
+
+def _of_all_ranks(mine: T) -> list[T]:
+    """What each rank has; every rank must ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    everyone = [mine] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone
