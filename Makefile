@@ -12,8 +12,10 @@ MIXED_PushPull := PushCube-v1 PullCube-v1
 GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
 
 # Without a file of its own a task would be played by the settings of PushCube-v1.
+ifneq ($(filter fit compare,$(or $(MAKECMDGOALS),fit)),)
 ifeq ($(wildcard experiments/task/$(TASK).yaml)$(filter PushCube-v1,$(TASK)),)
 $(error there is no experiments/task/$(TASK).yaml: write one, as the files there do)
+endif
 endif
 demos = $(patsubst %,data/maniskill/%.h5,$(or $(MIXED_$1),$1))
 configs = $(foreach file,maniskill.yaml $(patsubst experiments/%,%,$(wildcard experiments/task/$1.yaml)) $(WITH),--config experiments/$(file))
