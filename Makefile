@@ -57,8 +57,9 @@ compare-libero: libero  ## the policies on three tasks of LIBERO [BUDGET=steps] 
 
 fit-libero: libero  ## demos of the scripted expert, training and evaluation on three tasks of LIBERO
 	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
-	$(BIN)/lightning fit --config experiments/libero.yaml
+	$(BIN)/lightning fit --config experiments/libero.yaml $(WITH:%=--config experiments/%)
 	$(MAKE) eval-libero CKPT="$$(ls -t runs/libero/lightning_logs/*/checkpoints/last.ckpt | head -n 1)" \
+	  CONFIG="experiments/libero.yaml $(WITH:%=experiments/%)" \
 	  SUITE=libero_object TASKS='$(LIBERO_TASKS)'
 
 eval-libero: libero  ## CKPT=… [CONFIG="files it was trained with"] [SUITE="libero_object …"] [EPISODES=50] [TASKS=[0,1]] [CAMERA='{azimuth: [-15, 0, 15]}']

@@ -1,8 +1,11 @@
 """Files that LIBERO's and robomimic's own tools wrote; tests/data/README.md says how."""
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from e0_lightning.simulation.libero_check import CONTRACT
 from e0_lightning.simulation.rendering import offscreen
 
 DATA = Path(__file__).parents[1] / "data"
+README = DATA.parents[1] / "README.md"
 BUTTER = "pick_up_the_butter_and_place_it_in_the_basket"
 LIBERO = str(DATA / "libero" / f"{BUTTER}_demo.hdf5")
 LIFT = str(DATA / "robomimic" / "lift.hdf5")
@@ -120,3 +124,18 @@ def test_robosuites_own_recording_says_what_to_do():
     path = Path(spec.origin).parent / "models/assets/demonstrations/lift/demo.hdf5"
     with pytest.raises(ValueError, match=r"demo_1 holds actions, states.*dataset_states_to_obs"):
         _ = open_demos(str(path)).contract
+
+
+def test_the_least_file_of_the_readme_is_read(tmp_path, monkeypatch):
+    section = README.read_text().partition("## Your own demonstrations")[2]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    rng = np.random.default_rng(0)
+    actions, joints = rng.normal(size=(5, 3)), rng.normal(size=(5, 2))
+    frames = rng.integers(256, size=(5, 16, 16, 3), dtype=np.uint8)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"h5py": h5py, "json": json, "episodes": [(actions, frames, joints)]})
+    file = open_demos("demos.hdf5", ["front"], ["joint_pos"])
+    assert file.contract.control_mode == "joint_position"
+    np.testing.assert_allclose(file.actions("demo_0", 0, 5), actions, rtol=1e-6)
+    np.testing.assert_allclose(file.states("demo_0", 0, 5), joints, rtol=1e-6)
+    np.testing.assert_array_equal(file.images("demo_0", 0, 5)["front"], frames)
