@@ -5,7 +5,6 @@ from e0_lightning.actions.relative import RelativeActions
 from e0_lightning.actions.space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.augment.callback import ViewpointPerturbation
-from e0_lightning.augment.state import StatePerturbation
 from e0_lightning.augment.viewpoint import SphericalWarp
 from e0_lightning.data.robot_demos import RobotDemos
 from e0_lightning.diffusion.flow import RectifiedFlow
@@ -66,7 +65,6 @@ __all__ = [
     "RobotDemos",
     "RolloutReport",
     "SphericalWarp",
-    "StatePerturbation",
     "TokenMasking",
     "TweedieSampler",
     "ViewpointPerturbation",

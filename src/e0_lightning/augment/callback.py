@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import zlib
+
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from e0_lightning.augment.draws import generator
 from e0_lightning.augment.homography import intrinsics_from_fov
 from e0_lightning.augment.viewpoint import SphericalWarp
 from e0_lightning.types import Batch
@@ -125,10 +128,14 @@ class ViewpointPerturbation(Callback):
 
         Drawn on the CPU, the same everywhere.
         """
-        draws = generator(trainer, batch_idx, view)
-        yaw, pitch = self.warp.sample(len(images), draws)
-        turned = torch.rand(len(images), generator=draws) < self.probability
-        told = torch.rand(len(images), generator=draws) < self.told
+        name = zlib.crc32(view.encode())
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        source = [seed, trainer.global_step, batch_idx, trainer.global_rank, name]
+        state = np.random.SeedSequence(source).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
+        yaw, pitch = self.warp.sample(len(images), generator)
+        turned = torch.rand(len(images), generator=generator) < self.probability
+        told = torch.rand(len(images), generator=generator) < self.told
         yaw, pitch, told = torch.stack((yaw * turned, pitch * turned, told)).to(images.device)
         return yaw, pitch, told
 
