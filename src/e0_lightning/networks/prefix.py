@@ -47,10 +47,28 @@ class PrefixEncoder(nn.Module):
         vision: Encoder shared by all views.
         language: Any decoder; its layers carry the whole prefix.
         state_dim: State dimensions Q; 0 leaves the state out.
+        switches: State dimensions of which no more is read than the half of their range they are
+            in. Demonstrations may hold few values of a reading, such as the one width at which
+            fingers close on a cube; of any other, of a cube held askew, a network knows nothing.
+
+    Raises:
+        ValueError: If a switch is no dimension of the state.
     """
 
-    def __init__(self, vision: VisionEncoder, language: LanguageModel, state_dim: int) -> None:
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        language: LanguageModel,
+        state_dim: int,
+        switches: list[int] | None = None,
+    ) -> None:
         super().__init__()
+        self.switches = list(switches or [])
+        if not set(self.switches) <= set(range(state_dim)):
+            raise ValueError(
+                f"switches: found {self.switches}, but the state has {state_dim} dimensions. "
+                "Name some of them, counted from 0."
+            )
         self.vision = vision
         self.language = language
         self.state_dim = state_dim
@@ -69,12 +87,18 @@ class PrefixEncoder(nn.Module):
         text, text_mask = self.language.embed(observation["instruction"], device)
         parts, masks = [*images, text], [_all_true(image) for image in images] + [text_mask]
         if self.state is not None:
-            state = self.state(observation["state"]).unsqueeze(1)
+            state = self.state(self._switched(observation["state"])).unsqueeze(1)
             parts, masks = [*parts, state], [*masks, _all_true(state)]
         mask = torch.cat(masks, dim=1)
         embeddings = torch.cat([part.to(text.dtype) for part in parts], dim=1)
         keys, values = self.language(embeddings, mask)
         return Prefix(keys, values, mask)
+
+    def _switched(self, state: Tensor) -> Tensor:
+        """The normalised state, -1 or 1 where only one of two is asked."""
+        switched = state.clone()
+        switched[:, self.switches] = torch.where(state[:, self.switches] > 0, 1.0, -1.0)
+        return switched
 
     def _images(self, observation: Observation) -> list[Tensor]:
         """Tokens of each view, ``(B, T, W)``."""
