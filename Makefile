@@ -75,7 +75,7 @@ OFFSCREEN = from e0_lightning.simulation.rendering import offscreen; offscreen()
 
 libero: .venv/libero  ## LIBERO's simulator; its assets come from $$LIBERO_ASSETS or the hub
 	@$(BIN)/python -c "$(OFFSCREEN)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update && apt-get install -y libegl1 libgl1 libosmesa6; }
+	  { apt-get update && apt-get install -y libegl1 libgl1 libosmesa6 libglib2.0-0; }
 	@$(BIN)/python -c "$(OFFSCREEN)"
 
 .venv/libero: pyproject.toml .venv/installed
@@ -125,7 +125,7 @@ MESA = apt-get update; SUITE=; \
 	  echo "deb $$ARCHIVE bookworm-backports main" > /etc/apt/sources.list.d/backports.list; \
 	  apt-get update; \
 	fi; \
-	apt-get install -y $$SUITE mesa-vulkan-drivers libvulkan1
+	apt-get install -y $$SUITE mesa-vulkan-drivers libvulkan1 libgl1 libglib2.0-0
 
 clean:
 	rm -rf .venv runs

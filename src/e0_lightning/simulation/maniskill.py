@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from e0_lightning.data.maniskill import INSTRUCTIONS
 from e0_lightning.simulation.base import Frame, Outcome, View
 from e0_lightning.simulation.camera import STILL, Offset, look_at_point, orbit
+from e0_lightning.simulation.libraries import require_libraries
 from e0_lightning.simulation.renderer import backend, device
 from e0_lightning.types import Contract
 
@@ -146,8 +147,10 @@ def require_task(task: str, instructions: Mapping[str, str]) -> None:
 
     Raises:
         ModuleNotFoundError: If ManiSkill is not installed.
+        RuntimeError: If it lacks a library of the system.
         ValueError: If there is no such task, or no sentence for it.
     """
+    require_libraries()
     try:
         import mani_skill.envs  # noqa: F401  (registers the tasks)
         from mani_skill.utils.registration import REGISTERED_ENVS

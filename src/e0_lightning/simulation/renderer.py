@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+from e0_lightning.simulation.libraries import require_libraries
+
 ADVICE = """no Vulkan device to render with: {found}.
 The simulator draws with Vulkan, on a graphics card or in software (Mesa 24.3 or newer).
 {step}
@@ -52,6 +54,7 @@ def _usable() -> list[tuple[str, bool]]:
             "the simulator is not installed (no module `sapien`): "
             "pip install 'e0-lightning[maniskill]'"
         ) from error
+    require_libraries()
     try:
         summary: str = sapien.render.get_device_summary()
     except RuntimeError as error:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import warnings
 
+from e0_lightning.simulation.libraries import require_libraries
+
 ADVICE = """MuJoCo has nothing to draw with off screen.
   EGL: {egl}
   OSMesa: {osmesa}
@@ -27,6 +29,7 @@ def offscreen() -> str:
     Raises:
         RuntimeError: If none works, saying why and what to install.
     """
+    require_libraries()
     given = os.environ.get("MUJOCO_GL", "").lower()
     failures = {"egl": f"MUJOCO_GL={given}", "osmesa": f"MUJOCO_GL={given}"}
     for backend in (given,) if given in failures else tuple(failures):
