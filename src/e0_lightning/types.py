@@ -68,6 +68,28 @@ class Contract:
         """Plain values, as a checkpoint stores them."""
         return asdict(self)
 
+    def arrange(self, observation: Observation) -> Observation:
+        """An observation with its views in the contract's order.
+
+        Raises:
+            ValueError: If it shows other views, frames of another size, or another state.
+        """
+        images, state = observation["images"], observation["state"]
+        found = {view: tuple(frames.shape[1:]) for view, frames in images.items()}
+        wanted = {view: (3, side, side) for view, side in self.views.items()}
+        if found != wanted:
+            raise ValueError(
+                f"images: found {found}, wanted {wanted}. Give these views, as large as in the "
+                "demonstrations; what is cropped or scaled is the policy's business."
+            )
+        if state.shape[-1] != self.state_dim:
+            raise ValueError(
+                f"state: found {state.shape[-1]} dimensions, wanted {self.state_dim}: the parts "
+                f"{self.state} side by side."
+            )
+        ordered = {view: images[view] for view in self.views}
+        return Observation({**observation, "images": ordered})  # type: ignore[typeddict-item]
+
     def require(self, other: Contract, mine: str, theirs: str) -> None:
         """Refuse to work with a side that promises something else.
 
