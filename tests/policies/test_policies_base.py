@@ -1,11 +1,13 @@
 from typing import ClassVar
 
+import h5py
 import lightning.pytorch as pl
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from e0_lightning.policies.checkpoint import build_policy, load_policy
+from e0_lightning.policies.predictions import ChunkWriter
 from e0_lightning.types import Contract
 
 from .conftest import CONTRACT, Episodes, Windows, make_batch, tiny_settings, trainer
@@ -43,6 +45,12 @@ def test_bf16_trains_with_statistics_in_full_precision(tmp_path):
     assert policy.act(make_batch()).isfinite().all()
 
 
+def test_training_in_bf16_throughout_is_refused(tmp_path):
+    runner = trainer(tmp_path, max_steps=1, precision="bf16-true")
+    with pytest.raises(ValueError, match=r"trainer.precision: found bf16-true.*Use bf16-mixed"):
+        runner.fit(build_policy(tiny_settings()), datamodule=Windows())
+
+
 def test_batches_accumulated_to_a_step_draw_for_themselves(tmp_path):
     class Seeds(pl.Callback):
         seen: ClassVar[list[int]] = []
@@ -66,6 +74,42 @@ def test_predict_gives_chunks_in_robot_units(fitted, tmp_path):
     policy, _ = fitted
     chunks = trainer(tmp_path).predict(policy, datamodule=Windows())
     assert chunks[0].shape == (4, CONTRACT.horizon, CONTRACT.action_dim)
+
+
+def test_predicted_chunks_are_written_beside_the_demonstrators(fitted, tmp_path):
+    policy, _ = fitted
+    data = Windows()
+    chunks = trainer(tmp_path, callbacks=[ChunkWriter()]).predict(policy, datamodule=data)
+    (path,) = tmp_path.rglob("predictions/rank_0.h5")
+    with h5py.File(path) as file:
+        found = {name: torch.from_numpy(file[name][:]) for name in file}
+    torch.testing.assert_close(found["predicted"], torch.cat(chunks))
+    batches = list(data.predict_dataloader())
+    for name in ("actions", "state", "valid"):
+        torch.testing.assert_close(found[name], torch.cat([batch[name] for batch in batches]))
+
+
+def test_an_observation_of_another_contract_is_refused(fitted):
+    policy, _ = fitted
+    shown = make_batch()
+    with pytest.raises(ValueError, match=r"images: found \{\}, wanted \{"):
+        policy.act({**shown, "images": {}})
+    with pytest.raises(ValueError, match=r"state: found 1 dimensions, wanted \d"):
+        policy.act({**shown, "state": shown["state"][:, :1]})
+
+
+def test_views_count_by_name_not_by_place():
+    contract = Contract(views={"front": 4, "wrist": 8}, state={"place": 1})
+    front, wrist = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 8, 8)
+    shown = {"images": {"wrist": wrist, "front": front}, "state": torch.zeros(1, 1)}
+    assert list(contract.arrange(shown)["images"]) == ["front", "wrist"]
+    for images in (
+        {"front": front},
+        {"front": front, "wrsit": wrist},
+        {"front": front, "wrist": front},
+    ):
+        with pytest.raises(ValueError, match=r"images: found .*'wrist': \(3, 8, 8\)"):
+            contract.arrange({**shown, "images": images})
 
 
 @pytest.mark.parametrize(

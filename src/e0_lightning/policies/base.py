@@ -136,13 +136,16 @@ class Policy(pl.LightningModule):
             ``(B, H, D)`` in robot units, on the policy's device.
 
         Raises:
-            ValueError: If committed actions do not fit, or the policy cannot continue them.
+            ValueError: If views, their sizes or the state are not those of the contract, or
+                committed actions do not fit, or the policy cannot continue them.
         """
         return self.plan(observation).actions
 
     @torch.inference_mode()
     def plan(self, observation: Observation) -> Plan:
         """Choose what :meth:`act` does, with its uncertainty; arguments and errors are the same."""
+        if self._contract is not None:
+            observation = self._contract.arrange(observation)
         moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
         committed = read_committed(moved, self.actions)
         drawn = self.draw(self.prefix(moved), committed)
@@ -202,6 +205,11 @@ class Policy(pl.LightningModule):
     def configure_model(self) -> None:
         """Take weights, adapters, contract and statistics, and spread over processes."""
         running = None if self._trainer is None else self.trainer.state.fn
+        if running is not None and self.trainer.precision in ("bf16-true", "16-true"):
+            raise ValueError(
+                f"trainer.precision: found {self.trainer.precision}, which would round actions and "
+                "states before they are normalised. Use bf16-mixed or 16-mixed."
+            )
         if not self._is_prepared:
             self._is_prepared = True
             if self.weights is not None and running == "fit":
