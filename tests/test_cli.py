@@ -26,6 +26,11 @@ def test_any_lightning_module_runs_by_class_path(verb):
     assert ended.trainer.global_step == (verb == "fit")
 
 
+def test_a_module_that_brings_its_own_loaders_needs_no_data_module():
+    model = "--model=lightning.pytorch.demos.boring_classes.BoringModel"
+    assert run(["fit", model, *QUIET]).trainer.global_step == 1
+
+
 def test_our_classes_go_by_their_bare_names(capsys):
     with pytest.raises(SystemExit):
         run(["fit", "--model.help", "E0"])

@@ -6,14 +6,15 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
 from lightning.pytorch.utilities import rank_zero_warn
 
-import e0_lightning  # noqa: F401  # bare class names in YAML are those already imported
+import e0_lightning  # bare class names in YAML are those already imported
+from e0_lightning.policies.predictions import ChunkWriter
 
 
 class CommandLine(LightningCLI):
@@ -23,6 +24,11 @@ class CommandLine(LightningCLI):
     ``--model.init_args.sampler`` next to ``--ckpt_path`` would do nothing. Here the command line
     wins, and every difference is named.
     """
+
+    def before_predict(self) -> None:
+        """Have the chunks of our policies written down; they are returned to nobody."""
+        if isinstance(self.model, e0_lightning.Policy):
+            cast(Any, self.trainer).callbacks.append(ChunkWriter())
 
     def _parse_ckpt_path(self) -> None:
         verb = self.config.get("subcommand")
@@ -82,7 +88,8 @@ def run(args: ArgsType = None, start: bool = True) -> LightningCLI:
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
     return CommandLine(
         LightningModule,
-        LightningDataModule,
+        # None, so that a module may bring loaders of its own; a data module is any class.
+        datamodule_class=None,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
