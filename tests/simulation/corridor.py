@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from e0_lightning.simulation.base import Outcome, View
+from e0_lightning.simulation.camera import CameraError
 from e0_lightning.types import Contract
 
 CONTRACT = Contract(
@@ -27,6 +28,8 @@ class Corridor:
         self.contract = contract
 
     def reset(self, seed, camera):
+        if camera[1] > 60:
+            raise CameraError("the ceiling is low")
         self.seed, self.place, self.steps = seed, 0.0, 0
         return self._view()
 

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -122,6 +123,18 @@ def test_checkpoints_differ_by_content(tmp_path):
         (tmp_path / name).write_text(content)
     one, same, other, shards = (fingerprint(tmp_path / each) for each in ("a", "b", "c", "shards"))
     assert one == same == shards != other
+
+
+def test_checkpoints_elsewhere_count_by_content_too(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"2")):
+        with fsspec.open(f"memory://checkpoints/{name}", "wb") as file:
+            file.write(content)
+    one, other = (fingerprint(f"memory://checkpoints/{name}") for name in ("a", "b"))
+    assert one != other
+    (tmp_path / "here").write_bytes(b"1")
+    assert fingerprint(tmp_path / "here") == one
+    with pytest.raises(FileNotFoundError, match=r"nowhere.ckpt: found no checkpoint"):
+        fingerprint(tmp_path / "nowhere.ckpt")
 
 
 class Pedestrian(LightningModule):

@@ -106,6 +106,11 @@ def test_an_environment_that_refuses_the_actor_stops_the_run(rollouts):
         rollouts().play(Walker(), [Episode("locked", 1, 10)])
 
 
+def test_a_camera_that_cannot_move_so_stops_the_run(rollouts):
+    with pytest.raises(ValueError, match="corridor: the ceiling is low"):
+        rollouts().play(Walker(), [Episode("corridor", 3, 10, camera=(0.0, 80.0, 0.0))])
+
+
 @pytest.mark.parametrize(
     ("actions", "message"),
     [

@@ -71,7 +71,8 @@ class Environment(Protocol):
         """Start an episode, with the fixed cameras moved around what they look at.
 
         Raises:
-            ValueError: If there is no such seed, or a camera cannot be moved so.
+            ValueError: If there is no such seed.
+            CameraError: If a camera cannot be moved so.
         """
         ...
 

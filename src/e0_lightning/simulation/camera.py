@@ -18,6 +18,10 @@ STILL: Offset = (0.0, 0.0, 0.0)
 """The offset of a camera that stays where the task put it."""
 
 
+class CameraError(ValueError):
+    """A displacement that a camera cannot make, in any episode."""
+
+
 @dataclass
 class CameraGrid:
     """Displacements of the fixed cameras to evaluate at.
@@ -75,13 +79,13 @@ def orbit(pose: Floats, target: Floats, offset: Offset) -> Floats:
         The new camera to world, ``(4, 4)``.
 
     Raises:
-        ValueError: If the camera would pass over the top or stand straight above its target.
+        CameraError: If the camera would pass over the top or stand straight above its target.
     """
     azimuth, elevation, distance = np.deg2rad(offset[0]), np.deg2rad(offset[1]), offset[2]
     arm = pose[:3, 3] - target
     height = np.arctan2(arm[2], np.hypot(arm[0], arm[1]))
     if abs(height + elevation) >= np.pi / 2:
-        raise ValueError(
+        raise CameraError(
             f"camera_offset: the camera stands {np.rad2deg(height):.0f} degrees above its target, "
             f"and elevation {offset[1]:g} would carry it over the top; choose less"
         )
@@ -104,10 +108,10 @@ def look_at_point(position: Floats, forward: Floats, height: float) -> Floats:
         height: z of the plane, metres: the table.
 
     Raises:
-        ValueError: If the camera does not look down on the plane.
+        CameraError: If the camera does not look down on the plane.
     """
     if (height - position[2]) * forward[2] <= 0:
-        raise ValueError(
+        raise CameraError(
             "camera_offset: the camera does not look down on the table, so it has no point there "
             "to go around; leave the offset at 0"
         )

@@ -9,6 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from fsspec.core import url_to_fs
+
 from e0_lightning.simulation.base import Episode
 from e0_lightning.types import EpisodeResult
 
@@ -77,12 +79,26 @@ def to_result(entry: dict[str, Any]) -> EpisodeResult:
     return EpisodeResult(**{**known, "camera": tuple(entry.get("camera", (0.0, 0.0, 0.0)))})
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that others may be reading: they find the old one or the new one."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
 def fingerprint(path: str | Path) -> str:
-    """Hash of a checkpoint, a file or a folder of shards."""
-    whole, place = hashlib.sha256(), Path(path)
-    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    """Hash of a checkpoint, a file or a folder of shards, wherever fsspec finds it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    system, place = url_to_fs(str(path))
+    files = sorted(system.find(place))
+    if not files:
+        raise FileNotFoundError(f"{path}: found no checkpoint, a file or a folder of shards")
+    whole = hashlib.sha256()
     for each in files:
-        with each.open("rb") as file:
+        with system.open(each, "rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
 

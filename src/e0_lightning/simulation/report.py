@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from e0_lightning.simulation.ledger import Key, Ledger, fingerprint, key
+from e0_lightning.simulation.ledger import Key, Ledger, fingerprint, key, write_whole
 from e0_lightning.simulation.page import page
 from e0_lightning.simulation.rollout import RolloutBatch
 from e0_lightning.simulation.tables import by_camera, by_suite, markdown, summarise
@@ -184,7 +184,7 @@ def write(folder: Path, results: Sequence[EpisodeResult], told: dict[str, Any]) 
     }
     text = markdown(found)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_whole(folder / "results.json", json.dumps(found, indent=2) + "\n")
     (folder / "results.md").write_text(text)
     (folder / "results.html").write_text(page(found))
     return text

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e0_lightning.simulation.base import Environment, Episode, MakeEnvironment, View
+from e0_lightning.simulation.camera import CameraError
 from e0_lightning.simulation.video import Video
 from e0_lightning.types import Contract, EpisodeResult
 
@@ -65,7 +66,10 @@ class Stage:
             except (ValueError, ModuleNotFoundError) as error:
                 return Refusal(str(error))
         self.video = None if episode.video is None else Video(Path(episode.video))
-        return self.environment.reset(episode.seed, episode.camera)
+        try:
+            return self.environment.reset(episode.seed, episode.camera)
+        except CameraError as error:
+            return Refusal(f"{episode.task}: {error}")
 
     def _go_on(self, actions: NDArray[np.float32]) -> View | EpisodeResult:
         assert self.environment is not None
