@@ -84,6 +84,15 @@ def test_a_stopped_training_goes_on_from_its_last_checkpoint(table, benchmark, c
     assert report(out)["base"]["action_error"] == 8.0
 
 
+def test_a_training_whose_end_was_not_written_says_so(table, benchmark, commands, tmp_path):
+    out = tmp_path / "out"
+    compare([benchmark], out, [table], only=["base"])
+    for name in ("trained.ckpt", "training.json"):
+        (out / "base" / name).unlink()
+    with pytest.raises(ValueError, match=r"had come to its end before, but trained\.ckpt"):
+        compare([benchmark], out, [table], only=["base"])
+
+
 def test_another_budget_needs_another_folder(table, benchmark, commands, tmp_path):
     compare([benchmark], tmp_path / "out", [table], only=["base"])
     with pytest.raises(ValueError, match="another --out"):

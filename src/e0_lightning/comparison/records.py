@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from e0_lightning.policies.latency import timed
+from e0_lightning.simulation.ledger import write_whole
 from e0_lightning.types import Observation
 
 TRAINED, TRAINING, ACTING = "trained.ckpt", "training.json", "acting.json"
@@ -48,7 +49,7 @@ class TrainingRecord(Callback):
         }
         trainer.save_checkpoint(self.folder / TRAINED)
         if trainer.is_global_zero:
-            (self.folder / TRAINING).write_text(json.dumps(told, indent=2) + "\n")
+            write_whole(self.folder / TRAINING, json.dumps(told, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """Seconds and peak bytes so far."""
@@ -93,12 +94,14 @@ class ActingRecord(Callback):
         if self._observation is None or not trainer.is_global_zero:
             return
         policy: Any = pl_module
-        act = timed(lambda: policy.act(self._observation), policy.device, self.repeats)
+        # In the precision that episodes are played in.
+        with trainer.precision_plugin.forward_context():
+            act = timed(lambda: policy.act(self._observation), policy.device, self.repeats)
         told = {
             "action_error": float(trainer.callback_metrics["val/action_error"]),
             "act_seconds": act,
         }
-        (self.folder / ACTING).write_text(json.dumps(told, indent=2) + "\n")
+        write_whole(self.folder / ACTING, json.dumps(told, indent=2) + "\n")
 
 
 def peak_memory() -> int:

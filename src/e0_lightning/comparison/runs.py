@@ -18,7 +18,6 @@ from e0_lightning.comparison.records import ACTING, TRAINED, TRAINING
 from e0_lightning.comparison.tables import Words, options
 from e0_lightning.simulation.ledger import fingerprint
 
-LIGHTNING = "from e0_lightning.cli import main; main()"
 PLAYED = "results.json"
 EPISODES = "--data.init_args.episodes"
 
@@ -82,6 +81,11 @@ class Variant:
             path.write_text(json.dumps(asked, indent=2) + "\n")
             if not (self.folder / TRAINING).exists():
                 self._run("fit", *self._training())
+            if not (self.folder / TRAINING).exists():
+                raise RuntimeError(
+                    f"{self.folder}: the training had come to its end before, but {TRAINED} and "
+                    f"{TRAINING} were not written; delete the folder to train again."
+                )
 
     def play(self) -> None:
         """Play its episodes, those that were not played before.
@@ -133,7 +137,18 @@ class Variant:
     def _run(self, verb: str, *words: str) -> None:
         """Do what a ``lightning`` command line says, in a process of its own."""
         quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        command = [sys.executable, "-c", LIGHTNING, verb, *self._described(), *quiet]
+        # A batch is a process's: on more devices every variant would be given more, unless the
+        # experiment says how many.
+        alone = "--trainer.devices=1"
+        command = [
+            sys.executable,
+            "-m",
+            "e0_lightning.cli",
+            verb,
+            alone,
+            *self._described(),
+            *quiet,
+        ]
         command += [f"--trainer.default_root_dir={self.folder}", *words]
         threads = {} if self.budget.threads is None else {"OMP_NUM_THREADS": self.budget.threads}
         environment = {**os.environ, **{name: str(value) for name, value in threads.items()}}
