@@ -241,3 +241,25 @@ def test_sidecar_lies_beside_a_file_with_dots_in_its_name(real, tmp_path):
     shutil.copy(real, tmp_path / real.name)
     with pytest.raises(ValueError, match=real.name.replace(".h5", ".json")):
         open_demos(str(tmp_path / real.name)).demos()
+
+
+def test_damaged_data_name_the_data_set_and_the_steps(record):
+    path = record()
+    with h5py.File(path) as file:
+        where = file["traj_0/obs/sensor_data/cam/rgb"].id.get_chunk_info(0).byte_offset
+    damaged = bytearray(Path(path).read_bytes())
+    damaged[where : where + 8] = b"\xff" * 8
+    Path(path).write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"demos.h5: /traj_0/\S*/cam/rgb, steps 0 to 4: found dam"):
+        open_demos(path, ["cam"], ["qpos"]).images("traj_0", 0, 4)
+
+
+def test_images_that_are_not_bytes_are_refused(record):
+    path = record()
+    with h5py.File(path, "a") as file:
+        for name in file:
+            pixels = file[f"{name}/obs/sensor_data/cam/rgb"][:].astype(np.float32)
+            del file[f"{name}/obs/sensor_data/cam/rgb"]
+            file[f"{name}/obs/sensor_data/cam/rgb"] = pixels
+    with pytest.raises(ValueError, match=r"cam/rgb is 3 channels of float32; RGB images of uint8"):
+        _ = open_demos(path, ["cam"], ["qpos"]).contract

@@ -139,3 +139,15 @@ def test_the_least_file_of_the_readme_is_read(tmp_path, monkeypatch):
     np.testing.assert_allclose(file.actions("demo_0", 0, 5), actions, rtol=1e-6)
     np.testing.assert_allclose(file.states("demo_0", 0, 5), joints, rtol=1e-6)
     np.testing.assert_array_equal(file.images("demo_0", 0, 5)["front"], frames)
+
+
+def test_frames_that_are_not_bytes_are_refused(tmp_path):
+    copy = tmp_path / "lift.hdf5"
+    copy.write_bytes(Path(LIFT).read_bytes())
+    with h5py.File(copy, "a") as file:
+        for demo in file["data"].values():
+            pixels = demo["obs/agentview_image"][:].astype(np.float32)
+            del demo["obs/agentview_image"]
+            demo["obs/agentview_image"] = pixels
+    with pytest.raises(ValueError, match=r"agentview_image is of float32; images of uint8"):
+        _ = open_demos(str(copy)).contract

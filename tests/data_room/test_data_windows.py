@@ -126,3 +126,10 @@ def test_split_takes_its_share_of_every_source(record):
 def test_split_refuses_to_leave_nothing_for_training(record):
     with pytest.raises(ValueError, match=r"demos\.h5: validation 0.05 takes 1 of 1 episodes"):
         split(episodes(record(steps=(5,))), validation=0.05, seed=0)
+
+
+def test_no_file_is_left_open_for_workers_to_inherit(record):
+    held = episodes(record())
+    windows = Windows(held, horizon=4)
+    assert len(list(windows.action_windows())) == 3
+    assert held[0].file._file is None

@@ -121,6 +121,9 @@ class DemoFile(ABC):
     def file(self) -> h5py.File:
         """The open file of this process."""
         if self._file is None or self._pid != os.getpid():
+            if self._file is not None:
+                # HDF5 would hand out what was inherited from before a fork once more.
+                self._file.close()
             self._file, self._pid = open_hdf5(self.path), os.getpid()
         return self._file
 
@@ -129,6 +132,21 @@ class DemoFile(ABC):
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
+
+    def rows(self, dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray[Any, Any]:
+        """Read steps ``start`` to ``stop`` of a data set.
+
+        Raises:
+            ValueError: If they are damaged, naming the data set.
+        """
+        try:
+            read: np.ndarray[Any, Any] = dataset[start:stop]
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: {dataset.name}, steps {start} to {stop}: found damaged data "
+                f"({error}); whole data are wanted. Copy or collect the file again."
+            ) from error
+        return read
 
     def finite(self, values: Floats, what: str, demo: str, start: int) -> Floats:
         """Hand ``values (n, …)`` on if they are finite.

@@ -116,7 +116,13 @@ class ManiSkillFile(DemoFile):
     def _promise(self, name: str, control_mode: str) -> Contract:
         views, state, actions = self._views(name), self._state(name), self._actions(name)
         shapes = {view: pixels.shape[1:] for view, pixels in views.items()}
-        for view, (height, width, _) in shapes.items():
+        for view, (height, width, channels) in shapes.items():
+            if views[view].dtype != np.uint8 or channels != 3:
+                raise ValueError(
+                    f"{self.path}: {views[view].name} is {channels} channels of "
+                    f"{views[view].dtype}; RGB images of uint8, 0 to 255, are wanted. Replay with "
+                    "`-o rgb`."
+                )
             if height != width:
                 raise ValueError(
                     f"{self.path}: {name}/{view} is {height} by {width} pixels; square images "
@@ -157,19 +163,19 @@ class ManiSkillFile(DemoFile):
 
     def actions(self, demo: str, start: int, stop: int) -> Floats:
         """Actions as the controller of the recording takes them."""
-        values = self._actions(demo)[start:stop].astype(np.float32)
+        values = self.rows(self._actions(demo), start, stop).astype(np.float32)
         return self.finite(values, "actions", demo, start)
 
     def states(self, demo: str, start: int, stop: int) -> Floats:
         """The named parts side by side; flags and scalars count as one dimension."""
         steps = stop - start
-        parts = [d[start:stop].reshape(steps, -1) for d in self._state(demo).values()]
+        parts = [self.rows(d, start, stop).reshape(steps, -1) for d in self._state(demo).values()]
         values = np.concatenate([np.zeros((steps, 0)), *parts], axis=1).astype(np.float32)
         return self.finite(values, "state", demo, start)
 
     def images(self, demo: str, start: int, stop: int) -> dict[str, Pixels]:
         """Images as rendered: ManiSkill's are upright."""
-        return {view: pixels[start:stop] for view, pixels in self._views(demo).items()}
+        return {view: self.rows(pixels, start, stop) for view, pixels in self._views(demo).items()}
 
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """``intrinsic_cv`` of each camera, which stays the same within a trajectory."""

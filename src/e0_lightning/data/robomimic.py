@@ -117,20 +117,21 @@ class RobomimicFile(DemoFile):
     def actions(self, demo: str, start: int, stop: int) -> Floats:
         """Actions that follow the observations of these steps."""
         lag = self.layout.lag
-        values = self._actions(demo)[start + lag : stop + lag].astype(np.float32)
+        values = self.rows(self._actions(demo), start + lag, stop + lag).astype(np.float32)
         return self.finite(values, "actions", demo, start + lag)
 
     def states(self, demo: str, start: int, stop: int) -> Floats:
         """The named parts side by side."""
-        parts = [d[start:stop].reshape(stop - start, -1) for d in self._state(demo).values()]
-        laid = np.concatenate([np.zeros((stop - start, 0)), *parts], axis=1).astype(np.float32)
+        steps, read = stop - start, self._state(demo).values()
+        parts = [self.rows(d, start, stop).reshape(steps, -1) for d in read]
+        laid = np.concatenate([np.zeros((steps, 0)), *parts], axis=1).astype(np.float32)
         return self.finite(laid, "obs", demo, start)
 
     def images(self, demo: str, start: int, stop: int) -> dict[str, Pixels]:
         """Images turned upright by a vertical flip, which keeps left and right apart."""
         found = {}
         for view, pixels in self._views(demo).items():
-            rows = pixels[start:stop]
+            rows = self.rows(pixels, start, stop)
             rows = rows[:, ::-1] if self.layout.upside_down else rows
             found[view] = rows[:, :, ::-1] if view.endswith(MIRRORED) else rows
         return found
@@ -179,6 +180,12 @@ class RobomimicFile(DemoFile):
 
     def _promise(self, demo: str) -> Contract:
         shapes = {view: pixels.shape[1:] for view, pixels in self._views(demo).items()}
+        for pixels in self._views(demo).values():
+            if pixels.dtype != np.uint8:
+                raise ValueError(
+                    f"{self.path}: {pixels.name} is of {pixels.dtype}; images of uint8, 0 to 255, "
+                    "are wanted. Write them so."
+                )
         for view, shape in shapes.items():
             if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3:
                 raise ValueError(

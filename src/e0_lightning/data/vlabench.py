@@ -135,18 +135,18 @@ class VLABenchFile(DemoFile):
 
     def actions(self, demo: str, start: int, stop: int) -> Floats:
         """Poses to go to; VLABench's converter takes the gripper for open above 0.03 m."""
-        rows: Floats = self._trajectory(demo)[start:stop].astype(np.float32)
+        rows: Floats = self.rows(self._trajectory(demo), start, stop).astype(np.float32)
         self.finite(rows, "trajectory", demo, start)
         return np.concatenate([rows[:, :6], rows[:, 7:] > 0.03], axis=1, dtype=np.float32)
 
     def states(self, demo: str, start: int, stop: int) -> Floats:
         """The named parts side by side."""
-        poses = self._poses(demo)[start:stop].astype(np.float64)
+        poses = self.rows(self._poses(demo), start, stop).astype(np.float64)
         found = {
             "ee_pos": poses[:, :3] - BASE,
             "ee_euler": euler(poses[:, 3:7]),
             "gripper_open": 1 - poses[:, 7:],
-            **{part: rows[start:stop] for part, rows in self._joints(demo).items()},
+            **{part: self.rows(rows, start, stop) for part, rows in self._joints(demo).items()},
         }
         parts = [found[part].reshape(stop - start, -1) for part in self.contract.state]
         laid = np.concatenate([np.zeros((stop - start, 0)), *parts], axis=1).astype(np.float32)

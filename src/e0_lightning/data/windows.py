@@ -199,7 +199,14 @@ class Windows(Dataset[Batch]):
         Yields:
             Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of an episode.
         """
-        draws = self._draws(shares)
+        try:
+            yield from self._drawn(self._draws(shares))
+        finally:
+            # Workers are forked later; they open files of their own.
+            while self._opened:
+                self._opened.popitem()[0].close()
+
+    def _drawn(self, draws: npt.NDArray[np.float64]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         passed = np.zeros(len(draws), dtype=np.int64)
         for file, name, steps, _, _, source in self.episodes:
             self._keep_open(file)
