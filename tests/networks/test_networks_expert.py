@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,6 +69,13 @@ def test_fewer_layers_read_evenly_spaced_ones_and_the_last_one_last():
 def test_foreign_prefix_is_refused_with_both_sides(expert):
     with pytest.raises(ValueError, match=r"'head_dim': 4.*head_dim 8"):
         expert(torch.randn(2, 6, 16), torch.rand(2), make_prefix(head_dim=4))
+
+
+def test_keys_turned_by_another_rotary_base_are_refused(expert):
+    tokens, tau = torch.randn(2, 6, 16), torch.rand(2)
+    expert(tokens, tau, replace(make_prefix(), rope_theta=10_000.0))
+    with pytest.raises(ValueError, match=r"base of 1e\+06, the expert its queries with 10000"):
+        expert(tokens, tau, replace(make_prefix(), rope_theta=1e6))
 
 
 def test_rotary_scores_depend_on_distance_only():

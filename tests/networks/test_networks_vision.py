@@ -56,3 +56,13 @@ def test_cells_of_a_map_have_distinct_positions():
     grid = sine_cosine_grid(8, 8, 32).flatten(0, 1)
     distances = torch.cdist(grid, grid) + torch.eye(64) * 10
     assert distances.min() > 0.1
+
+
+def test_a_stage_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match=r"vision.stage: found 9, which 'convnext_atto' does not"):
+        VisionEncoder("convnext_atto", stage=9, side=32)
+
+
+def test_a_side_that_a_backbone_cannot_take_is_named():
+    with pytest.raises(ValueError, match=r"vision.side: .*tiny.* takes no images of 64 pixels"):
+        VisionEncoder("swin_tiny_patch4_window7_224", side=64)

@@ -75,7 +75,8 @@ class ActionExpert(nn.Module):
             Refined tokens ``(B, T, W)`` and a prefix that ends with them, of ``depth`` layers.
 
         Raises:
-            ValueError: If the prefix's layers, heads or head size are not this expert's.
+            ValueError: If the prefix's layers, heads, head size or rotary base do not fit this
+                expert's.
         """
         self._require_fit(prefix)
         batch, length, _ = tokens.shape
@@ -97,7 +98,7 @@ class ActionExpert(nn.Module):
             )
             longer.append(grown)
         keys, values = zip(*longer, strict=True)
-        return self.norm(tokens, condition)[0], Prefix(keys, values, present)
+        return self.norm(tokens, condition)[0], Prefix(keys, values, present, self.rope_theta)
 
     def _sources(self, layers: int) -> list[int]:
         """Language layer that each expert layer reads, the last one by the last."""
@@ -115,6 +116,12 @@ class ActionExpert(nn.Module):
                 f"The language model has {found}; the expert has depth {self.depth}, kv_heads "
                 f"{self.kv_heads}, head_dim {self.head_dim}. Give the expert the same kv_heads and "
                 "head_dim and at most as many layers."
+            )
+        if prefix.rope_theta not in (None, self.rope_theta):
+            raise ValueError(
+                f"The language model turns its keys with a rotary base of {prefix.rope_theta:g}, "
+                f"the expert its queries with {self.rope_theta:g}. Set expert.rope_theta to the "
+                "former."
             )
 
 

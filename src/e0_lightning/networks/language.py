@@ -71,6 +71,10 @@ class LanguageModel(nn.Module):
         self.head_dim: int = (
             getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         )
+        rotary = getattr(text, "rope_parameters", None) or {}
+        self.rope_theta: float | None = (
+            rotary.get("rope_theta") if rotary.get("rope_type") == "default" else None
+        )
 
     def embed(self, instruction: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """Tokenise and embed.

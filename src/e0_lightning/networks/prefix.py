@@ -20,11 +20,13 @@ class Prefix:
         keys: One ``(B, kv_heads, P, head_dim)`` a layer, rotary positions applied.
         values: The same shapes.
         mask: ``(B, P)`` bool, false at padding.
+        rope_theta: Base of the keys' rotary positions; None where it is not one for all.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor
+    rope_theta: float | None = None
 
     @property
     def batch_size(self) -> int:
@@ -92,7 +94,7 @@ class PrefixEncoder(nn.Module):
         mask = torch.cat(masks, dim=1)
         embeddings = torch.cat([part.to(text.dtype) for part in parts], dim=1)
         keys, values = self.language(embeddings, mask)
-        return Prefix(keys, values, mask)
+        return Prefix(keys, values, mask, self.language.rope_theta)
 
     def _switched(self, state: Tensor) -> Tensor:
         """The normalised state, -1 or 1 where only one of two is asked."""

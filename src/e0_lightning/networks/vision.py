@@ -58,6 +58,11 @@ class VisionEncoder(nn.Module):
             args.setdefault("img_size", side)
         try:
             self.backbone: Any = timm.create_model(name, pretrained=pretrained, **args)
+        except IndexError as error:
+            raise ValueError(
+                f"vision.stage: found {stage}, which {name!r} does not have ({error}). Count its "
+                "stages from 0; null reads the end."
+            ) from error
         except TypeError as error:
             raise ValueError(
                 f"vision.model_args: timm cannot make {name!r} with {args}: {error}. Arguments are "
@@ -67,7 +72,13 @@ class VisionEncoder(nn.Module):
         settings = resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
-        self.width, self.is_map = self._measure()
+        try:
+            self.width, self.is_map = self._measure()
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"vision.side: {name!r} takes no images of {side} pixels ({error}). Choose a side "
+                "that it does, such as a multiple of its patches."
+            ) from error
 
     def forward(self, images: Tensor, view: str = "") -> Tensor:
         """Encode the frames of one view.
