@@ -174,6 +174,8 @@ def test_mistakes_in_layouts_are_named(tmp_path):
         load_layout("libera")
     with pytest.raises(ValueError, match="wants the view 'top', this layout has front"):
         Reader(load_layout("vlabench"), contract(["top"], {}))
+    with pytest.raises(ValueError, match="wants the state part 'q_state' of 7 numbers"):
+        Reader(load_layout("vlabench"), contract(["front"], {"q_state": 7}))
     with pytest.raises(ValueError, match="have 4 dimensions, those of this layout 7"):
         Reader(load_layout("libero"), contract(["agentview"], {}, action_dim=4))
 

@@ -195,6 +195,11 @@ def test_a_full_queue_says_busy():
     assert heard.count(4.0) == 5 - len(refused)
 
 
+def test_an_empty_key_is_refused():
+    with pytest.raises(ValueError, match="api_key: found an empty one"), running(api_key=" "):
+        pass
+
+
 def test_only_the_right_key_enters():
     from websockets.exceptions import InvalidStatus
 

@@ -91,6 +91,10 @@ class Server:
         limits: Limits | None = None,
         replan: int | None = None,
     ) -> None:
+        if api_key is not None and not api_key.strip():
+            raise ValueError(
+                "api_key: found an empty one, which everyone has. Set it, or leave the option out."
+            )
         reader = Reader(load_layout(layout), actor.contract, prompt, replan)
         self.api_key = api_key
         self.service = Service(actor, reader, limits or Limits())
