@@ -193,6 +193,11 @@ def test_a_view_the_data_lacks_is_refused():
         perturbed(ViewpointPerturbation(views=["side"]), batch())
 
 
+def test_mirrored_views_are_refused():
+    with pytest.raises(ValueError, match=r"cannot turn \['side_mirrored'\], whose images are"):
+        perturbed(ViewpointPerturbation(), next(iter(DataLoader([sample(("side_mirrored",))]))))
+
+
 def test_a_batch_without_images_is_refused():
     with pytest.raises(ValueError, match="needs batches that are dicts"):
         ViewpointPerturbation().on_train_batch_start(None, None, torch.zeros(2), 0)

@@ -106,20 +106,25 @@ class ViewpointPerturbation(Callback):
         batch["images"], batch["view_offset"] = images, offsets
 
     def _chosen(self, views: list[str]) -> list[str]:
-        if self.views is None:
+        chosen = self.views
+        if chosen is None:
             chosen = [view for view in views if not is_on_gripper(view)]
             if not chosen:
                 raise ValueError(
                     f"No view to perturb: the batch has {sorted(views)}, by their names all on the "
                     "robot's hand. Name the ones to perturb in ViewpointPerturbation.views."
                 )
-            return chosen
-        if missing := sorted(set(self.views) - set(views)):
+        if mirrored := sorted(view for view in chosen if view.endswith("_mirrored")):
+            raise ValueError(
+                f"ViewpointPerturbation cannot turn {mirrored}, whose images are mirrored: a turn "
+                "to the left would be told as one to the right. Train on the views as they are."
+            )
+        if missing := sorted(set(chosen) - set(views)):
             raise ValueError(
                 f"ViewpointPerturbation.views names {missing}, the batch has {sorted(views)}. "
                 "Name views that the data has."
             )
-        return self.views
+        return chosen
 
     def _draw(
         self, trainer: Trainer, batch_idx: int, view: str, images: Tensor
