@@ -71,11 +71,13 @@ eval-libero: libero  ## CKPT=… [CONFIG="files it was trained with"] [SUITE="li
 check-libero: libero  ## build, reset, step and draw all tasks of LIBERO, with a table of times
 	$(BIN)/python -m e0_lightning.simulation.libero_check
 
+# Parts of Mesa must be of one version: where `renderer` has added the backports, all come from there.
+BACKPORTS = $$(apt-cache policy | grep -q n=bookworm-backports && echo -t bookworm-backports)
 OFFSCREEN = from e0_lightning.simulation.rendering import offscreen; offscreen()
 
 libero: .venv/libero  ## LIBERO's simulator; its assets come from $$LIBERO_ASSETS or the hub
 	@$(BIN)/python -c "$(OFFSCREEN)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update && apt-get install -y libegl1 libgl1 libosmesa6 libglib2.0-0; }
+	  { apt-get update && apt-get install -y $(BACKPORTS) libegl1 libgl1 libosmesa6 libglib2.0-0; }
 	@$(BIN)/python -c "$(OFFSCREEN)"
 
 .venv/libero: pyproject.toml .venv/installed
