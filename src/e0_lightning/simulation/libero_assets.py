@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 from typing import NamedTuple
 
 FOLDERS = (
@@ -116,7 +117,9 @@ def unpack(archive: Path, target: Path) -> Path:
         unfinished = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target))
         try:
             with tarfile.open(archive) as file:
-                file.extractall(unfinished, filter="data")
+                # The Python of Debian 12, 3.11.2, has no filters yet.
+                filtered: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                file.extractall(unfinished, **filtered)
             if not (unfinished / "assets").is_dir():
                 raise ValueError(
                     f"{archive}: found {sorted(p.name for p in unfinished.iterdir())[:5]} at its "
