@@ -10,8 +10,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FOLDERS = (
     "articulated_objects",
