@@ -144,8 +144,6 @@ class Policy(pl.LightningModule):
     @torch.inference_mode()
     def plan(self, observation: Observation) -> Plan:
         """Choose what :meth:`act` does, with its uncertainty; arguments and errors are the same."""
-        if self._contract is not None:
-            observation = self._contract.arrange(observation)
         moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
         committed = read_committed(moved, self.actions)
         drawn = self.draw(self.prefix(moved), committed)
@@ -156,7 +154,9 @@ class Policy(pl.LightningModule):
         return Plan(actions, drawn.uncertainty)
 
     def prefix(self, observation: Observation) -> Prefix:
-        """Encode observations in robot units."""
+        """Encode observations in robot units, their views in the contract's order."""
+        if self._contract is not None:
+            observation = self._contract.arrange(observation)
         normalised = self.state_normalizer(observation["state"])
         return self.encoder(Observation({**observation, "state": normalised}))  # type: ignore[typeddict-item, no-any-return]
 
