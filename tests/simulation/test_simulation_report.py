@@ -202,6 +202,8 @@ def test_a_stopped_evaluation_goes_on_where_it_was(rollouts, tmp_path):
     assert evaluate([2, 3, 4], paths[0], sampler="Argmax") == 0
     # Of one that does not tell its settings nothing is known, and nothing of the others is lost.
     assert evaluate([2], paths[0], sampler=None) == evaluate([2], paths[0], sampler=None) > 0
+    report = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert report["checkpoint_sha256"] == fingerprint(paths[0])
     assert evaluate([2, 3, 4], paths[0], sampler="Argmax") == 0
     assert found["tasks"]["corridor"]["successes"] == 3
 

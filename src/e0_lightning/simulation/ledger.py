@@ -31,7 +31,7 @@ class Ledger:
 
     Args:
         path: The file, created with the first line.
-        checkpoint: Hash of the weights; None where there are none, of which nothing is remembered.
+        checkpoint: Hash of the weights; None where nothing is to be remembered.
         policy: What else decides what the policy does, such as its sampler; plain values.
     """
 

@@ -50,6 +50,7 @@ class RolloutReport(Callback):
         self._results: list[EpisodeResult] = []
         self._known: set[Key] = set()
         self._about: dict[str, Any] = {}
+        self._checkpoint: str | None = None
         self._policy: dict[str, Any] = {}
         self._path = Path()
         self._ledger = Ledger(Path(), None)
@@ -59,11 +60,12 @@ class RolloutReport(Callback):
         self._results, self._known = [], set()
         # Asking a trainer for its log directory is a collective call: every rank, once.
         self._path = report_folder(trainer) if self.folder is None else Path(self.folder)
-        remembered = trainer.ckpt_path is not None and pl_module.hparams
-        checkpoint = fingerprint(str(trainer.ckpt_path)) if remembered else None
+        path = trainer.ckpt_path
+        self._checkpoint = None if path is None else fingerprint(str(path))
         self._policy = _policy(trainer, pl_module)
         running = {**self._policy, "versions": own_versions()}
-        self._ledger = Ledger(self._path / "episodes.jsonl", checkpoint, running)
+        remembered = self._checkpoint if pl_module.hparams else None
+        self._ledger = Ledger(self._path / "episodes.jsonl", remembered, running)
         if trainer.is_global_zero:
             self._path.mkdir(parents=True, exist_ok=True)
         trainer.strategy.barrier()
@@ -106,7 +108,7 @@ class RolloutReport(Callback):
         if trainer.is_global_zero:
             told = {
                 "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-                "checkpoint_sha256": self._ledger.checkpoint,
+                "checkpoint_sha256": self._checkpoint,
                 "policy": self._policy,
                 **self._about,
                 "versions": {**own_versions(), **self._about.get("versions", {})},
