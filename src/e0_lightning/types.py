@@ -11,6 +11,11 @@ from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_ch
 
 from torch import Tensor
 
+MIRRORED = "_mirrored"
+"""Ending of a view as OpenVLA and openpi train on it: turned by 180 degrees from how it is stored,
+hence upright but with left and right swapped, so that no camera could have taken it. Part of the
+view's name, so that it stands in the contract of whoever trains on it."""
+
 
 class Observation(TypedDict):
     """What a policy sees, in robot units and raw pixels."""

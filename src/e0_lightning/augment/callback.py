@@ -13,7 +13,7 @@ from torch import Tensor
 
 from e0_lightning.augment.homography import intrinsics_from_fov
 from e0_lightning.augment.viewpoint import SphericalWarp
-from e0_lightning.types import Batch
+from e0_lightning.types import MIRRORED, Batch
 
 _MOVING = ("wrist", "hand", "gripper")
 _SHOWN = 8
@@ -114,7 +114,7 @@ class ViewpointPerturbation(Callback):
                     f"No view to perturb: the batch has {sorted(views)}, by their names all on the "
                     "robot's hand. Name the ones to perturb in ViewpointPerturbation.views."
                 )
-        if mirrored := sorted(view for view in chosen if view.endswith("_mirrored")):
+        if mirrored := sorted(view for view in chosen if view.endswith(MIRRORED)):
             raise ValueError(
                 f"ViewpointPerturbation cannot turn {mirrored}, whose images are mirrored: a turn "
                 "to the left would be told as one to the right. Train on the views as they are."

@@ -21,11 +21,6 @@ CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 FIELDS_OF_VIEW = {"agentview": 45.0, "eye_in_hand": 75.0}
 """Vertical degrees, for files that carry no model."""
 
-MIRRORED = "_mirrored"
-"""Ending of a view as OpenVLA and openpi train on it: turned by 180 degrees from how it is stored,
-hence upright but with left and right swapped, so that no camera could have taken it. Part of the
-view's name, so that it stands in the contract of whoever trains on it."""
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -12,7 +12,6 @@ import numpy as np
 from e0_lightning.data.demos import Demo, DemoFile, Floats, Pixels, camera_matrix
 from e0_lightning.data.libero import (
     CAMERAS,
-    MIRRORED,
     Camera,
     Layout,
     camera,
@@ -21,7 +20,7 @@ from e0_lightning.data.libero import (
     sentence,
     told,
 )
-from e0_lightning.types import Contract
+from e0_lightning.types import MIRRORED, Contract
 
 IMAGE = "_image"
 """How robomimic ends the name of a camera's images, which it stores upright."""

@@ -18,7 +18,6 @@ from e0_lightning.data.demos import camera_matrix
 from e0_lightning.data.libero import (
     CAMERAS,
     CONTROL_MODE,
-    MIRRORED,
     axis_angle,
     sentence,
 )
@@ -26,7 +25,7 @@ from e0_lightning.simulation.base import Frame, Outcome, View
 from e0_lightning.simulation.camera import STILL, Offset, look_at_point, orbit
 from e0_lightning.simulation.libero_assets import ADVICE, load_package, package
 from e0_lightning.simulation.rendering import environment
-from e0_lightning.types import Contract
+from e0_lightning.types import MIRRORED, Contract
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 """The four suites of ten tasks each."""
