@@ -13,8 +13,9 @@ from e0_lightning.simulation.libraries import require_libraries
 ADVICE = """MuJoCo has nothing to draw with off screen.
   EGL: {egl}
   OSMesa: {osmesa}
-As root: apt-get install -y libegl1 libgl1 libosmesa6 (EGL uses the graphics card where its driver
-brings it, and Mesa in software elsewhere). MUJOCO_GL=egl or MUJOCO_GL=osmesa decides by hand."""
+As root: apt-get install -y libegl1 libgl1 libosmesa6, with -t bookworm-backports where Mesa's
+Vulkan driver is from there (EGL uses the graphics card where its driver brings it, and Mesa in
+software elsewhere). MUJOCO_GL=egl or MUJOCO_GL=osmesa decides by hand."""
 
 TRIAL = "import mujoco; mujoco.GLContext(64, 64).make_current()"
 
@@ -27,7 +28,7 @@ def offscreen() -> str:
     a process of its own. ``MUJOCO_GL`` in the environment narrows the choice to one.
 
     Raises:
-        RuntimeError: If none works, saying why and what to install.
+        RuntimeError: If none works, or OpenCV lacks a library; says why and what to install.
     """
     require_libraries()
     given = os.environ.get("MUJOCO_GL", "").lower()
