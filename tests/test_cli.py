@@ -3,6 +3,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import h5py
 import pytest
 
 from e0_lightning.cli import e0, run, training, verbs
@@ -76,7 +77,9 @@ def test_collect_names_a_task_that_does_not_exist(tmp_path):
         e0([*command, f"--out={tmp_path / 'demos.h5'}"])
 
 
-def test_the_command_line_wins_over_the_checkpoint_and_says_so(demos, tmp_path):
+@pytest.fixture
+def trained(demos, tmp_path):
+    """Words for the main experiment on small data, with a checkpoint of it."""
     experiment = Path(__file__).parent.parent / "experiments" / "maniskill.yaml"
     common = [
         f"--config={experiment}",
@@ -93,8 +96,19 @@ def test_the_command_line_wins_over_the_checkpoint_and_says_so(demos, tmp_path):
     ]
     path = tmp_path / "trained.ckpt"
     options = ["--trainer.max_steps=1", "--trainer.enable_checkpointing=false"]
-    run(["fit", *common, *options, "--trainer.callbacks=null"]).trainer.save_checkpoint(path)
-    wanted = ["--model.sampler=ArgmaxSampler", "--trainer.callbacks=null", f"--ckpt_path={path}"]
+    common.append("--trainer.callbacks=null")
+    run(["fit", *common, *options]).trainer.save_checkpoint(path)
+    return [*common, f"--ckpt_path={path}"]
+
+
+def test_the_command_line_wins_over_the_checkpoint_and_says_so(trained):
     with pytest.warns(UserWarning, match=r"sampler\.class_path is .*Argmax.* trained with .*Tweed"):
-        ended = run(["validate", *common, *wanted])
+        ended = run(["validate", *trained, "--model.sampler=ArgmaxSampler"])
     assert type(ended.model.sampler).__name__ == "ArgmaxSampler"
+
+
+def test_predicted_chunks_are_written_to_the_runs_folder(trained, tmp_path):
+    run(["predict", *trained, "--trainer.limit_predict_batches=2"])
+    (path,) = tmp_path.rglob("predictions/rank_0.h5")
+    with h5py.File(path) as file:
+        assert file["predicted"].shape == file["actions"].shape == (4, 12, 8)
