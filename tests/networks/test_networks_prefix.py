@@ -39,6 +39,12 @@ def test_a_switch_at_the_end_of_its_range_is_read_as_it_is():
     )
 
 
+def test_in_training_a_switch_is_read_as_it_is():
+    torch.testing.assert_close(
+        encode(encoder(switches=[1]).train(), 0.3, -0.1, 0.5), encode(encoder(), 0.3, -0.1, 0.5)
+    )
+
+
 def test_reading_switches_leaves_the_state_as_it_was():
     state = torch.tensor([[0.3, -0.1, 0.5]])
     observation = {

@@ -49,9 +49,10 @@ class PrefixEncoder(nn.Module):
         vision: Encoder shared by all views.
         language: Any decoder; its layers carry the whole prefix.
         state_dim: State dimensions Q; 0 leaves the state out.
-        switches: State dimensions of which no more is read than the half of their range they are
-            in. Demonstrations may hold few values of a reading, such as the one width at which
-            fingers close on a cube; of any other, of a cube held askew, a network knows nothing.
+        switches: State dimensions of which no more is read, outside training, than the half of
+            their range they are in. Demonstrations may hold most values of a reading for a moment
+            only, such as the widths of closing fingers; a cube held askew keeps them there, and a
+            network would wait for the closing to end.
 
     Raises:
         ValueError: If a switch is no dimension of the state.
@@ -97,7 +98,9 @@ class PrefixEncoder(nn.Module):
         return Prefix(keys, values, mask, self.language.rope_theta)
 
     def _switched(self, state: Tensor) -> Tensor:
-        """The normalised state, -1 or 1 where only one of two is asked."""
+        """The normalised state; outside training -1 or 1 where only one of two is asked."""
+        if self.training:
+            return state
         switched = state.clone()
         switched[:, self.switches] = torch.where(state[:, self.switches] > 0, 1.0, -1.0)
         return switched
