@@ -51,6 +51,16 @@ def test_training_in_bf16_throughout_is_refused(tmp_path):
         runner.fit(build_policy(tiny_settings()), datamodule=Windows())
 
 
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bf16_on_a_processor_without_it_warns(tmp_path, monkeypatch, recwarn, has_bfloat16):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bfloat16)
+    runner = trainer(tmp_path, max_steps=1, precision="bf16-mixed")
+    runner.fit(build_policy(tiny_settings()), datamodule=Windows())
+    warned = [str(each.message) for each in recwarn if "trainer.precision" in str(each.message)]
+    assert bool(warned) is not has_bfloat16
+    assert all("32-true" in each for each in warned)
+
+
 def test_batches_accumulated_to_a_step_draw_for_themselves(tmp_path):
     class Seeds(pl.Callback):
         seen: ClassVar[list[int]] = []

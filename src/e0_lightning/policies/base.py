@@ -19,6 +19,7 @@ from e0_lightning.policies.demonstrations import fit_statistics, require_sizes
 from e0_lightning.policies.drawing import Committed, Draw, read_committed
 from e0_lightning.policies.fine_tuning import FineTuning, start_from
 from e0_lightning.policies.optimization import CosineAdamW, name_states, numbered
+from e0_lightning.policies.precision import check_precision
 from e0_lightning.policies.seeding import seed
 from e0_lightning.policies.sharding import shard
 from e0_lightning.policies.throughput import Throughput
@@ -205,11 +206,8 @@ class Policy(pl.LightningModule):
     def configure_model(self) -> None:
         """Take weights, adapters, contract and statistics, and spread over processes."""
         running = None if self._trainer is None else self.trainer.state.fn
-        if running is not None and self.trainer.precision in ("bf16-true", "16-true"):
-            raise ValueError(
-                f"trainer.precision: found {self.trainer.precision}, which would round actions and "
-                "states before they are normalised. Use bf16-mixed or 16-mixed."
-            )
+        if running is not None:
+            check_precision(self.trainer)
         if not self._is_prepared:
             self._is_prepared = True
             if self.weights is not None and running == "fit":
