@@ -6,7 +6,9 @@ from pathlib import Path
 import h5py
 import pytest
 
-from e0_lightning.cli import e0, run, training, verbs
+from e0_lightning import E0
+from e0_lightning.cli import e0, run, serving, training, verbs
+from e0_lightning.policies.half_precision import HalfPrecision
 
 BIN = Path(sys.executable).parent
 QUIET = [
@@ -112,3 +114,14 @@ def test_predicted_chunks_are_written_to_the_runs_folder(trained, tmp_path):
     (path,) = tmp_path.rglob("predictions/rank_0.h5")
     with h5py.File(path) as file:
         assert file["predicted"].shape == file["actions"].shape == (4, 12, 8)
+
+
+def test_a_checkpoint_is_served_in_the_precision_asked_for(trained, monkeypatch):
+    served = []
+    monkeypatch.setattr(serving, "serve_actor", lambda actor, *_: served.append(type(actor)))
+    path = trained[-1].removeprefix("--ckpt_path=")
+    for more in ([], ["--precision=bf16-mixed"]):
+        e0(["serve", "--checkpoint", path, *more])
+    assert served == [E0, HalfPrecision]
+    with pytest.raises(SystemExit):
+        e0(["serve", "--checkpoint", path, "--precision=16"])

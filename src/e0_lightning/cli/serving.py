@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import torch
 
-from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import load_policy
+from e0_lightning.policies.half_precision import HalfPrecision
 from e0_lightning.serving.batching import Limits
 from e0_lightning.serving.benchmark import benchmark as benchmark_actor
 from e0_lightning.serving.server import serve as serve_actor
+from e0_lightning.types import Planner
+
+Precision = Literal["32-true", "bf16-mixed"]
+"""As the trainer's option of this name."""
 
 
 def serve(
@@ -22,6 +27,7 @@ def serve(
     prompt: str | None = None,
     limits: Limits | None = None,
     replan: int | None = None,
+    precision: Precision = "32-true",
 ) -> None:
     """Let robots and benchmarks use a policy; on a GPU where there is one.
 
@@ -39,10 +45,11 @@ def serve(
         limits: Batch, wait, queue, frame size and grace.
         replan: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
             that the layout takes. vla-eval's clients carry them all out before they ask again.
+        precision: bf16-mixed computes in bfloat16, as `lightning test` does when told the same.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    serve_actor(load(checkpoint), host, port, api_key, layout, prompt, limits, replan)
+    serve_actor(load(checkpoint, precision), host, port, api_key, layout, prompt, limits, replan)
 
 
 def benchmark_serving(
@@ -51,6 +58,7 @@ def benchmark_serving(
     seconds: float = 10.0,
     max_batch: int = 32,
     layout: str = "plain",
+    precision: Precision = "32-true",
 ) -> None:
     """Print latency and throughput of openpi clients on loopback, batching on against off.
 
@@ -61,11 +69,13 @@ def benchmark_serving(
         seconds: Length of each of the two runs.
         max_batch: Largest batch with batching on.
         layout: Where the clients keep their observations.
+        precision: As that of `e0 serve`.
     """
-    actor = None if checkpoint is None else load(checkpoint)
+    actor = None if checkpoint is None else load(checkpoint, precision)
     benchmark_actor(actor, clients, seconds, max_batch, layout)
 
 
-def load(checkpoint: str) -> Policy:
+def load(checkpoint: str, precision: Precision = "32-true") -> Planner:
     """Open a checkpoint, on a GPU where there is one."""
-    return load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    policy = load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    return policy if precision == "32-true" else HalfPrecision(policy)
