@@ -86,11 +86,11 @@ libero: .venv/libero  ## LIBERO's simulator; its assets come from $$LIBERO_ASSET
 	@touch $@
 
 # Tests play LIBERO where its assets are at hand: what LIBERO_ASSETS names, or an archive beside the
-# checkout. Elsewhere they are skipped and say so.
+# checkout. Elsewhere they are skipped and say so. Tests of a file share what it sets up.
 LIBERO_AT_HAND := $(if $(or $(LIBERO_ASSETS),$(wildcard ../shared/libero/assets.tar.xz)),libero)
 
 test: install renderer $(LIBERO_AT_HAND)  ## the test suite, simulators included
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check src tests
