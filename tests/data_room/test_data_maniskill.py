@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -72,6 +74,28 @@ def test_travels_without_its_open_file(record):
     assert copy.actions("traj_1", 3, 4).tolist() == [[1, 3, 0]]
 
 
+def test_a_forked_process_opens_the_file_anew(record):
+    def handle():
+        return file.file.id.get_vfd_handle()
+
+    def child():
+        there.send((file.actions("traj_1", 3, 4).tolist(), os.lseek(handle(), 0, os.SEEK_CUR)))
+
+    file = open_demos(record(), ["cam"], ["qpos"])
+    assert file.actions("traj_0", 2, 3).tolist() == [[0, 2, 0]]
+    # Whoever inherits an open file shares its position, which HDF5 itself neither reads nor moves.
+    os.lseek(handle(), 12345, os.SEEK_SET)
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    process = fork.Process(target=child)
+    process.start()
+    there.close()
+    assert here.recv() == ([[1, 3, 0]], 0)
+    process.join()
+    assert os.lseek(handle(), 0, os.SEEK_CUR) == 12345
+    assert file.actions("traj_2", 4, 5).tolist() == [[2, 4, 0]]
+
+
 def test_reads_from_a_remote_file_system(record):
     path = Path(record())
     memory = fsspec.filesystem("memory")
@@ -111,6 +135,7 @@ def test_refuses_an_empty_file(tmp_path):
 def test_refuses_what_is_not_hdf5(tmp_path):
     (tmp_path / "notes.h5").write_text("not HDF5 at all")
     refused(str(tmp_path / "notes.h5"), "not HDF5")
+    refused(str(tmp_path), "cannot be read", "Is a directory", "permissions")
 
 
 def test_refuses_a_missing_file(tmp_path):

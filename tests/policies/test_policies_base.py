@@ -129,7 +129,9 @@ def test_views_count_by_name_not_by_place():
 def test_data_of_another_contract_is_refused_naming_both_sides(fitted, tmp_path, field, value):
     policy, path = fitted
     other = Contract(**(CONTRACT.as_dict() | {field: value}))
-    with pytest.raises(ValueError, match=f"{field}: the policy has .*the data has"):
+    with pytest.raises(
+        ValueError, match=f"{field}: the policy of the checkpoint has .*, the data has"
+    ):
         trainer(tmp_path).validate(load_policy(path), datamodule=Windows(other))
     assert policy.contract == CONTRACT
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from typing import Any
 
 from jsonargparse import ArgumentParser, auto_cli
@@ -69,7 +70,13 @@ def e0(args: list[str] | None = None) -> None:
     find_modules_here()
     try:
         _e0(sys.argv[1:] if args is None else args)
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"e0: {error}")
+    except RuntimeError as error:
+        # Ours say what to do; those of PyTorch and others are worth their traceback.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith("e0_lightning."):
+            raise
         sys.exit(f"e0: {error}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from e0_lightning.collection.parts import Parts, Sidecar
 from e0_lightning.collection.planner import Recipe, work
+from e0_lightning.simulation.libraries import require_libraries
 from e0_lightning.simulation.processes import Worker
 from e0_lightning.simulation.renderer import backend
 
@@ -154,6 +155,7 @@ def _require_planner(task: str) -> None:
             f"ManiSkill's motion planner (mplib {planner}) crashes with NumPy {numpy}: "
             "pip install 'numpy<2'"
         )
+    require_libraries()
     from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
 
     if task not in MP_SOLUTIONS:

@@ -183,6 +183,10 @@ def open_hdf5(path: str) -> h5py.File:
             f"{path}: no such file. Check the path, or make demos with `e0 collect`."
         ) from error
     except OSError as error:
+        if error.errno is not None:  # the system's or the network's; HDF5 gives its own no number
+            raise ValueError(
+                f"{path}: cannot be read ({error}). Check its permissions and the connection."
+            ) from error
         cut = "truncated" in str(error)
         raise ValueError(
             f"{path}: found {'a cut-off HDF5 file' if cut else 'something that is not HDF5'} "

@@ -113,6 +113,11 @@ class RobotDemos(LightningDataModule):
         first.close()
         return replace(first.contract, horizon=self.horizon)
 
+    @property
+    def origin(self) -> str:
+        """What errors call these demonstrations."""
+        return "the data (" + ", ".join(source.path for source in self.sources) + ")"
+
     @cached_property
     def windows(self) -> tuple[Windows, Windows | None]:
         """Windows to train and to validate on, the latter None if ``validation`` is 0."""
@@ -125,7 +130,7 @@ class RobotDemos(LightningDataModule):
                 episodes.append(Episode(file, *demo, instruction=told, source=place))
             file.close()
         require_horizon(episodes, self.horizon)
-        training, held = split(episodes, self.validation, self.seed)
+        training, held = split(episodes, self.validation)
         return Windows(training, self.horizon), Windows(held, self.horizon) if held else None
 
     @property

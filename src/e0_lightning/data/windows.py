@@ -250,23 +250,23 @@ def require_horizon(episodes: Sequence[Episode], horizon: int) -> None:
     Raises:
         ValueError: If H exceeds the length of every episode.
     """
-    longest = max(episode.steps for episode in episodes)
-    if not 1 <= horizon <= longest:
+    longest = max(episodes, key=lambda episode: episode.steps)
+    if not 1 <= horizon <= longest.steps:
         raise ValueError(
             f"horizon: found {horizon}, but the longest of {len(episodes)} episodes has "
-            f"{longest} steps. Choose a horizon from 1 to {longest}."
+            f"{longest.steps} steps ({longest.name} of {longest.file.path}). "
+            f"Choose a horizon from 1 to {longest.steps}."
         )
 
 
-def split(
-    episodes: Sequence[Episode], validation: float, seed: int
-) -> tuple[list[Episode], list[Episode]]:
+def split(episodes: Sequence[Episode], validation: float) -> tuple[list[Episode], list[Episode]]:
     """Part episodes into training and validation, the same share of every source.
+
+    Whatever the run's seed, the same are held out: what one run has not seen, no other has.
 
     Args:
         episodes: All episodes.
         validation: Share to validate on; where positive, at least one episode of each source.
-        seed: Decides which.
 
     Raises:
         ValueError: If a source has nothing left to train on.
@@ -281,7 +281,7 @@ def split(
                 f"{len(places)} episodes and leaves nothing for training. Lower `validation`, "
                 "set it to 0, or collect more demos."
             )
-        order = np.random.default_rng([seed, source]).permutation(places)
+        order = np.random.default_rng([0, source]).permutation(places)
         held.update(order[:count].tolist())
     training = [episode for i, episode in enumerate(episodes) if i not in held]
     return training, [episodes[i] for i in sorted(held)]

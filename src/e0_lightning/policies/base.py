@@ -64,6 +64,7 @@ class Policy(pl.LightningModule):
         self.action_error = ActionError(actions.dim)
         self.success = SuccessRate()
         self._contract: Contract | None = None
+        self._origin = "nobody"
         self._is_prepared = self._is_set_up = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -218,7 +219,7 @@ class Policy(pl.LightningModule):
             # Before weight averaging copies the policy, statistics and all.
             self.meet(datamodule)
         elif running != "test" and hasattr(datamodule, "contract"):
-            self._agree(datamodule.contract)
+            self._agree(datamodule.contract, _origin(datamodule))
         # Weight averaging asks for the model before anyone else, and copies it: whole.
         if self.device_mesh is not None and self._is_set_up:
             shard(self, self.device_mesh["data_parallel"])
@@ -227,10 +228,11 @@ class Policy(pl.LightningModule):
         """Learn contract and statistics from demonstrations, or refuse them if it has others.
 
         Args:
-            datamodule: With a ``contract`` and ``action_windows()``, as ``RobotDemos`` has.
+            datamodule: With a ``contract`` and ``action_windows()``, as ``RobotDemos`` has; where
+                it has an ``origin``, errors name it.
         """
         is_new = self._contract is None
-        self._agree(datamodule.contract)
+        self._agree(datamodule.contract, _origin(datamodule))
         if is_new:
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 
@@ -254,6 +256,10 @@ class Policy(pl.LightningModule):
             self.log("val/success", self.success.compute().rate)
             self.success.reset()
 
+    def on_validation_end(self) -> None:
+        """Count the time of a validation as no wait for data."""
+        self.throughput.interrupt()
+
     def on_test_epoch_end(self) -> None:
         """Log the success over all episodes."""
         if self.success.update_called:
@@ -275,7 +281,9 @@ class Policy(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the checkpoint's contract, or refuse it next to data of another."""
         if "contract" in checkpoint:
-            self._agree(Contract(**checkpoint["contract"]), "the checkpoint")
+            path = None if self._trainer is None else self.trainer.ckpt_path
+            source = f"the checkpoint {path}" if path else "the checkpoint"
+            self._agree(Contract(**checkpoint["contract"]), source)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         normalised = self.actions.normalise(batch["actions"], batch["state"])
@@ -299,9 +307,13 @@ class Policy(pl.LightningModule):
         self.success.update(results)
         return results
 
-    def _agree(self, found: Contract, source: str = "the data") -> None:
+    def _agree(self, found: Contract, source: str) -> None:
         if self._contract is not None:
-            self._contract.require(found, "the policy", source)
+            self._contract.require(found, f"the policy of {self._origin}", source)
             return
         require_sizes(found, self.actions, self.encoder.state_dim, source)
-        self._contract = found
+        self._contract, self._origin = found, source
+
+
+def _origin(datamodule: Any) -> str:
+    return getattr(datamodule, "origin", "the data")

@@ -17,6 +17,10 @@ class Throughput:
         """Call when a batch has arrived."""
         self._started = perf_counter()
 
+    def interrupt(self) -> None:
+        """Call after other work, such as a validation, which is no wait for the next batch."""
+        self._ended = 0.0
+
     def end_step(self, samples: int) -> dict[str, float]:
         """Call when the step is done.
 
@@ -24,8 +28,8 @@ class Throughput:
             samples: Batch size.
 
         Returns:
-            ``samples_per_second`` and ``data_wait_share`` in [0, 1]; empty after the first step,
-            whose wait is the start-up.
+            ``samples_per_second`` and ``data_wait_share`` in [0, 1]; empty after the first step
+            and the first after other work.
         """
         now = perf_counter()
         wait = self._started - self._ended
