@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 import e0_lightning  # bare class names in YAML are those already imported
 from e0_lightning.policies.predictions import ChunkWriter
+from e0_lightning.policies.tree import comparable
 
 
 class CommandLine(LightningCLI):
@@ -40,9 +41,12 @@ class CommandLine(LightningCLI):
         saved = dict(checkpoint.get("hyper_parameters", {}))
         if "_class_path" not in saved:
             return
-        tree = {"class_path": saved.pop("_class_path"), "init_args": saved}
-        own, theirs = _leaves(given["model"].as_dict()), _leaves(tree)
-        for name in sorted(own.keys() | theirs.keys() - {"init_args._instantiator"}):
+        saved.pop("_instantiator", None)
+        class_path, model = saved.pop("_class_path"), given["model"].as_dict()
+        asked, saved = comparable(model.get("init_args", {}), saved)
+        own = _leaves({"class_path": model["class_path"], "init_args": asked})
+        theirs = _leaves({"class_path": class_path, "init_args": saved})
+        for name in sorted(own.keys() | theirs.keys()):
             if own.get(name) != theirs.get(name):
                 rank_zero_warn(
                     f"model.{name} is {own.get(name)} as asked for; "

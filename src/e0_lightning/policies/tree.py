@@ -43,10 +43,36 @@ def self_contained(tree: dict[str, Any], language: LanguageModel) -> dict[str, A
     vision, given = _arguments(encoder.get("vision")), _arguments(encoder.get("language"))
     if vision.get("pretrained"):
         vision["pretrained"] = False
-    if given.get("name") or given.get("tokenizer") not in (None, "byt5"):
+    if _is_named(given):
         given.pop("name", None)
         given.update(language.settings())
     return tree
+
+
+def comparable(
+    asked: dict[str, Any], saved: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Leave out of two trees what :func:`self_contained` replaced when the second was saved.
+
+    Args:
+        asked: Constructor arguments of a policy, as a user gives them; not changed.
+        saved: Those in a checkpoint; not changed.
+    """
+    asked, saved = copy.deepcopy(asked), copy.deepcopy(saved)
+    encoders = [_arguments(tree.get("encoder")) for tree in (asked, saved)]
+    languages = [_arguments(encoder.get("language")) for encoder in encoders]
+    replaced = ("name", "config", "tokenizer") if _is_named(languages[0]) else ()
+    for tree, encoder, language in zip((asked, saved), encoders, languages, strict=True):
+        tree.pop("weights", None)
+        _arguments(encoder.get("vision")).pop("pretrained", None)
+        for name in replaced:
+            language.pop(name, None)
+    return asked, saved
+
+
+def _is_named(language: dict[str, Any]) -> bool:
+    """Whether building a language model takes files or a hub."""
+    return bool(language.get("name")) or language.get("tokenizer") not in (None, "byt5")
 
 
 def _arguments(node: Any) -> dict[str, Any]:
