@@ -112,6 +112,18 @@ def test_released_rule_may_feed_back_less_than_training_showed():
     torch.testing.assert_close(steps[0] - steps[1], 0.9 * torch.eye(8)[None])
 
 
+def test_released_rule_may_let_its_noise_decay():
+    process = OneHotDiffusion(num_bins=8, alpha=1.0)
+    logits, tau = torch.eye(8)[None], torch.zeros(1)
+    sampler = ReleasedSampler(alpha=0.1, decay_noise=True)
+    noise, half, clean = (
+        sampler.step(process, logits, logits, tau, torch.tensor([level]), seeded())
+        for level in (0.0, 0.75, 1.0)
+    )
+    torch.testing.assert_close(clean, 0.1 * torch.eye(8)[None])
+    torch.testing.assert_close(half, (noise + clean) / 2)
+
+
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
 def test_categorical_reproduces_the_prior(alpha):
     process = OneHotDiffusion(num_bins=8, alpha=alpha)

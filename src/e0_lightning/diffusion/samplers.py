@@ -222,14 +222,23 @@ class ReleasedSampler(Sampler):
         walk: What every :class:`Sampler` takes, in its order.
         alpha: α of what is fed back; None for the process's. The released checkpoints were trained
             with 1 and are sampled with 0.1.
-        options: The same by name.
+        decay_noise: The other rule of that code, ``(1 − σ) α e_k̂ + σ ε'`` with ``σ = √(1 − τ)`` of
+            the next level.
+        options: What every sampler takes, by name.
     """
 
     own_readout = "left_edge"
 
-    def __init__(self, *walk: Any, alpha: float | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *walk: Any,
+        alpha: float | None = None,
+        decay_noise: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(*walk, **options)
         self.alpha = alpha
+        self.decay_noise = decay_noise
 
     def step(
         self,
@@ -243,4 +252,8 @@ class ReleasedSampler(Sampler):
         """Add fresh noise to the chosen tokens; see ``Sampler.step``."""
         alpha = process.alpha if self.alpha is None else self.alpha
         signal = alpha * process.encode(self.choose(logits))
-        return draw_normal(x.shape, generator, x.device) + signal
+        noise = draw_normal(x.shape, generator, x.device)
+        if not self.decay_noise:
+            return signal + noise
+        sigma = (1 - following).sqrt()[:, None, None]
+        return (1 - sigma) * signal + sigma * noise

@@ -16,11 +16,13 @@ The simulator draws with Vulkan, on a graphics card or in software (Mesa 24.3 or
 Then `python -m e0_lightning.simulation.renderer` names the device it found."""
 
 BACKPORTS = """Debian 12's own Mesa (22.3) is too old; its backports have 25.0.
-As root: `make renderer`, or add the suite bookworm-backports to apt's sources and
+As root: `make renderer`, or
+  ARCHIVE=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' | head -n 1)
+  echo "deb $ARCHIVE bookworm-backports main" > /etc/apt/sources.list.d/backports.list
   apt-get update
-  apt-get install -y -t bookworm-backports mesa-vulkan-drivers libvulkan1"""
+  apt-get install -y -t bookworm-backports mesa-vulkan-drivers libvulkan1 libgl1 libglib2.0-0"""
 
-PACKAGES = """As root: apt-get install -y mesa-vulkan-drivers libvulkan1
+PACKAGES = """As root: apt-get install -y mesa-vulkan-drivers libvulkan1 libgl1 libglib2.0-0
 (other systems: the package with Mesa's `lvp` Vulkan driver, and the Vulkan loader)."""
 
 
