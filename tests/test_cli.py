@@ -5,6 +5,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 
 from e0_lightning import E0
 from e0_lightning.cli import e0, run, serving, training, verbs
@@ -70,6 +71,24 @@ def test_inspect_names_a_file_that_is_not_there(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         e0(["inspect", str(tmp_path / "nothing.h5")])
     assert "nothing.h5: no such file" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_not_there_is_named_without_a_traceback(tmp_path):
+    with pytest.raises(SystemExit, match=r"e0: .*lost\.ckpt"):
+        e0(["serve", "--checkpoint", str(tmp_path / "lost.ckpt")])
+
+
+@pytest.mark.simulator
+def test_our_advice_comes_without_a_traceback_and_others_errors_with_theirs(tmp_path, monkeypatch):
+    sapien = pytest.importorskip("sapien", reason="no ManiSkill")
+    words = ["collect", "maniskill", "--task=PushCube-v1", "--episodes=1"]
+    words.append(f"--out={tmp_path / 'demos.h5'}")
+    monkeypatch.setattr(sapien.render, "get_device_summary", lambda: "")
+    with pytest.raises(SystemExit, match="e0: no Vulkan device to render with"):
+        e0(words)
+    monkeypatch.setattr(verbs, "_e0", lambda _: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        e0(words)
 
 
 @pytest.mark.simulator

@@ -62,6 +62,16 @@ def test_the_seed_of_the_run_decides_the_order(record, monkeypatch):
     assert first("1") == first("1") != first("2")
 
 
+def test_what_is_held_out_is_the_same_whatever_the_seed_of_the_run(record, monkeypatch):
+    path = record(steps=(5,) * 10)
+
+    def held(seed):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        return {episode.name for episode in demos(path, validation=0.3).windows[1].episodes}
+
+    assert held("1") == held("2")
+
+
 def test_workers_show_every_window_once(record):
     module = demos(record(steps=(6,) * 10), validation=0, num_workers=2)
     loader = module.train_dataloader()
@@ -107,6 +117,15 @@ def test_reads_from_a_remote_file_system(record):
     assert sum(len(batch["state"]) for batch in module.train_dataloader()) == 24
 
 
+def test_a_worker_that_reads_from_a_remote_file_system_is_not_forked(record):
+    module = demos(f"file://{record()}", validation=0, num_workers=1)
+    loader = module.train_dataloader()
+    assert loader.multiprocessing_context.get_start_method() == "spawn"
+    shown = torch.cat([batch["state"] for batch in loader])
+    expected = [(e, t) for e, length in enumerate((7, 12, 5)) for t in range(length)]
+    assert sorted(map(tuple, shown.tolist())) == expected
+
+
 def test_refuses_files_of_differing_action_dimension(record):
     module = demos(record("a.h5", dim=3), record("b.h5", dim=7))
     with pytest.raises(ValueError, match=r"action_dim: \S*a.h5 has 3, \S*b.h5 has 7"):
@@ -126,7 +145,9 @@ def test_episodes_held_out_may_all_be_shorter_than_a_chunk(record):
 
 
 def test_refuses_a_horizon_longer_than_every_episode(record):
-    with pytest.raises(ValueError, match="horizon: found 13, but the longest of 3 episodes has 12"):
+    with pytest.raises(
+        ValueError, match=r"horizon: found 13, but .* has 12 steps \(\w+ of .*\.h5\)"
+    ):
         demos(record(), horizon=13, validation=0).setup("fit")
 
 
@@ -244,3 +265,26 @@ def test_reading_demos_imports_no_simulator(record):
         "print([name for name in sys.modules if name.startswith(('mani_skill', 'sapien'))])"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_the_main_experiment_trains_where_no_simulator_can_be_imported(real, tmp_path):
+    experiment = Path(__file__).parents[2] / "experiments" / "maniskill.yaml"
+    words = [
+        "fit",
+        f"--config={experiment}",
+        "--trainer.max_steps=1",
+        "--trainer.accelerator=cpu",
+        f"--trainer.default_root_dir={tmp_path}",
+        f"--data.demos=[{real}]",
+        "--data.batch_size=2",
+        "--data.num_workers=0",
+        "--data.validation=0.4",
+    ]
+    simulators = ["mani_skill", "sapien", "mplib", "gymnasium", "libero", "robosuite", "mujoco"]
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({simulators})); "
+        f"from e0_lightning.cli import run; ended = run({words}); "
+        "print(ended.trainer.global_step, type(ended.datamodule.episodes).__name__)"
+    )
+    answer = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert answer.splitlines()[-1] == "1 ManiSkillEpisodes"

@@ -1,11 +1,87 @@
-"""What E0 may see beside the noise: an earlier estimate, and the steps that are under way."""
+"""What E0 sees beside the noise: the prefix, an earlier estimate, and the steps under way."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from e0_lightning.networks.attention import rotary, rotate
+from e0_lightning.networks.expert import sine_cosine
 from e0_lightning.policies.drawing import read_committed
 
 from .conftest import DIM, HORIZON, make_batch, ready_policy, tiny_settings
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"token_per": "step"}, {"sampler": {"class_path": "CategoricalSampler"}}],
+    ids=str,
+)
+def test_a_prefix_computed_once_acts_as_one_computed_at_every_step(changes, batch, monkeypatch):
+    policy = ready_policy(tiny_settings(**changes))
+    encoded, denoise = [], policy.denoise
+    policy.encoder.register_forward_hook(lambda *_: encoded.append(1))
+
+    def encode_anew(x_tau, tau, prefix, *seen):
+        return denoise(x_tau, tau, policy.prefix(batch), *seen)
+
+    torch.manual_seed(2)
+    once = policy.plan(batch)
+    assert len(encoded) == 1
+    monkeypatch.setattr(policy, "denoise", encode_anew)
+    torch.manual_seed(2)
+    anew = policy.plan(batch)
+    assert len(encoded) == 2 + policy.sampler.num_steps
+    assert torch.equal(once.actions, anew.actions)
+    assert torch.equal(once.uncertainty, anew.uncertainty)
+
+
+def pass_jointly(policy, embeddings, mask, tokens, tau):
+    """Prefix and tokens through one attention a layer, in which the prefix sees only itself.
+
+    Returns the prefix's keys and values of each layer, and the refined tokens.
+    """
+    language, expert = policy.encoder.language, policy.expert
+    parts = past, _ = [embeddings.shape[1], tokens.shape[1]]
+    present = F.pad(mask, (0, parts[1]), value=True)
+    block = present[:, None, None].repeat(1, 1, sum(parts), 1)
+    block[:, :, :past, past:] = False
+    turn = rotary(present.cumsum(dim=1) - 1, language.head_dim, language.rope_theta)
+    condition, recorded = expert.time(sine_cosine(tau, expert.width)), []
+    for own, other in zip(language.model.layers, expert.layers, strict=True):
+        normed, gate = other.attention_norm(tokens, condition)
+        streams = (own.self_attn, own.input_layernorm(embeddings)), (other.attention, normed)
+        query, key, value = (
+            torch.cat([getattr(attention, name)(x) for attention, x in streams], dim=1)
+            .unflatten(2, (-1, language.head_dim))
+            .transpose(1, 2)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        query, key = rotate(query, *turn), rotate(key, *turn)
+        recorded.append((key[:, :, :past], value[:, :, :past]))
+        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=block)
+        seen, told = heard.transpose(1, 2).flatten(2).split(parts, dim=1)
+        embeddings = embeddings + own.self_attn.o_proj(seen)
+        embeddings = embeddings + own.mlp(own.post_attention_layernorm(embeddings))
+        tokens = tokens + gate * other.attention.o_proj(told)
+        normed, gate = other.mlp_norm(tokens, condition)
+        tokens = tokens + gate * other.mlp(normed)
+    return recorded, expert.norm(tokens, condition)[0]
+
+
+@torch.no_grad()
+def test_a_prefix_beside_the_tokens_is_the_prefix_alone(batch):
+    policy, given = ready_policy(tiny_settings()), []
+    for parameter in policy.expert.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # an untrained expert does not look at tau
+    policy.encoder.language.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
+    prefix = policy.prefix(batch)
+    assert not prefix.mask.all()  # instructions differ in length
+    for _ in range(2):
+        tokens, tau = torch.randn(4, HORIZON * DIM, policy.expert.width), torch.rand(4)
+        recorded, refined = pass_jointly(policy, *given, tokens, tau)
+        alone = zip(prefix.keys, prefix.values, strict=True)
+        torch.testing.assert_close(recorded, list(alone))
+        torch.testing.assert_close(refined, policy.expert(tokens, tau, prefix))
 
 
 def both(**changes):

@@ -1,5 +1,7 @@
 """Laws that every policy keeps."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -106,11 +108,18 @@ def test_masked_steps_change_nothing(policy, batch):
     torch.testing.assert_close(losses(batch["actions"]), losses(changed), rtol=1e-4, atol=1e-5)
 
 
-def test_prefix_does_not_depend_on_actions_or_noise(policy, batch):
-    other = make_batch(seed=1)
-    first = policy.prefix(batch)
-    second = policy.prefix(Batch({**batch, "actions": other["actions"]}))
-    assert all(torch.equal(a, b) for a, b in zip(first.keys, second.keys, strict=True))
+@torch.no_grad()
+def test_prefix_is_the_same_after_any_actions_and_noise_have_read_it(policy, batch):
+    prefix = policy.prefix(batch)
+    before = copy.deepcopy(prefix)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        actions = policy.actions.normalise(make_batch(seed=seed)["actions"], batch["state"])
+        policy.losses(Batch({**batch, "actions": actions}), prefix)
+        policy.sample(prefix)
+    for now, then in ((prefix.keys, before.keys), (prefix.values, before.values)):
+        assert all(torch.equal(a, b) for a, b in zip(now, then, strict=True))
+    assert torch.equal(prefix.mask, before.mask)
 
 
 def test_a_batch_of_two_is_two_batches_of_one(policy, batch, monkeypatch):
