@@ -79,16 +79,6 @@ def test_moments_and_extremes_are_those_of_the_whole():
     assert statistics.max.equal(values.amax(dim=0))
 
 
-def test_merged_streams_count_as_one():
-    values = torch.randn(30_000, 2)
-    merged = feed(values[:7000], 500, 256).merge(feed(values[7000:], 900, 256))
-    assert merged.count == 30_000
-    assert torch.allclose(merged.mean, values.double().mean(dim=0))
-    assert torch.allclose(merged.std, values.double().std(dim=0, correction=0))
-    assert worst_rank_error(merged, values) <= merged.rank_error + 1 / 30_000
-    assert merged.rank_error < 0.05
-
-
 def test_what_was_fed_may_change_afterwards():
     values = torch.ones(4, 1)
     statistics = RunningQuantiles(1).update(values)
@@ -112,5 +102,3 @@ def test_quantile_of_nothing_is_refused():
 def test_other_dimensions_are_refused():
     with pytest.raises(ValueError, match=r"\(5, 2\); expected \(N, 3\)"):
         RunningQuantiles(3).update(torch.zeros(5, 2))
-    with pytest.raises(ValueError, match="2 into 3"):
-        RunningQuantiles(3).merge(RunningQuantiles(2))

@@ -76,24 +76,6 @@ class RunningQuantiles:
             self._compact()
         return self
 
-    def merge(self, other: RunningQuantiles) -> RunningQuantiles:
-        """Take in the stream that another object has seen; rank errors add up.
-
-        Raises:
-            ValueError: If the other object has other dimensions.
-        """
-        if other.dim != self.dim:
-            raise ValueError(f"cannot merge statistics of {other.dim} into {self.dim} dimensions.")
-        if other.count:
-            for level, parts in enumerate(other._levels):
-                self._reach(level)
-                self._levels[level].extend(parts)
-            self._over += other._over
-            self._under += other._under
-            self._add_moments((other.count, other.mean, other._squares, other.min, other.max))
-            self._compact()
-        return self
-
     def quantile(self, q: float) -> Tensor:
         """Value below which a share q of the stream lies, interpolated as ``torch.quantile`` does.
 
