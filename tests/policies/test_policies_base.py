@@ -139,9 +139,12 @@ def test_data_of_another_contract_is_refused_naming_both_sides(fitted, tmp_path,
 def test_a_checkpoint_is_not_resumed_on_other_data(fitted, tmp_path):
     _, path = fitted
     other = Contract(**(CONTRACT.as_dict() | {"control_mode": "pd_ee_delta_pose"}))
-    with pytest.raises(ValueError, match="control_mode"):
+    data = Windows(other)
+    data.origin = "demos.h5"
+    found = r"the policy of demos\.h5 has pd_ee_delta_pose, the checkpoint .*last\.ckpt has pd_j"
+    with pytest.raises(ValueError, match=found):
         trainer(tmp_path, max_steps=8).fit(
-            build_policy(tiny_settings()), datamodule=Windows(other), ckpt_path=path
+            build_policy(tiny_settings()), datamodule=data, ckpt_path=path
         )
 
 
