@@ -75,7 +75,7 @@ def e0(args: list[str] | None = None) -> None:
     except RuntimeError as error:
         # Ours say what to do; those of PyTorch and others are worth their traceback.
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not frame.f_globals["__name__"].startswith("e0_lightning."):
+        if not frame.f_globals.get("__name__", "").startswith("e0_lightning."):
             raise
         sys.exit(f"e0: {error}")
 
