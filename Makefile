@@ -66,14 +66,14 @@ eval-libero: libero  ## CKPT=… [CONFIG="files it was trained with"] [SUITE="li
 	@test -n "$(CKPT)" || { echo "say which policy: make eval-libero CKPT=path/to/last.ckpt"; exit 1; }
 	$(BIN)/lightning test $(foreach file,$(CONFIG),--config $(file)) --ckpt_path "$(CKPT)" \
 	  $(PLAY).suites '[$(subst $(space),$(comma),$(strip $(SUITE)))]' $(PLAY).tasks '$(TASKS)' \
-	  $(PLAY).episodes $(EPISODES) $(if $(CAMERA),$(PLAY).camera_offset '$(CAMERA)')
+	  $(PLAY).num_episodes $(EPISODES) $(if $(CAMERA),$(PLAY).camera_offset '$(CAMERA)')
 
 check-libero: libero  ## build, reset, step and draw all tasks of LIBERO, with a table of times
-	$(BIN)/python -m e0_lightning.simulation.libero_check
+	$(BIN)/python -m e0_lightning.benchmarks.libero
 
 # Parts of Mesa must be of one version: where `renderer` has added the backports, all come from there.
 BACKPORTS = $$(apt-cache policy | grep -q n=bookworm-backports && echo -t bookworm-backports)
-OFFSCREEN = from e0_lightning.simulation.rendering import offscreen; offscreen()
+OFFSCREEN = from e0_lightning.envs.mujoco_gl import offscreen; offscreen()
 
 libero: .venv/libero  ## LIBERO's simulator; its assets come from $$LIBERO_ASSETS or the hub
 	@$(BIN)/python -c "$(OFFSCREEN)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || \
@@ -112,7 +112,7 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[maniskill,compare,dev]'
 	@touch $@
 
-DEVICE = from e0_lightning.simulation.renderer import check; check()
+DEVICE = from e0_lightning.envs.vulkan import check; check()
 
 renderer: install  ## a Vulkan device for the simulator: the graphics card's, or Mesa's in software
 	@$(BIN)/python -c "$(DEVICE)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { $(MESA); }

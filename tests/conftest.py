@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from e0_lightning.simulation import rendering
-from e0_lightning.simulation.libero_assets import Assets, find_assets
+from e0_lightning.envs import mujoco_gl as rendering
+from e0_lightning.envs.libero_assets import Assets, find_assets
 
 DATA = Path(__file__).parent / "data"
 
@@ -74,7 +74,7 @@ def _missing_renderer() -> str:
 
     Asked in a process of its own, which a broken driver may take down.
     """
-    script = "from e0_lightning.simulation.renderer import check; check()"
+    script = "from e0_lightning.envs.vulkan import check; check()"
     command = [sys.executable, "-c", script]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if answer.returncode == 0:

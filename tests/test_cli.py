@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from e0_lightning import E0
-from e0_lightning.cli import e0, run, serving, training, verbs
+from e0_lightning.cli import e0, run, serving
+from e0_lightning.cli import e0_cli as verbs
+from e0_lightning.cli import lightning_cli as training
 from e0_lightning.policies.half_precision import HalfPrecision
 
 BIN = Path(sys.executable).parent
@@ -112,7 +114,7 @@ def trained(demos, tmp_path):
         f"--data.demos=[{demos}]",
         "--data.batch_size=2",
         "--data.num_workers=0",
-        "--data.validation=0.4",
+        "--data.val_fraction=0.4",
         "--data.episodes=null",
     ]
     path = tmp_path / "trained.ckpt"

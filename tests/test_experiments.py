@@ -42,7 +42,7 @@ def fit(demos: Path, folder: Path, *configs: Path, options: Sequence[str] = ()) 
             f"--data.demos=[{demos}]",
             "--data.batch_size=2",
             "--data.num_workers=0",
-            "--data.validation=0",
+            "--data.val_fraction=0",
             "--data.episodes=null",
         ]
     )

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from e0_lightning.cli import run
-from e0_lightning.weights.filling import fill
+from e0_lightning.weights.mapping import fill
 from e0_lightning.weights.openpi import plan
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -38,10 +38,10 @@ def test_the_papers_recipe_is_that_of_the_command_line(files, horizon, dimension
     assert policy.tokens == horizon * dimensions
     assert (policy.process.num_bins, policy.process.alpha) == (2048, 0.1)
     assert policy.sampler.num_steps == 10
-    rate = policy.optimization.rate
+    rate = policy.optimizer.rate
     assert rate(0, 30_000) == pytest.approx(5e-9)
     assert rate(10_000, 30_000) == rate(29_999, 30_000) == 5e-5
-    optimizer = policy.optimization.configure(policy.parameters(), 30_000)["optimizer"]
+    optimizer = policy.optimizer.configure(policy.parameters(), 30_000)["optimizer"]
     assert type(optimizer) is torch.optim.AdamW
 
 
@@ -85,7 +85,7 @@ def test_every_name_of_the_published_checkpoint_has_a_place(paper):
     report = fill(dict(paper.named_parameters()), theirs.items(), plan(theirs))
     assert report.unexpected == []
     assert all(
-        name.startswith(("expert.", "port.", "encoder.state.", "encoder.view_offset."))
+        name.startswith(("expert.", "projection.", "encoder.state.", "encoder.view_offset."))
         for name in report.missing
     )
 

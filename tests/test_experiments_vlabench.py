@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from e0_lightning.actions.relative import RelativeActions
-from e0_lightning.data.robot_demos import RobotDemos
+from e0_lightning.data.datamodule import RobotDemos
 from test_experiments import EXPERIMENTS, fit
 from vlabench_recording import record
 
@@ -24,7 +24,7 @@ def test_its_relative_actions_are_small_where_poses_cross_the_seam(demo):
     settings = yaml.safe_load(EXPERIMENT.read_text())
     state = settings["data"]["init_args"]["state"]
     relative = RelativeActions(**settings["model"]["init_args"]["actions"]["relative"])
-    demos = RobotDemos([str(demo)], ["front"], state, horizon=12, validation=0)
+    demos = RobotDemos([str(demo)], ["front"], state, horizon=12, val_fraction=0)
     actions, states, valid = next(demos.action_windows())
     offsets = relative(actions, states)[valid]
     assert actions[..., 3].max() - actions[..., 3].min() > 6

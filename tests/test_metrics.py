@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from e0_lightning.metrics import ActionError, SuccessRate, TokenAccuracy, paired_difference
+from e0_lightning.metrics import ActionL1, SuccessRate, TokenAccuracy, paired_difference
 from e0_lightning.types import EpisodeResult
 
 
@@ -39,7 +39,7 @@ def test_edges_that_do_not_increase_are_refused():
 
 
 def test_action_error_is_the_mean_over_valid_steps():
-    metric = ActionError(2)
+    metric = ActionL1(2)
     predicted, actions = torch.zeros(1, 3, 2), torch.tensor([[[1.0, -2.0], [3.0, 0.0], [0.0, 0.0]]])
     predicted[0, 2] = torch.nan
     metric.update(predicted, actions, torch.tensor([[True, True, False]]))
@@ -47,7 +47,7 @@ def test_action_error_is_the_mean_over_valid_steps():
 
 
 def test_action_error_of_no_valid_step_is_not_a_number():
-    metric = ActionError(2)
+    metric = ActionL1(2)
     metric.update(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
     assert metric.compute().isnan().all()
 

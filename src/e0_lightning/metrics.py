@@ -65,7 +65,7 @@ class TokenAccuracy(Metric):
         }
 
 
-class ActionError(Metric):
+class ActionL1(Metric):
     """Mean absolute error of each action dimension over valid steps, in robot units.
 
     Args:

@@ -1,4 +1,4 @@
-"""What travels between the rooms: observations, batches, contracts, and who acts on them.
+"""Types shared by all folders: observations, batches, specs, results, and who acts on them.
 
 Shapes, used in every docstring: B batch, H horizon, D action dimensions, L = H·D tokens, K bins,
 S image side, P prefix length, W width, Q state dimensions.
@@ -6,56 +6,68 @@ S image side, P prefix length, W width, Q state dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
 MIRRORED = "_mirrored"
-"""Ending of a view as OpenVLA and openpi train on it: turned by 180 degrees from how it is stored,
-hence upright but with left and right swapped, so that no camera could have taken it. Part of the
-view's name, so that it stands in the contract of whoever trains on it."""
+"""Suffix of a view's name when its images are mirrored left to right, as those that OpenVLA and
+openpi train on (LIBERO's frames rotated by 180 degrees)."""
 
 
 class Observation(TypedDict):
-    """What a policy sees, in robot units and raw pixels."""
+    """The input of a policy, in robot units and raw pixels."""
 
     images: dict[str, Tensor]
     """View name to ``(B, 3, S, S)`` uint8 RGB, upright."""
     instruction: list[str]
     """B sentences."""
     state: Tensor
-    """``(B, Q)`` float32, the named parts of the contract side by side."""
+    """``(B, Q)`` float32, the state parts of the spec concatenated."""
     intrinsics: NotRequired[dict[str, Tensor]]
-    """View name to ``(B, 3, 3)`` camera matrix in pixels, where the source knows it."""
+    """View name to camera matrix ``(B, 3, 3)``, pixels, for the views where it is known."""
     view_offset: NotRequired[dict[str, Tensor]]
-    """View name to ``(B, 3)``: displacement (radial, horizontal, vertical) of that camera, the
-    angles in radians; absent means zero."""
-    committed: NotRequired[list[Tensor]]
-    """B times ``(n, D)`` float32, robot units, n from 0 to H − 1 and not the same for all: the
-    first actions of the new chunk, which are decided already, for the robot carries them out while
-    the rest is being chosen. The chunk begins with them unchanged, or the actor refuses."""
+    """View name to camera displacement ``(B, 3)``: radial, horizontal, vertical, the angles in
+    radians; zero where absent."""
+    action_prefix: NotRequired[list[Tensor]]
+    """B tensors ``(n, D)`` float32, robot units, 0 ≤ n < H: the first actions of the new chunk,
+    which are fixed because the robot executes them during inference (real-time chunking). The
+    returned chunk starts with them unchanged."""
+    noise_seed: NotRequired[list[int]]
+    """B seeds. The random draws for observation b depend on seed b alone, so that its action chunk
+    does not depend on the rest of the batch; torch's global generator is used where absent."""
 
 
 class Batch(Observation):
-    """An observation and the actions a demonstrator took from it."""
+    """Observations and the demonstrator's actions, in robot units."""
 
     actions: Tensor
     """``(B, H, D)`` float32, robot units."""
     valid: Tensor
-    """``(B, H)`` bool, false past the end of the episode."""
+    """``(B, H)`` bool, false past the end of the demonstration."""
+
+
+class NormalizedBatch(TypedDict):
+    """Training targets of a policy, normalized."""
+
+    actions: Tensor
+    """``(B, H, D)`` float32, normalized and padded to the action dimensions of the model."""
+    valid: Tensor
+    """``(B, H)`` bool, false past the end of the demonstration."""
 
 
 @dataclass(frozen=True)
-class Contract:
-    """What demonstrations, a policy and an environment must agree on.
+class PolicySpec:
+    """Observation and action spec that demonstrations, policies and environments must agree on.
 
     Args:
         views: View name to image side in pixels.
-        state: Named state part to its number of dimensions, in their order side by side.
+        state: State part to its number of dimensions, in the order of concatenation.
         action_dim: Action dimensions D.
-        control_mode: The robot controller that the actions are meant for.
-        horizon: Steps in an action chunk.
+        control_mode: Robot controller that the actions are meant for.
+        horizon: Steps H of an action chunk.
     """
 
     views: dict[str, int] = field(default_factory=dict)
@@ -70,71 +82,98 @@ class Contract:
         return sum(self.state.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as a checkpoint stores them."""
+        """The fields as plain values, for a checkpoint."""
         return asdict(self)
 
-    def arrange(self, observation: Observation) -> Observation:
-        """An observation with its views in the contract's order.
+    def state_indices(self, parts: Mapping[str, Sequence[int]], option: str) -> list[int]:
+        """Indices into the concatenated state of dimensions that are given by state part.
+
+        Args:
+            parts: State part to dimensions within it, counted from 0.
+            option: Name of the option that holds ``parts``, for error messages.
 
         Raises:
-            ValueError: If it shows other views, frames of another size, or another state.
+            ValueError: If there is no such part, or a part has no such dimension.
+        """
+        starts, total = {}, 0
+        for name, size in self.state.items():
+            starts[name], total = total, total + size
+        for name, dims in parts.items():
+            if name not in starts:
+                raise ValueError(
+                    f"{option}: expected state parts among {list(self.state)}, got {name!r}. "
+                    "Name a part of the spec, or add it to data.state."
+                )
+            if dims and not (min(dims) >= 0 and max(dims) < self.state[name]):
+                raise ValueError(
+                    f"{option}: expected dimensions of {name!r} from 0 to {self.state[name] - 1}, "
+                    f"got {list(dims)}."
+                )
+        return [starts[name] + dim for name, dims in parts.items() for dim in dims]
+
+    def check_observation(self, observation: Observation) -> Observation:
+        """Validate an observation and put its views in the order of the spec.
+
+        Raises:
+            ValueError: If views, image sizes or state dimensions are not those of the spec.
         """
         images, state = observation["images"], observation["state"]
         found = {view: tuple(frames.shape[1:]) for view, frames in images.items()}
-        wanted = {view: (3, side, side) for view, side in self.views.items()}
-        if found != wanted:
+        expected = {view: (3, side, side) for view, side in self.views.items()}
+        if found != expected:
             raise ValueError(
-                f"images: found {found}, wanted {wanted}. Give these views, as large as in the "
-                "demonstrations; what is cropped or scaled is the policy's business."
+                f"images: expected {expected}, got {found}. Pass these views in the size of the "
+                "demonstrations; the policy crops and scales them itself."
             )
         if state.shape[-1] != self.state_dim:
             raise ValueError(
-                f"state: found {state.shape[-1]} dimensions, wanted {self.state_dim}: the parts "
-                f"{self.state} side by side."
+                f"state: expected {self.state_dim} dimensions (parts {self.state}, concatenated), "
+                f"got {state.shape[-1]}."
             )
         ordered = {view: images[view] for view in self.views}
         return Observation({**observation, "images": ordered})  # type: ignore[typeddict-item]
 
-    def require(self, other: Contract, mine: str, theirs: str) -> None:
-        """Refuse to work with a side that promises something else.
+    def check_compatible(self, other: PolicySpec, owner: str, other_owner: str) -> None:
+        """Refuse another spec that differs in any field.
 
         Args:
-            other: The other side's contract.
-            mine: What this contract belongs to, for the message.
-            theirs: What the other belongs to.
+            other: The other spec.
+            owner: What this spec belongs to, for the message.
+            other_owner: What the other spec belongs to, for the message.
 
         Raises:
-            ValueError: If any field differs, naming the field and both values.
+            ValueError: If any field differs, listing the fields with both values.
         """
         own, found = self.as_dict(), other.as_dict()
         differing = [name for name in own if own[name] != found[name]]
-        # A dictionary compares without order, but parts of a state lie in order.
+        # Dictionaries compare without order, but state parts are concatenated in order.
         if "state" not in differing and list(self.state) != list(other.state):
             differing.append("state")
         if differing:
             lines = [
-                f"  {name}: {mine} has {own[name]}, {theirs} has {found[name]}"
+                f"  {name}: {owner} has {own[name]}, {other_owner} has {found[name]}"
                 for name in differing
             ]
             raise ValueError(
-                f"{mine} and {theirs} do not fit together:\n" + "\n".join(lines) + "\n"
-                "Use data or environments of the same contract, or train a policy for this one."
+                f"{owner} and {other_owner} are incompatible:\n" + "\n".join(lines) + "\n"
+                "Use demonstrations and environments with the same spec, or train a policy for "
+                "this one."
             )
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one closed-loop episode ended.
+    """Outcome of one evaluation episode.
 
     Args:
         task: Task name.
-        seed: Seed or initial state the episode started from.
-        success: The simulator's own flag, at any step.
+        seed: Seed or initial state of the episode.
+        success: The simulator's success flag, at any step.
         steps: Environment steps taken.
-        error: What went wrong, empty unless the environment failed; never a success.
-        video: File of the episode, if one was written.
-        camera: Displacement of the fixed cameras: azimuth and elevation in degrees, share of the
-            distance added.
+        error: Error message if the environment failed, else empty; never a success.
+        video: Video file of the episode, if one was recorded.
+        camera: Displacement of the fixed cameras: azimuth and elevation in degrees, relative
+            change of the distance.
     """
 
     task: str
@@ -146,13 +185,27 @@ class EpisodeResult:
     camera: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
+class ActionSample(NamedTuple):
+    """Action chunks and their uncertainty, from the policy to the socket.
+
+    :meth:`Policy.sample` returns normalized actions; everything outside of a policy is in robot
+    units.
+    """
+
+    actions: Tensor
+    """``(B, H, D)``."""
+    uncertainty: Tensor | None = None
+    """``(B, H)`` in [0, 1]: entropy of the tokens of a step divided by ``ln K``, averaged over its
+    dimensions (0 certain, 1 uniform); None for policies without tokens."""
+
+
 @runtime_checkable
 class Actor(Protocol):
-    """Anything that can act in a world: a policy, a client of a remote one, a script."""
+    """Anything that maps observations to action chunks: a policy, a remote client, a script."""
 
     @property
-    def contract(self) -> Contract:
-        """What the actor must be shown and what its actions mean."""
+    def spec(self) -> PolicySpec:
+        """Observation and action spec."""
         ...
 
     def act(self, observation: Observation) -> Tensor:
@@ -160,29 +213,19 @@ class Actor(Protocol):
         ...
 
 
-class Plan(NamedTuple):
-    """Chunks, and how sure who chose them is."""
-
-    actions: Tensor
-    """``(B, H, D)``, robot units."""
-    uncertainty: Tensor | None = None
-    """``(B, H)`` in [0, 1]: mean entropy of a step's tokens as a share of ``ln K``, so that 0 is
-    sure and 1 knows nothing, whatever the number of bins; None where there are no tokens."""
-
-
 @runtime_checkable
-class Planner(Actor, Protocol):
-    """An actor that can also say how sure it is."""
+class ActionSampler(Actor, Protocol):
+    """An actor that also reports its uncertainty."""
 
-    def plan(self, observation: Observation) -> Plan:
-        """Choose what :meth:`act` does, with its uncertainty."""
+    def sample_actions(self, observation: Observation) -> ActionSample:
+        """Choose the next H actions as :meth:`act` does, with their uncertainty."""
         ...
 
 
 @runtime_checkable
 class EpisodeBatch(Protocol):
-    """Episodes to play, one item of a data loader; the world is the batch's business."""
+    """Evaluation episodes, one item of a data loader."""
 
     def run(self, actor: Actor) -> list[EpisodeResult]:
-        """Play every episode to its end and return one result for each, in order."""
+        """Run every episode to its end; one result per episode, in order."""
         ...

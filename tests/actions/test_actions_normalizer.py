@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e0_lightning.actions.normalizer import MeanStdNormalizer, QuantileNormalizer
-from e0_lightning.actions.statistics import RunningQuantiles
+from e0_lightning.actions.normalizers import MeanStdNormalizer, QuantileNormalizer
+from e0_lightning.actions.quantiles import RunningQuantiles
 
 BOTH = pytest.mark.parametrize("kind", [QuantileNormalizer, MeanStdNormalizer])
 

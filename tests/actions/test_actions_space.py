@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from e0_lightning.actions.normalizer import MeanStdNormalizer, QuantileNormalizer
+from e0_lightning.actions.action_space import ActionSpace
+from e0_lightning.actions.normalizers import MeanStdNormalizer, QuantileNormalizer
 from e0_lightning.actions.relative import RelativeActions
-from e0_lightning.actions.space import ActionSpace
 
 
 def windows(count=40, horizon=5):
@@ -25,25 +25,25 @@ def space(**arguments):
 def test_undo_returns_to_robot_units(normalizer, relative, model_dim):
     actions, state, valid = windows()
     fitted = ActionSpace(5, normalizer(4), relative, model_dim).fit([(actions, state, valid)])
-    normalised = fitted.normalise(actions, state)
-    assert normalised.shape == (40, 5, fitted.width)
-    assert torch.allclose(fitted.undo(normalised, state), actions, atol=1e-5)
+    normalized = fitted.normalize(actions, state)
+    assert normalized.shape == (40, 5, fitted.width)
+    assert torch.allclose(fitted.undo(normalized, state), actions, atol=1e-5)
 
 
 def test_padding_dimensions_are_zeros_and_marked():
     actions, state, valid = windows()
     padded = space(model_dim=7).fit([(actions, state, valid)])
     assert padded.padding.tolist() == [False] * 4 + [True] * 3
-    assert (padded.normalise(actions, state)[..., padded.padding] == 0).all()
+    assert (padded.normalize(actions, state)[..., padded.padding] == 0).all()
     assert not space().padding.any()
 
 
 def test_what_stands_in_padding_dimensions_changes_nothing():
     actions, state, valid = windows()
     padded = space(model_dim=7).fit([(actions, state, valid)])
-    normalised = padded.normalise(actions, state)
-    changed = normalised.where(~padded.padding, 5.0)
-    assert padded.undo(changed, state).equal(padded.undo(normalised, state))
+    normalized = padded.normalize(actions, state)
+    changed = normalized.where(~padded.padding, 5.0)
+    assert padded.undo(changed, state).equal(padded.undo(normalized, state))
 
 
 def test_only_valid_steps_of_relative_actions_count():
@@ -61,7 +61,7 @@ def test_a_checkpoint_carries_the_fit():
     actions, state, valid = windows()
     fitted, loaded = space(model_dim=6).fit([(actions, state, valid)]), space(model_dim=6)
     loaded.load_state_dict(fitted.state_dict())
-    assert loaded.normalise(actions, state).equal(fitted.normalise(actions, state))
+    assert loaded.normalize(actions, state).equal(fitted.normalize(actions, state))
 
 
 def test_nan_in_a_valid_step_is_refused():
@@ -81,7 +81,7 @@ def test_other_shapes_are_refused():
     actions, state, valid = windows()
     fitted = space().fit([(actions, state, valid)])
     with pytest.raises(ValueError, match="horizon of 5 steps and 4 dimensions"):
-        fitted.normalise(actions[:, :3], state)
+        fitted.normalize(actions[:, :3], state)
     with pytest.raises(ValueError, match="horizon of 5 steps and 4 dimensions"):
         fitted.undo(actions[..., :2], state)
 

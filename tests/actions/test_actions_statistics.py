@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e0_lightning.actions.statistics import RunningQuantiles
+from e0_lightning.actions.quantiles import RunningQuantiles
 
 SHARES = [0.0, 0.01, 0.25, 0.5, 0.9, 0.99, 1.0]
 

@@ -9,10 +9,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from e0_lightning.augment.callback import ViewpointPerturbation, is_on_gripper
 from e0_lightning.augment.homography import intrinsics_from_fov
-from e0_lightning.augment.viewpoint import SphericalWarp
-from e0_lightning.data.robot_demos import RobotDemos
+from e0_lightning.augment.spherical_warp import SphericalWarp
+from e0_lightning.augment.viewpoint import ViewpointPerturbation, is_on_gripper
+from e0_lightning.data.datamodule import RobotDemos
 
 SIDE = 32
 CAMERA = intrinsics_from_fov(90.0, SIDE)

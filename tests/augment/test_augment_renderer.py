@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional
 
 from e0_lightning.augment.homography import rotation
-from e0_lightning.augment.viewpoint import SphericalWarp
-from e0_lightning.simulation.renderer import backend
+from e0_lightning.augment.spherical_warp import SphericalWarp
+from e0_lightning.envs.vulkan import backend
 
 pytestmark = pytest.mark.simulator
 

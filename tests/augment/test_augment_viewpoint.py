@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e0_lightning.augment.homography import intrinsics_from_fov, rotation
-from e0_lightning.augment.viewpoint import SphericalWarp
+from e0_lightning.augment.spherical_warp import SphericalWarp
 
 SIDE = 64
 CAMERA = intrinsics_from_fov(80.0, SIDE)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from e0_lightning.collection.libero import collect
+from e0_lightning.collection.libero_episode_store import LiberoEpisodeStore
 from e0_lightning.collection.libero_expert import wanted
-from e0_lightning.collection.libero_parts import LiberoParts
-from e0_lightning.collection.libero_record import Demonstrator
-from e0_lightning.data.demos import open_demos
-from e0_lightning.simulation import rendering
-from e0_lightning.simulation.libero import tasks
+from e0_lightning.collection.libero_recorder import Demonstrator
+from e0_lightning.data.formats.base import open_demos
+from e0_lightning.envs import mujoco_gl as rendering
+from e0_lightning.envs.libero import tasks
 
 BUTTER = "libero_object/pick_up_the_butter_and_place_it_in_the_basket"
 
@@ -30,14 +30,14 @@ def demonstration(folder, seed):
 
 @pytest.fixture
 def parts(tmp_path):
-    return LiberoParts(tmp_path / "butter_demo.hdf5")
+    return LiberoEpisodeStore(tmp_path / "butter_demo.hdf5")
 
 
 def test_parts_survive_and_are_published_in_the_order_of_their_seeds(parts, tmp_path):
     for seed in (11, 2):
         parts.add(seed, demonstration(tmp_path, seed), "")
     parts.add(5, tmp_path / "demonstration.hdf5", "it fell")
-    again = LiberoParts(parts.out)  # as another process would find it
+    again = LiberoEpisodeStore(parts.out)  # as another process would find it
     assert list(again.succeeded()) == [2, 11]
     assert again.failed() == {5: "it fell"}
     assert again.publish() == 2
@@ -51,7 +51,7 @@ def test_a_published_file_is_extended(parts, tmp_path):
     parts.add(3, demonstration(tmp_path, 3), "")
     parts.publish()
     parts.clear()
-    again = LiberoParts(parts.out)
+    again = LiberoEpisodeStore(parts.out)
     # What failed below 3 would fail again.
     assert list(islice(again.untried(), 2)) == [4, 5]
     again.add(1, demonstration(tmp_path, 1), "")
@@ -66,7 +66,7 @@ def test_images_of_two_sizes_are_not_mixed(parts, tmp_path, published):
     if published:
         parts.publish()
         parts.clear()
-    again = LiberoParts(parts.out)
+    again = LiberoEpisodeStore(parts.out)
     again.require_size(8)
     with pytest.raises(ValueError, match=r"hdf5 holds .* image size 8, and 16 is asked for"):
         again.require_size(16)
@@ -76,7 +76,7 @@ def test_a_file_of_someone_else_is_left_alone(tmp_path):
     with h5py.File(tmp_path / "butter_demo.hdf5", "w") as file:
         file["data/demo_0/actions"] = np.zeros((4, 7))
     with pytest.raises(ValueError, match="did not write"):
-        LiberoParts(tmp_path / "butter_demo.hdf5")
+        LiberoEpisodeStore(tmp_path / "butter_demo.hdf5")
 
 
 class World:
@@ -118,7 +118,7 @@ def test_demonstrations_are_read_like_official_ones(collected):
     file = open_demos(str(collected), ["agentview"], ["ee_pos", "ee_ori", "gripper_states"])
     assert file.layout.dialect == "LIBERO"  # recorded after the action, and found to be so
     assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
-    assert file.contract.views == {"agentview": 64}
+    assert file.spec.views == {"agentview": 64}
     assert [demo.name for demo in file.demos()] == ["demo_0", "demo_1"]
     steps = file.demos()[0].steps
     gripper = file.states("demo_0", 0, steps)[:, 6]

@@ -6,14 +6,14 @@ from pathlib import Path
 import h5py
 import pytest
 
-from e0_lightning.collection.parts import Parts
+from e0_lightning.collection.episode_store import EpisodeStore
 
 HEAD = {"env_info": {"env_id": "PushCube-v1"}, "commit_info": None}
 
 
 @pytest.fixture
 def parts(tmp_path):
-    parts = Parts(tmp_path / "push.h5")
+    parts = EpisodeStore(tmp_path / "push.h5")
     yield parts
     parts.close()
 
@@ -81,14 +81,14 @@ def test_a_death_during_publication_leaves_all_for_the_next_call(parts, monkeypa
 
 
 def test_a_published_file_is_extended(tmp_path):
-    first = Parts(tmp_path / "push.h5")
+    first = EpisodeStore(tmp_path / "push.h5")
     demonstrate(first, 0, success=False)
     demonstrate(first, 1)
     assert list(islice(first.untried(), 2)) == [2, 3]
     first.publish()
     first.clear()
     first.close()
-    second = Parts(tmp_path / "push.h5")
+    second = EpisodeStore(tmp_path / "push.h5")
     # What failed below 1 would fail again.
     assert list(islice(second.untried(), 2)) == [2, 3]
     demonstrate(second, 2)
@@ -101,7 +101,7 @@ def test_what_was_unfinished_at_a_death_is_swept_away(tmp_path):
     left = tmp_path / "push.h5.parts" / "unfinished_abc"
     left.mkdir(parents=True)
     (left / "plan.h5").write_bytes(b"half")
-    parts = Parts(tmp_path / "push.h5")
+    parts = EpisodeStore(tmp_path / "push.h5")
     assert parts.finished() == {}
     assert not left.exists()
     parts.close()
@@ -109,7 +109,7 @@ def test_what_was_unfinished_at_a_death_is_swept_away(tmp_path):
 
 def test_two_collections_do_not_write_one_file(parts):
     with pytest.raises(ValueError, match="another collection is writing to it"):
-        Parts(parts.out)
+        EpisodeStore(parts.out)
 
 
 def test_a_file_without_its_sidecar_is_refused(parts):
@@ -128,4 +128,4 @@ def test_a_truncated_file_is_refused(parts):
 
 def test_the_file_must_be_named_as_one(tmp_path):
     with pytest.raises(ValueError, match=r"name a file that ends in \.h5"):
-        Parts(tmp_path / "push.hdf5")
+        EpisodeStore(tmp_path / "push.hdf5")

@@ -47,7 +47,7 @@ class Throws(LightningDataModule):
 
 
 class Tosses(LightningDataModule):
-    """Windows of nothing, and episodes."""
+    """ChunkDataset of nothing, and episodes."""
 
     def __init__(self, episodes: Throws | None = None):
         super().__init__()

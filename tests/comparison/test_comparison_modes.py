@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from e0_lightning.comparison.modes import modes, readings, train
-from e0_lightning.comparison.reach import judge, observe, places
+from e0_lightning.benchmarks.multimodality import modes, readings, train
+from e0_lightning.benchmarks.two_way_reach import judge, observe, places
 
 
 def played(name, reading, obstacle):

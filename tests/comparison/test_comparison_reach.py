@@ -1,6 +1,6 @@
 import torch
 
-from e0_lightning.comparison.reach import HORIZON, RADIUS, Reach, draw, judge, places, ways
+from e0_lightning.benchmarks.two_way_reach import HORIZON, RADIUS, Reach, draw, judge, places, ways
 
 
 def test_true_chunks_are_whole_in_proportion_and_on_their_way():

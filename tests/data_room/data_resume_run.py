@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from e0_lightning.data.robot_demos import RobotDemos
+from e0_lightning.data.datamodule import RobotDemos
 
 
 class Recorder(LightningModule):
@@ -37,7 +37,7 @@ class Recorder(LightningModule):
 
 def fit(path, folder, log, *, workers, epochs=3, resume=None, kill_at=None, every=2, **trainer):
     """Train; checkpoints go to ``folder`` every ``every`` steps and at the end of validation."""
-    demos = RobotDemos([path], ["cam"], ["qpos"], 4, 16, workers, validation=0.2)
+    demos = RobotDemos([path], ["cam"], ["qpos"], 4, 16, workers, val_fraction=0.2)
     torch.manual_seed(0)
     module = Recorder(log, kill_at)
     named = {"dirpath": folder, "save_top_k": -1}

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from e0_lightning.data.benchmark import benchmark
+from e0_lightning.benchmarks.data import benchmark
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")

@@ -9,7 +9,7 @@ def test_says_what_a_real_recording_holds(real, capsys):
     inspect([str(real)])
     lines = " ".join(capsys.readouterr().out.split())
     for words in (
-        "dialect ManiSkill 3",
+        "format ManiSkill 3",
         "task PushCube-v1",
         "'push the cube to the target region'",
         "control mode pd_joint_pos",
@@ -38,4 +38,4 @@ def test_tells_the_problem_of_one_file_and_goes_on(record, capsys):
     assert stop.value.code == 1
     out = capsys.readouterr().out
     assert "traj_1/actions at step 4" in out
-    assert "good.h5\n  dialect" in out
+    assert "good.h5\n  format" in out

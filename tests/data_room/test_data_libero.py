@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from e0_lightning.data.demos import open_demos
-from e0_lightning.data.libero import axis_angle, camera, control_mode, sentence
-from e0_lightning.data.robot_demos import RobotDemos
+from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.data.formats.base import open_demos
+from e0_lightning.data.formats.libero import axis_angle, camera, control_mode, sentence
 
 SIDE, VIEWS, STATE = 8, ["agentview"], ["ee_pos", "ee_ori", "gripper_states"]
 MODEL = """<mujoco><worldbody>
@@ -79,7 +79,7 @@ def test_without_no_ops_the_observation_already_stands_before_its_action(no_noop
     assert [demo[:2] for demo in file.demos()] == [("demo_1", 6), ("demo_4", 5)]
     shown = file.states("demo_4", 1, 4)
     np.testing.assert_allclose(file.actions("demo_4", 1, 4)[:, 6] * 1000, shown[:, 7], rtol=1e-6)
-    assert file.layout.dialect == "LIBERO, without no-ops"
+    assert file.layout.format == "LIBERO, without no-ops"
 
 
 def test_attributes_do_not_hide_that_observations_come_first(tmp_path):
@@ -99,16 +99,16 @@ def test_contract_tells_mirrored_views_from_true_ones(no_noops):
         open_demos(no_noops(), [view], STATE) for view in (*VIEWS, "agentview_mirrored")
     )
     with pytest.raises(ValueError, match=r"views: .*agentview.*agentview_mirrored"):
-        true.contract.require(mirrored.contract, "the data", "the checkpoint")
+        true.spec.check_compatible(mirrored.spec, "the data", "the checkpoint")
 
 
 def test_contract_is_the_eight_dimensional_state_of_the_papers(official):
-    contract = open_demos(official(), VIEWS, STATE).contract
-    assert (contract.state, contract.state_dim) == (
+    spec = open_demos(official(), VIEWS, STATE).spec
+    assert (spec.state, spec.state_dim) == (
         {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2},
         8,
     )
-    assert (contract.action_dim, contract.control_mode) == (7, "osc_pose_delta")
+    assert (spec.action_dim, spec.control_mode) == (7, "osc_pose_delta")
 
 
 def test_instruction_is_the_one_evaluations_ask_with(official, no_noops, tmp_path):
@@ -177,7 +177,7 @@ def test_file_cut_short_is_refused(official):
 
 def test_missing_view_and_short_recording_are_named(official):
     with pytest.raises(ValueError, match=r"no 'frontview'; the file has: agentview, eye_in_hand"):
-        _ = open_demos(official(), ["frontview"], STATE).contract
+        _ = open_demos(official(), ["frontview"], STATE).spec
     path = official()
     with h5py.File(path, "a") as file:
         del file["data/demo_2/obs/ee_pos"]
@@ -195,9 +195,9 @@ def test_plain_robomimic_is_read_as_it_stands(tmp_path):
         demo["obs/agentview_image"] = pictures(np.arange(4))
         demo["obs/robot0_eef_pos"] = np.arange(4.0)[:, None] * np.ones(3)
     file = open_demos(str(tmp_path / "lift.hdf5"))
-    assert file.layout.dialect == "robomimic"
-    assert file.contract.control_mode == "osc_pose"
-    assert file.contract.views == {"agentview": SIDE}
+    assert file.layout.format == "robomimic"
+    assert file.spec.control_mode == "osc_pose"
+    assert file.spec.views == {"agentview": SIDE}
     assert file.actions("demo_0", 2, 3)[0, 0] == file.states("demo_0", 2, 3)[0, 0] == 2
     assert file.images("demo_0", 2, 3)["agentview"][0, -1, 0, 0] == 2
     assert file.intrinsics("demo_0") == {}
@@ -242,11 +242,11 @@ def test_states_without_observations_say_what_to_do(tmp_path):
         file["data/demo_0/actions"] = np.zeros((3, 7))
         file["data/demo_0/states"] = np.zeros((3, 10))
     with pytest.raises(ValueError, match="dataset_states_to_obs"):
-        _ = open_demos(str(tmp_path / "raw.hdf5")).contract
+        _ = open_demos(str(tmp_path / "raw.hdf5")).spec
 
 
 def test_datamodule_serves_windows_of_it(official):
-    data = RobotDemos([official()], VIEWS, STATE, horizon=3, num_workers=0, validation=0.0)
+    data = RobotDemos([official()], VIEWS, STATE, horizon=3, num_workers=0, val_fraction=0.0)
     batch = next(iter(data.train_dataloader()))
     assert batch["images"]["agentview"].shape[1:] == (3, SIDE, SIDE)
     assert batch["state"].shape[1:] == (8,)

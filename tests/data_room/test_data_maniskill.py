@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from e0_lightning.data.demos import open_demos
-from e0_lightning.data.maniskill import INSTRUCTIONS
+from e0_lightning.data.formats.base import open_demos
+from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 
 
 def edit(path, change):
@@ -24,10 +24,10 @@ def edit(path, change):
 
 def test_real_recording_says_what_it_holds(real):
     file = open_demos(str(real), ["base_camera"], ["qpos", "tcp_pose"])
-    assert file.dialect == "ManiSkill 3"
-    assert file.contract.views == {"base_camera": 128}
-    assert file.contract.state == {"qpos": 9, "tcp_pose": 7}
-    assert (file.contract.action_dim, file.contract.control_mode) == (8, "pd_joint_pos")
+    assert file.format == "ManiSkill 3"
+    assert file.spec.views == {"base_camera": 128}
+    assert file.spec.state == {"qpos": 9, "tcp_pose": 7}
+    assert (file.spec.action_dim, file.spec.control_mode) == (8, "pd_joint_pos")
     assert file.instruction("traj_99") == "push the cube to the target region"
     demos = [("traj_99", 65, 17), ("traj_123", 63, 16)]  # numeric order; chunks of its own each
     assert file.demos() == demos
@@ -49,7 +49,7 @@ def test_observation_is_the_one_before_the_action(real):
 
 def test_flags_count_as_one_dimension(record):
     file = open_demos(record(), ["cam"], ["is_grasped", "qpos"])
-    assert file.contract.state == {"is_grasped": 1, "qpos": 2}
+    assert file.spec.state == {"is_grasped": 1, "qpos": 2}
     assert file.states("traj_1", 2, 4).tolist() == [[1, 1, 2], [0, 1, 3]]
 
 
@@ -287,4 +287,4 @@ def test_images_that_are_not_bytes_are_refused(record):
             del file[f"{name}/obs/sensor_data/cam/rgb"]
             file[f"{name}/obs/sensor_data/cam/rgb"] = pixels
     with pytest.raises(ValueError, match=r"cam/rgb is 3 channels of float32; RGB images of uint8"):
-        _ = open_demos(path, ["cam"], ["qpos"]).contract
+        _ = open_demos(path, ["cam"], ["qpos"]).spec

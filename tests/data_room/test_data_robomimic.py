@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from e0_lightning.data.demos import open_demos
-from e0_lightning.data.robot_demos import DemoSource, RobotDemos
-from e0_lightning.simulation.libero import LiberoEnvironment
-from e0_lightning.simulation.libero_check import CONTRACT
-from e0_lightning.simulation.rendering import offscreen
+from e0_lightning.benchmarks.libero import SPEC
+from e0_lightning.data.datamodule import DemoSource, RobotDemos
+from e0_lightning.data.formats.base import open_demos
+from e0_lightning.envs.libero import LiberoEnvironment
+from e0_lightning.envs.mujoco_gl import offscreen
 
 DATA = Path(__file__).parents[1] / "data"
 README = DATA.parents[1] / "README.md"
@@ -45,8 +45,8 @@ def test_libero_actions_follow_the_simulators_state_that_was_seen():
 def test_libero_says_what_it_is():
     file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_states", "gripper_states"])
     assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
-    assert file.contract.views == {"agentview": 128, "eye_in_hand": 128}
-    assert (file.contract.state_dim, file.contract.control_mode) == (8, "osc_pose_delta")
+    assert file.spec.views == {"agentview": 128, "eye_in_hand": 128}
+    assert (file.spec.state_dim, file.spec.control_mode) == (8, "osc_pose_delta")
     fields = {view: camera.field for view, camera in file.cameras("demo_0").items()}
     assert fields == {"agentview": 45, "eye_in_hand": 75}
     # The hand looks down: half a turn about x, of the sign that the recording has.
@@ -65,7 +65,7 @@ def test_libero_moves_where_the_camera_sees_the_hand():
 def test_libero_shows_what_our_environment_shows(libero_assets):
     file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_pos"])
     task = f"libero_object/{BUTTER}"
-    environment = LiberoEnvironment(task, CONTRACT, offscreen(), libero_assets.path)
+    environment = LiberoEnvironment(task, SPEC, offscreen(), libero_assets.path)
     environment.reset(0)
     shown = file.images("demo_0", 0, 3)
     for step, state in enumerate(file.file["data/demo_0/states"][1:]):
@@ -110,7 +110,7 @@ def test_robomimic_needs_to_be_told_the_instruction():
         ["robot0_eef_pos"],
         horizon=4,
         num_workers=0,
-        validation=0.0,
+        val_fraction=0.0,
     )
     batch = next(iter(data.train_dataloader()))
     assert set(batch["instruction"]) == {"lift the cube"}
@@ -123,7 +123,7 @@ def test_robosuites_own_recording_says_what_to_do():
         pytest.skip("robosuite is not installed: make libero")
     path = Path(spec.origin).parent / "models/assets/demonstrations/lift/demo.hdf5"
     with pytest.raises(ValueError, match=r"demo_1 holds actions, states.*dataset_states_to_obs"):
-        _ = open_demos(str(path)).contract
+        _ = open_demos(str(path)).spec
 
 
 def test_the_least_file_of_the_readme_is_read(tmp_path, monkeypatch):
@@ -135,7 +135,7 @@ def test_the_least_file_of_the_readme_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code, {"h5py": h5py, "json": json, "episodes": [(actions, frames, joints)]})
     file = open_demos("demos.hdf5", ["front"], ["joint_pos"])
-    assert file.contract.control_mode == "joint_position"
+    assert file.spec.control_mode == "joint_position"
     np.testing.assert_allclose(file.actions("demo_0", 0, 5), actions, rtol=1e-6)
     np.testing.assert_allclose(file.states("demo_0", 0, 5), joints, rtol=1e-6)
     np.testing.assert_array_equal(file.images("demo_0", 0, 5)["front"], frames)
@@ -150,4 +150,4 @@ def test_frames_that_are_not_bytes_are_refused(tmp_path):
             del demo["obs/agentview_image"]
             demo["obs/agentview_image"] = pixels
     with pytest.raises(ValueError, match=r"agentview_image is of float32; images of uint8"):
-        _ = open_demos(str(copy)).contract
+        _ = open_demos(str(copy)).spec

@@ -8,8 +8,8 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from e0_lightning.data.robot_demos import DemoSource, RobotDemos
-from e0_lightning.types import Contract
+from e0_lightning.data.datamodule import DemoSource, RobotDemos
+from e0_lightning.types import PolicySpec
 
 
 def demos(*sources, **options):
@@ -18,7 +18,7 @@ def demos(*sources, **options):
 
 
 def test_batches_hold_what_the_types_promise(real):
-    module = demos(str(real), views=["base_camera"], batch_size=8, validation=0.5)
+    module = demos(str(real), views=["base_camera"], batch_size=8, val_fraction=0.5)
     module.setup("fit")
     batch = next(iter(module.train_dataloader()))
     pixels = batch["images"]["base_camera"]
@@ -34,7 +34,7 @@ def test_batches_hold_what_the_types_promise(real):
 def test_contract_is_read_from_headers(real):
     module = demos(str(real), views=["base_camera"], state=["qpos", "tcp_pose"])
     state = {"qpos": 9, "tcp_pose": 7}
-    assert module.contract == Contract({"base_camera": 128}, state, 8, "pd_joint_pos", 4)
+    assert module.spec == PolicySpec({"base_camera": 128}, state, 8, "pd_joint_pos", 4)
 
 
 def test_constructing_reads_nothing():
@@ -42,7 +42,7 @@ def test_constructing_reads_nothing():
 
 
 def test_training_and_validation_share_no_episode(record):
-    module = demos(record(steps=(5,) * 10), validation=0.2)
+    module = demos(record(steps=(5,) * 10), val_fraction=0.2)
     module.setup("fit")
     trained = torch.cat([batch["state"][:, 0] for batch in module.train_dataloader()])
     (loader,) = module.val_dataloader()
@@ -57,7 +57,7 @@ def test_the_seed_of_the_run_decides_the_order(record, monkeypatch):
 
     def first(seed):
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
-        return next(iter(demos(path, validation=0).train_dataloader()))["state"].tolist()
+        return next(iter(demos(path, val_fraction=0).train_dataloader()))["state"].tolist()
 
     assert first("1") == first("1") != first("2")
 
@@ -67,13 +67,13 @@ def test_what_is_held_out_is_the_same_whatever_the_seed_of_the_run(record, monke
 
     def held(seed):
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
-        return {episode.name for episode in demos(path, validation=0.3).windows[1].episodes}
+        return {episode.name for episode in demos(path, val_fraction=0.3).windows[1].episodes}
 
     assert held("1") == held("2")
 
 
 def test_workers_show_every_window_once(record):
-    module = demos(record(steps=(6,) * 10), validation=0, num_workers=2)
+    module = demos(record(steps=(6,) * 10), val_fraction=0, num_workers=2)
     loader = module.train_dataloader()
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
@@ -82,7 +82,7 @@ def test_workers_show_every_window_once(record):
 
 
 def test_loading_leaves_the_random_state_of_the_run_alone(record):
-    module = demos(record(), validation=0)
+    module = demos(record(), val_fraction=0)
     before = torch.get_rng_state()
     list(module.train_dataloader())
     assert torch.equal(torch.get_rng_state(), before)
@@ -91,7 +91,7 @@ def test_loading_leaves_the_random_state_of_the_run_alone(record):
 def test_mixes_tasks_by_weight(record):
     push, pick = record("push.h5", first=0), record("pick.h5", first=50, task="PickCube-v1")
     mixture = [DemoSource(push, weight=1.0), DemoSource(pick, weight=3.0, instruction="take it")]
-    batches = list(demos(*mixture, validation=0, batch_size=8).train_dataloader())
+    batches = list(demos(*mixture, val_fraction=0, batch_size=8).train_dataloader())
     picked = torch.cat([batch["state"][:, 0] >= 50 for batch in batches])
     told = [sentence for batch in batches for sentence in batch["instruction"]]
     assert picked.float().mean() == pytest.approx(0.75, abs=0.06)
@@ -101,7 +101,7 @@ def test_mixes_tasks_by_weight(record):
 
 def test_a_pattern_stands_for_several_files(record, tmp_path):
     record("a.h5", first=0), record("b.h5", first=10)
-    module = demos(str(tmp_path / "*.h5"), validation=0)
+    module = demos(str(tmp_path / "*.h5"), val_fraction=0)
     assert [Path(file.path).name for _, file in module.files] == ["a.h5", "b.h5"]
     assert len(module.windows[0]) == 48
     with pytest.raises(ValueError, match="no file matches"):
@@ -113,12 +113,12 @@ def test_reads_from_a_remote_file_system(record):
     memory = fsspec.filesystem("memory")
     for suffix in (".h5", ".json"):
         memory.pipe(f"/mixture/demos{suffix}", path.with_suffix(suffix).read_bytes())
-    module = demos("memory://mixture/*.h5", validation=0)
+    module = demos("memory://mixture/*.h5", val_fraction=0)
     assert sum(len(batch["state"]) for batch in module.train_dataloader()) == 24
 
 
 def test_a_worker_that_reads_from_a_remote_file_system_is_not_forked(record):
-    module = demos(f"file://{record()}", validation=0, num_workers=1)
+    module = demos(f"file://{record()}", val_fraction=0, num_workers=1)
     loader = module.train_dataloader()
     assert loader.multiprocessing_context.get_start_method() == "spawn"
     shown = torch.cat([batch["state"] for batch in loader])
@@ -139,7 +139,7 @@ def test_refuses_files_of_differing_control_mode(record):
 
 
 def test_episodes_held_out_may_all_be_shorter_than_a_chunk(record):
-    module = demos(record(steps=(3, 3, 3, 12)), horizon=12, validation=0.7)
+    module = demos(record(steps=(3, 3, 3, 12)), horizon=12, val_fraction=0.7)
     module.setup("fit")
     assert sum(len(batch["state"]) for batch in module.predict_dataloader()) == 9
 
@@ -148,7 +148,7 @@ def test_refuses_a_horizon_longer_than_every_episode(record):
     with pytest.raises(
         ValueError, match=r"horizon: found 13, but .* has 12 steps \(\w+ of .*\.h5\)"
     ):
-        demos(record(), horizon=13, validation=0).setup("fit")
+        demos(record(), horizon=13, val_fraction=0).setup("fit")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_testing_plays_the_episodes_and_reads_no_demos():
 
 @pytest.mark.parametrize(("validate", "loaders"), [(True, 2), (False, 1)])
 def test_episodes_are_played_in_validation_where_asked(record, validate, loaders):
-    module = demos(record(), validation=0.3, episodes=Played(validate))
+    module = demos(record(), val_fraction=0.3, episodes=Played(validate))
     assert len(module.val_dataloader()) == loaders
 
 
@@ -204,7 +204,7 @@ def test_testing_without_episodes_says_what_is_missing():
 
 def test_predicting_needs_validation_demos(record):
     with pytest.raises(ValueError, match="validation: found 0"):
-        demos(record(), validation=0).predict_dataloader()
+        demos(record(), val_fraction=0).predict_dataloader()
 
 
 def test_is_built_from_yaml(record):
@@ -213,7 +213,7 @@ def test_is_built_from_yaml(record):
     path = record()
     config = parser.parse_string(f"""
 data:
-  class_path: e0_lightning.data.robot_demos.RobotDemos
+  class_path: e0_lightning.data.datamodule.RobotDemos
   init_args:
     demos: [{{path: {path}, weight: 2, instruction: push}}]
     views: [cam]
@@ -252,7 +252,7 @@ def test_any_lightning_module_fits_and_predicts(record, options):
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, **options
     )
-    data = demos(record(steps=(5,) * 8), validation=0.25)
+    data = demos(record(steps=(5,) * 8), val_fraction=0.25)
     trainer.fit(module, data)
     assert module.steps == {"fast_dev_run": 1, "overfit_batches": 2}.get(next(iter(options), ""), 5)
     assert trainer.predict(module, data)[0].shape[1] == 2
@@ -260,7 +260,7 @@ def test_any_lightning_module_fits_and_predicts(record, options):
 
 def test_reading_demos_imports_no_simulator(record):
     script = (
-        "import sys; from e0_lightning.data.robot_demos import RobotDemos; "
+        "import sys; from e0_lightning.data.datamodule import RobotDemos; "
         f"d = RobotDemos([{record()!r}], ['cam'], ['qpos'], 4); d.setup('fit'); "
         "print([name for name in sys.modules if name.startswith(('mani_skill', 'sapien'))])"
     )
@@ -278,7 +278,7 @@ def test_the_main_experiment_trains_where_no_simulator_can_be_imported(real, tmp
         f"--data.demos=[{real}]",
         "--data.batch_size=2",
         "--data.num_workers=0",
-        "--data.validation=0.4",
+        "--data.val_fraction=0.4",
     ]
     simulators = ["mani_skill", "sapien", "mplib", "gymnasium", "libero", "robosuite", "mujoco"]
     script = (

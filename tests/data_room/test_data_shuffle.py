@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from test_data_windows import episodes
 
-from e0_lightning.data.shuffle import BlockShuffle
-from e0_lightning.data.windows import Windows
+from e0_lightning.data.block_sampler import BlockSampler
+from e0_lightning.data.chunk_dataset import ChunkDataset
 
 
 @pytest.fixture
 def windows(record):
-    return Windows(episodes(record(steps=(30,) * 40, chunk=6)), horizon=4)
+    return ChunkDataset(episodes(record(steps=(30,) * 40, chunk=6)), horizon=4)
 
 
 def decodes(windows, order, workers):
@@ -30,14 +30,14 @@ def decodes(windows, order, workers):
 
 
 def test_an_epoch_shows_every_window_once(windows):
-    order = BlockShuffle(windows, batch_size=20, lanes=3).order()
+    order = BlockSampler(windows, batch_size=20, lanes=3).order()
     assert order.shape == (60, 20)
     assert sorted(order.ravel()) == list(range(1200))
 
 
 def test_order_is_a_function_of_seed_and_epoch(windows):
     def order(seed, epoch):
-        shuffle = BlockShuffle(windows, batch_size=20, lanes=2, seed=seed)
+        shuffle = BlockSampler(windows, batch_size=20, lanes=2, seed=seed)
         shuffle.set_epoch(epoch)
         return shuffle.order().tolist()
 
@@ -49,20 +49,20 @@ def test_order_is_a_function_of_seed_and_epoch(windows):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_each_block_is_decoded_about_once_whatever_the_workers(windows, workers):
     windows.pool = 10
-    order = BlockShuffle(windows, batch_size=16, lanes=workers).order()
+    order = BlockSampler(windows, batch_size=16, lanes=workers).order()
     assert decodes(windows, order, workers) <= 1.1 * len(windows.blocks().size)
 
 
 def test_a_batch_is_drawn_from_many_blocks(windows):
     windows.pool = 40
-    order = BlockShuffle(windows, batch_size=16).order()
+    order = BlockSampler(windows, batch_size=16).order()
     blocks = np.searchsorted(windows.blocks().first, order, side="right")
     distinct = [len(set(batch)) for batch in blocks]
     assert np.median(distinct) >= 13
 
 
 def test_ranks_share_the_windows_and_have_equally_many_batches(windows):
-    ranks = [BlockShuffle(windows, 16, 2, world=(3, rank)) for rank in range(3)]
+    ranks = [BlockSampler(windows, 16, 2, world=(3, rank)) for rank in range(3)]
     orders = [shuffle.order() for shuffle in ranks]
     assert {order.shape for order in orders} == {(25, 16)}
     seen = np.concatenate([order.ravel() for order in orders])
@@ -70,27 +70,27 @@ def test_ranks_share_the_windows_and_have_equally_many_batches(windows):
 
 
 def test_begins_in_the_middle_with_what_would_have_come(windows):
-    whole = list(BlockShuffle(windows, batch_size=20, lanes=2))
-    late = BlockShuffle(windows, batch_size=20, lanes=2)
+    whole = list(BlockSampler(windows, batch_size=20, lanes=2))
+    late = BlockSampler(windows, batch_size=20, lanes=2)
     late.start = 7
     assert list(late) == whole[7 * 20 :]
 
 
 def test_a_small_data_set_makes_one_small_batch(record):
-    windows = Windows(episodes(record(steps=(5,))), horizon=4)
-    assert sorted(BlockShuffle(windows, batch_size=64).order().tolist()[0]) == [0, 1, 2, 3, 4]
+    windows = ChunkDataset(episodes(record(steps=(5,))), horizon=4)
+    assert sorted(BlockSampler(windows, batch_size=64).order().tolist()[0]) == [0, 1, 2, 3, 4]
 
 
 def test_refuses_fewer_windows_than_processes(record):
-    windows = Windows(episodes(record(steps=(5,))), horizon=4)
+    windows = ChunkDataset(episodes(record(steps=(5,))), horizon=4)
     with pytest.raises(ValueError, match="5 windows cannot be dealt to 8 processes"):
-        BlockShuffle(windows, batch_size=4, world=(8, 0))
+        BlockSampler(windows, batch_size=4, world=(8, 0))
 
 
 def test_weights_are_shares_of_the_samples(record):
     few, many = record("few.h5", steps=(20,) * 2), record("many.h5", steps=(20,) * 38)
-    windows = Windows([*episodes(few), *episodes(many, source=1)], horizon=4)
-    order = BlockShuffle(windows, batch_size=10, shares=[3.0, 1.0]).order()
+    windows = ChunkDataset([*episodes(few), *episodes(many, source=1)], horizon=4)
+    order = BlockSampler(windows, batch_size=10, shares=[3.0, 1.0]).order()
     assert order.size == 800
     assert (order < 40).mean() == pytest.approx(0.75, abs=0.02)
     counts = np.bincount(order.ravel(), minlength=800)

@@ -8,13 +8,13 @@ import h5py
 import numpy as np
 import pytest
 
-from e0_lightning.augment.callback import ViewpointPerturbation
-from e0_lightning.data import windows
-from e0_lightning.data.chunks import read
-from e0_lightning.data.demos import open_demos
+from e0_lightning.augment.viewpoint import ViewpointPerturbation
+from e0_lightning.data import chunk_dataset as windows
+from e0_lightning.data.datamodule import DemoSource, RobotDemos
+from e0_lightning.data.formats.base import open_demos
+from e0_lightning.data.formats.gzip_chunks import read
+from e0_lightning.data.formats.vlabench import euler
 from e0_lightning.data.inspect import inspect
-from e0_lightning.data.robot_demos import DemoSource, RobotDemos
-from e0_lightning.data.vlabench import euler
 from vlabench_recording import BASE, record, scene
 
 STATE = ["ee_pos", "ee_euler", "gripper_open"]
@@ -47,11 +47,11 @@ def test_the_file_is_laid_out_as_vlabench_lays_it_out(full_size):
 
 
 def test_contract_is_that_of_the_papers(full_size):
-    contract = open_demos(full_size, THREE, STATE).contract
-    assert contract.views == dict.fromkeys(THREE, 480)
-    assert contract.state == {"ee_pos": 3, "ee_euler": 3, "gripper_open": 1}
-    assert (contract.action_dim, contract.control_mode) == (7, "ee_pose_absolute")
-    assert open_demos(full_size).contract.state["q_state"] == 7
+    spec = open_demos(full_size, THREE, STATE).spec
+    assert spec.views == dict.fromkeys(THREE, 480)
+    assert spec.state == {"ee_pos": 3, "ee_euler": 3, "gripper_open": 1}
+    assert (spec.action_dim, spec.control_mode) == (7, "ee_pose_absolute")
+    assert open_demos(full_size).spec.state["q_state"] == 7
 
 
 def test_state_is_the_pose_of_vlabenchs_client_with_its_flag_turned_around(full_size):
@@ -108,7 +108,7 @@ def test_any_layout_is_read_and_no_chunk_twice(small, layout, monkeypatch):
     decoded = []
     decompress = zlib.decompress
     monkeypatch.setattr(zlib, "decompress", lambda raw: decoded.append(raw) or decompress(raw))
-    demos = RobotDemos([str(path)], THREE, STATE, horizon=4, num_workers=0, validation=0)
+    demos = RobotDemos([str(path)], THREE, STATE, horizon=4, num_workers=0, val_fraction=0)
     batch = demos.windows[0].__getitems__(range(14))
     for place, view in zip([2, 3, 0], THREE, strict=True):
         expected = whole[:, place].transpose(0, 3, 1, 2)
@@ -153,7 +153,7 @@ def test_intrinsics_are_those_that_vlabench_gives_its_cameras(tmp_path, task, fr
 
 def test_front_camera_of_an_unknown_task_waits_for_a_field_of_view(tmp_path):
     path = record(tmp_path / "mine" / "data_0.hdf5", side=16)
-    demos = RobotDemos([str(path)], THREE, STATE, horizon=2, num_workers=0, validation=0)
+    demos = RobotDemos([str(path)], THREE, STATE, horizon=2, num_workers=0, val_fraction=0)
     batch = next(iter(demos.train_dataloader()))
     assert set(batch["intrinsics"]) == {"wrist", "right"}
     trainer = SimpleNamespace(global_step=0, global_rank=0, is_global_zero=True, loggers=[])
@@ -173,7 +173,7 @@ def test_inspect_says_what_is_in_it(small, capsys):
     inspect([str(small())])
     lines = " ".join(capsys.readouterr().out.split())
     for words in (
-        "dialect VLABench",
+        "format VLABench",
         "task select_fruit",
         "'Pick the apple'",
         "control mode ee_pose_absolute",
@@ -190,7 +190,7 @@ def test_a_sentence_is_asked_for_where_there_is_none(small):
         del file[f"{FIRST}/instruction"]
     with pytest.raises(ValueError, match=r"/instruction: found nothing, .*\{path: …, instruct"):
         RobotDemos([str(path)], THREE, STATE, horizon=2).setup("fit")
-    told = RobotDemos([DemoSource(str(path), instruction="pick")], THREE, STATE, 2, validation=0)
+    told = RobotDemos([DemoSource(str(path), instruction="pick")], THREE, STATE, 2, val_fraction=0)
     assert told.windows[0].episodes[0].instruction == "pick"
 
 
@@ -246,7 +246,7 @@ def test_what_is_not_finite_is_named_with_its_step(small, key):
 )
 def test_what_is_not_there_is_named(small, views, state, told):
     with pytest.raises(ValueError, match=told):
-        _ = open_demos(str(small()), views, state).contract
+        _ = open_demos(str(small()), views, state).spec
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are read from Linux's /proc")
@@ -254,7 +254,7 @@ def test_many_files_need_few_handles(tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "OPEN_FILES", 2)
     for number in range(5):
         record(tmp_path / "select_toy" / f"data_{number}.hdf5", steps=(3,), side=4)
-    demos = RobotDemos([f"{tmp_path}/*/*.hdf5"], THREE, STATE, 2, num_workers=0, validation=0)
+    demos = RobotDemos([f"{tmp_path}/*/*.hdf5"], THREE, STATE, 2, num_workers=0, val_fraction=0)
     assert sum(len(actions) for actions, _, _ in demos.action_windows()) == 15
     batch = demos.windows[0].__getitems__(range(15))
     assert batch["images"]["wrist"][:, 1, 0, 0].tolist() == [0, 1, 2] * 5

@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from e0_lightning.data.demos import open_demos
-from e0_lightning.data.windows import Episode, Windows, require_horizon, split
+from e0_lightning.data.chunk_dataset import ChunkDataset, Demo, require_horizon, split
+from e0_lightning.data.formats.base import open_demos
 
 
 def episodes(path, source=0, views=("cam",), state=("qpos",)):
     file = open_demos(str(path), views, state)
-    return [Episode(file, *demo, instruction="go", source=source) for demo in file.demos()]
+    return [Demo(file, *demo, instruction="go", source=source) for demo in file.demos()]
 
 
 def test_every_step_of_every_episode_starts_a_window(record):
-    windows = Windows(episodes(record(steps=(7, 12, 5))), horizon=4)
+    windows = ChunkDataset(episodes(record(steps=(7, 12, 5))), horizon=4)
     assert len(windows) == 24
     batch = windows.__getitems__([0, 6, 7, 18, 19, 23])
     starts = [[0, 0], [0, 6], [1, 0], [1, 11], [2, 0], [2, 4]]
@@ -23,7 +23,7 @@ def test_every_step_of_every_episode_starts_a_window(record):
 
 
 def test_windows_past_the_end_repeat_the_last_action_and_are_not_valid(record):
-    batch = Windows(episodes(record(steps=(7,))), horizon=4)[5]
+    batch = ChunkDataset(episodes(record(steps=(7,))), horizon=4)[5]
     assert batch["actions"][0, :, 1].tolist() == [5, 6, 6, 6]
     assert batch["valid"][0].tolist() == [True, True, False, False]
 
@@ -31,7 +31,7 @@ def test_windows_past_the_end_repeat_the_last_action_and_are_not_valid(record):
 def test_the_horizon_may_be_as_long_as_the_longest_episode_only(record):
     held = episodes(record(steps=(7, 5)))
     require_horizon(held, 7)
-    assert Windows(held, horizon=7)[0]["valid"].all()
+    assert ChunkDataset(held, horizon=7)[0]["valid"].all()
     with pytest.raises(
         ValueError, match=r"horizon: found 8, but .* 7 steps \(traj_0 of .*demos\.h5\)"
     ):
@@ -40,7 +40,7 @@ def test_the_horizon_may_be_as_long_as_the_longest_episode_only(record):
 
 def test_a_source_that_is_drawn_more_often_counts_for_more_in_statistics(record):
     few, many = (record("few.h5", steps=(4,)), record("many.h5", steps=(7, 12, 5), first=1))
-    windows = Windows([*episodes(few), *episodes(many, source=1)], horizon=2)
+    windows = ChunkDataset([*episodes(few), *episodes(many, source=1)], horizon=2)
     # The few have 4 of the 28 windows.
     for shares in ([3.0, 4.0], [1.0, 1.0], [1.0, 27.0], [1.0, 6.0]):
         starts = torch.cat([actions[:, 0, 0] for actions, *_ in windows.action_windows(shares)])
@@ -57,12 +57,12 @@ def test_a_camera_that_only_some_files_know_is_named(record):
         for name in file:
             del file[f"{name}/obs/sensor_param"]
     with pytest.warns(UserWarning, match=r"b.h5 does not tell the camera matrix of view 'cam'"):
-        windows = Windows([*episodes(known), *episodes(unknown)], horizon=2)
+        windows = ChunkDataset([*episodes(known), *episodes(unknown)], horizon=2)
     assert "intrinsics" not in windows[0]
 
 
 def test_images_of_a_real_recording_arrive_untouched(real):
-    windows = Windows(episodes(real, views=["base_camera"], state=["qpos"]), horizon=3)
+    windows = ChunkDataset(episodes(real, views=["base_camera"], state=["qpos"]), horizon=3)
     file = open_demos(str(real), ["base_camera"], ["qpos"])
     whole = np.concatenate(
         [file.images(d.name, 0, d.steps)["base_camera"] for d in file.demos()]
@@ -75,18 +75,18 @@ def test_images_of_a_real_recording_arrive_untouched(real):
 
 
 def test_indexing_reads_no_image(record, monkeypatch):
-    from e0_lightning.data.maniskill import ManiSkillFile
+    from e0_lightning.data.formats.maniskill import ManiSkillReader
 
     def forbidden(*_):
         raise AssertionError("an image was read")
 
-    monkeypatch.setattr(ManiSkillFile, "images", forbidden)
-    windows = Windows(episodes(record()), horizon=4)
+    monkeypatch.setattr(ManiSkillReader, "images", forbidden)
+    windows = ChunkDataset(episodes(record()), horizon=4)
     assert sum(len(actions) for actions, _, _ in windows.action_windows()) == 24
 
 
 def test_action_windows_equal_the_batches(record):
-    windows = Windows(episodes(record()), horizon=4)
+    windows = ChunkDataset(episodes(record()), horizon=4)
     actions, state, valid = (
         torch.cat(parts) for parts in zip(*windows.action_windows(), strict=True)
     )
@@ -97,13 +97,13 @@ def test_action_windows_equal_the_batches(record):
 
 
 def test_blocks_follow_the_chunks_of_each_recording(real):
-    blocks = Windows(episodes(real, views=["base_camera"]), horizon=3).blocks()
+    blocks = ChunkDataset(episodes(real, views=["base_camera"]), horizon=3).blocks()
     assert blocks.size.tolist() == [17, 17, 17, 14, 16, 16, 16, 15]
     assert blocks.first.tolist() == [0, 17, 34, 51, 65, 81, 97, 113]
 
 
 def test_memory_holds_a_bounded_number_of_blocks(record):
-    windows = Windows(episodes(record(steps=(40, 40), chunk=2)), horizon=4)
+    windows = ChunkDataset(episodes(record(steps=(40, 40), chunk=2)), horizon=4)
     windows.pool = 4
     for step in range(len(windows)):
         windows[step]
@@ -112,25 +112,25 @@ def test_memory_holds_a_bounded_number_of_blocks(record):
 
 def test_split_is_by_episode_and_always_the_same(record):
     whole = episodes(record(steps=(5,) * 10))
-    training, held = split(whole, validation=0.2)
+    training, held = split(whole, val_fraction=0.2)
     assert (len(training), len(held)) == (8, 2)
     assert {e.name for e in training}.isdisjoint({e.name for e in held})
-    assert split(whole, validation=0.2) == (training, held)
+    assert split(whole, val_fraction=0.2) == (training, held)
 
 
 def test_split_takes_its_share_of_every_source(record):
     few, many = record("few.h5", steps=(5,) * 2), record("many.h5", steps=(5,) * 20)
-    _, held = split([*episodes(few), *episodes(many, source=1)], validation=0.1)
+    _, held = split([*episodes(few), *episodes(many, source=1)], val_fraction=0.1)
     assert [episode.source for episode in held] == [0, 1, 1]
 
 
 def test_split_refuses_to_leave_nothing_for_training(record):
     with pytest.raises(ValueError, match=r"demos\.h5: validation 0.05 takes 1 of 1 episodes"):
-        split(episodes(record(steps=(5,))), validation=0.05)
+        split(episodes(record(steps=(5,))), val_fraction=0.05)
 
 
 def test_no_file_is_left_open_for_workers_to_inherit(record):
     held = episodes(record())
-    windows = Windows(held, horizon=4)
+    windows = ChunkDataset(held, horizon=4)
     assert len(list(windows.action_windows())) == 3
     assert held[0].file._file is None

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.diffusion.flow_matching import RectifiedFlow
 from e0_lightning.diffusion.schedules import UniformSchedule
 
 

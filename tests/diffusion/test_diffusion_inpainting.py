@@ -4,13 +4,13 @@ import pytest
 import torch
 from test_diffusion_samplers import RULES, TwoModes, seeded
 
-from e0_lightning.diffusion.draws import draw_normal
-from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.diffusion.flow_matching import RectifiedFlow
 from e0_lightning.diffusion.inpainting import inpaint, steer, unmask
-from e0_lightning.diffusion.masking import ConfidenceSampler, TokenMasking
-from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import TweedieSampler
 from e0_lightning.diffusion.schedules import IdentifiabilitySchedule, UniformSchedule
+from e0_lightning.random import sample_normal
 
 
 def first(chunk, count, batch):
@@ -85,7 +85,7 @@ def test_known_numbers_of_a_flow_stay_on_their_straight_path():
     field = steer(lambda x, tau: x + tau[:, None, None], ends)
     states = flow.integrate(field, (2, 4, 3), levels, seeded())
     plain = flow.integrate(lambda x, tau: x + tau[:, None, None], (2, 4, 3), levels, seeded())
-    noise = draw_normal((2, 4, 3), seeded())
+    noise = sample_normal((2, 4, 3), seeded())
     for tau, state in zip([*levels.tolist(), 1.0], states, strict=True):
         path = torch.lerp(noise, ends, tau)[:, :2]
         torch.testing.assert_close(state[:, :2], path, rtol=0, atol=1e-5)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from e0_lightning.diffusion.masking import ConfidenceSampler, TokenMasking
+from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
 
 
 def seeded(seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.schedules import BetaTau, IdentifiabilityTau
 
 
@@ -44,15 +44,15 @@ def test_score_is_the_gradient_of_the_log_density():
     x.requires_grad_()
     signal = 0.7 * level[..., None] * torch.eye(5)
     distance = (x[..., None, :] - signal).square().sum(dim=-1)
-    density = (prior.log() - distance / (2 * (1 - level) ** 2)).logsumexp(dim=-1)
-    (expected,) = torch.autograd.grad(density.sum(), x)
+    tau_distribution = (prior.log() - distance / (2 * (1 - level) ** 2)).logsumexp(dim=-1)
+    (expected,) = torch.autograd.grad(tau_distribution.sum(), x)
     ratio = (level * 0.7 * x - (level * 0.7) ** 2 / 2) / (1 - level) ** 2
     score = process.score(x, prior.log() + ratio, tau)
     assert torch.allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_codes_are_bumps_of_unit_length():
-    process = OneHotDiffusion(num_bins=20, alpha=0.5, code=2.0)
+    process = OneHotDiffusion(num_bins=20, alpha=0.5, code_sigma=2.0)
     codes = process.encode(torch.arange(20))
     assert torch.allclose(codes.norm(dim=-1), torch.ones(20))
     assert codes.argmax(dim=-1).equal(torch.arange(20))
@@ -62,7 +62,7 @@ def test_codes_are_bumps_of_unit_length():
 
 
 def test_score_of_codes_is_the_gradient_of_the_log_density():
-    process = OneHotDiffusion(num_bins=9, alpha=2.0, code=1.5)
+    process = OneHotDiffusion(num_bins=9, alpha=2.0, code_sigma=1.5)
     prior = torch.rand(3, 9, generator=seeded()).softmax(dim=-1)
     tau = torch.tensor([0.0, 0.3, 0.6, 0.9])
     level = tau[:, None, None]
@@ -91,19 +91,19 @@ def test_loss_is_the_cross_entropy():
     assert torch.allclose(loss, expected)
 
 
-@pytest.mark.parametrize("ordinal", [0.5, 3.0])
-def test_ordinal_targets_spread_over_neighbouring_bins(ordinal):
+@pytest.mark.parametrize("target_sigma", [0.5, 3.0])
+def test_ordinal_targets_spread_over_neighbouring_bins(target_sigma):
     logits, tokens = torch.randn(1, 4, 30), torch.tensor([[0, 1, 15, 29]])
     distance = torch.arange(30) - tokens[..., None]
-    target = (-0.5 * (distance / ordinal) ** 2).softmax(dim=-1)
-    loss = OneHotDiffusion(30, ordinal=ordinal).loss(logits, tokens, tokens >= 0)
+    target = (-0.5 * (distance / target_sigma) ** 2).softmax(dim=-1)
+    loss = OneHotDiffusion(30, target_sigma=target_sigma).loss(logits, tokens, tokens >= 0)
     expected = -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
     assert torch.allclose(loss, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("ordinal", [0.0, 2.0])
-def test_a_masked_token_changes_nothing(ordinal):
-    process = OneHotDiffusion(12, ordinal=ordinal)
+@pytest.mark.parametrize("target_sigma", [0.0, 2.0])
+def test_a_masked_token_changes_nothing(target_sigma):
+    process = OneHotDiffusion(12, target_sigma=target_sigma)
     logits, tokens = torch.randn(2, 5, 12, requires_grad=True), torch.randint(0, 12, (2, 5))
     valid = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
     loss = process.loss(logits, tokens, valid)
@@ -128,7 +128,7 @@ def test_nothing_valid_is_no_loss_and_no_gradient():
 
 @pytest.mark.parametrize("code", [0.0, 2.0])
 def test_half_precision_logits_lose_nothing_more(code):
-    process = OneHotDiffusion(64, code=code)
+    process = OneHotDiffusion(64, code_sigma=code)
     logits, tokens = torch.randn(2, 3, 64).bfloat16(), torch.randint(0, 64, (2, 3))
     valid = torch.ones(2, 3, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
@@ -140,22 +140,22 @@ def test_half_precision_logits_lose_nothing_more(code):
 def test_a_configuration_builds_it_with_its_density():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(OneHotDiffusion, "process")
-    density = {
+    tau_distribution = {
         "class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau",
         "init_args": {"alpha": 0.3},
     }
-    settings = {"num_bins": 64, "alpha": 0.3, "density": density}
-    path = "e0_lightning.diffusion.process.OneHotDiffusion"
+    settings = {"num_bins": 64, "alpha": 0.3, "tau_distribution": tau_distribution}
+    path = "e0_lightning.diffusion.one_hot.OneHotDiffusion"
     parsed = parser.parse_object({"process": {"class_path": path, "init_args": settings}})
     process = copy.deepcopy(parser.instantiate_classes(parsed).process)
     assert (process.num_bins, process.alpha) == (64, 0.3)
-    assert isinstance(process.density, IdentifiabilityTau)
-    assert process.density.alpha == 0.3
-    assert isinstance(OneHotDiffusion().density, BetaTau)
+    assert isinstance(process.tau_distribution, IdentifiabilityTau)
+    assert process.tau_distribution.alpha == 0.3
+    assert isinstance(OneHotDiffusion().tau_distribution, BetaTau)
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"ordinal": -1.0}, {"code": -1.0}]
+    "arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"target_sigma": -1.0}, {"code": -1.0}]
 )
 def test_impossible_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from e0_lightning.diffusion.process import OneHotDiffusion
-from e0_lightning.diffusion.projected import corrupt_projected
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
+from e0_lightning.diffusion.projected_noise import corrupt_projected
 
 PROCESS = OneHotDiffusion(num_bins=12, alpha=0.7)
 DRAWS = 60_000
@@ -70,7 +70,7 @@ def test_clean_tokens_are_columns_of_the_layer(weight):
 
 
 def test_clean_codes_are_bumps_of_columns(weight):
-    process = OneHotDiffusion(num_bins=12, alpha=0.7, code=1.0)
+    process = OneHotDiffusion(num_bins=12, alpha=0.7, code_sigma=1.0)
     tokens = torch.randint(0, 12, (4, 3, 2), generator=seeded(3))
     x = corrupt_projected(process, weight, tokens, torch.ones(4))
     plain = process.corrupt(tokens.flatten(1), torch.ones(4)).view(4, 3, 24)

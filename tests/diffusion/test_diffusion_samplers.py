@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import (
     ArgmaxSampler,
     CategoricalSampler,
@@ -137,7 +137,7 @@ def test_categorical_reproduces_the_prior(alpha):
 
 
 def test_categorical_reproduces_the_prior_of_codes():
-    process = OneHotDiffusion(num_bins=8, alpha=1.0, code=1.0)
+    process = OneHotDiffusion(num_bins=8, alpha=1.0, code_sigma=1.0)
     prior = torch.randn(3, 8, generator=seeded(2)).softmax(dim=-1)
     codes = process.encode(torch.arange(8))
 

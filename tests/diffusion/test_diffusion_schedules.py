@@ -47,8 +47,8 @@ def test_beta_density_has_the_moments_of_a_beta(a):
 
 
 def test_identifiable_density_is_even_in_log_signal_to_noise_with_a_share_at_noise():
-    density = IdentifiabilityTau(2048, 0.1, pure_noise=0.25)
-    tau = density.sample(100_000, torch.Generator().manual_seed(0)).double()
+    tau_distribution = IdentifiabilityTau(2048, 0.1, pure_noise=0.25)
+    tau = tau_distribution.sample(100_000, torch.Generator().manual_seed(0)).double()
     noise = tau == 0
     assert noise.double().mean().item() == pytest.approx(0.25, abs=0.01)
     position = (tau[~noise] * 0.1 / (1 - tau[~noise])).square().log()
@@ -58,9 +58,11 @@ def test_identifiable_density_is_even_in_log_signal_to_noise_with_a_share_at_noi
     assert torch.allclose(quartiles, expected, atol=0.05)
 
 
-@pytest.mark.parametrize("density", DENSITIES)
-def test_every_density_draws_below_one_as_the_generator_says(density):
-    first, second = (density.sample(10_000, torch.Generator().manual_seed(3)) for _ in range(2))
+@pytest.mark.parametrize("tau_distribution", DENSITIES)
+def test_every_density_draws_below_one_as_the_generator_says(tau_distribution):
+    first, second = (
+        tau_distribution.sample(10_000, torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert first.equal(second)
     assert first.min() >= 0
     assert first.max() < 1

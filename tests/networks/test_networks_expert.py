@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from e0_lightning.networks.action_expert import ActionExpert, AdaptiveRMSNorm, sine_cosine
 from e0_lightning.networks.attention import rotary, rotate
-from e0_lightning.networks.expert import ActionExpert, AdaptiveRMSNorm, sine_cosine
-from e0_lightning.networks.prefix import Prefix
+from e0_lightning.networks.prefix_encoder import Prefix
 
 
 def make_prefix(batch=2, length=5, layers=4, kv_heads=2, head_dim=8):

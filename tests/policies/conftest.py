@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy
-from e0_lightning.types import Actor, Batch, Contract, EpisodeResult
+from e0_lightning.types import Actor, Batch, EpisodeResult, PolicySpec
 
 HORIZON, DIM, STATE = 4, 3, 5
 
-CONTRACT = Contract(
+SPEC = PolicySpec(
     views={"base": 32},
     state={"qpos": STATE},
     action_dim=DIM,
@@ -57,7 +57,7 @@ def tiny_settings(class_path: str = "E0", **changes: Any) -> dict[str, Any]:
             "horizon": HORIZON,
             "normalizer": {"class_path": "QuantileNormalizer", "init_args": {"dim": DIM}},
         },
-        "optimization": {"peak": 3e-3, "final": 3e-4, "warmup": 5},
+        "optimizer": {"lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 5},
     }
     return {"class_path": class_path, "init_args": args | changes}
 
@@ -76,12 +76,12 @@ def make_batch(size: int = 4, seed: int = 0) -> Batch:
     )
 
 
-class Windows(pl.LightningDataModule):
-    """Four windows in memory, with the contract and the streams that RobotDemos has."""
+class ChunkDataset(pl.LightningDataModule):
+    """Four windows in memory, with the spec and the streams that RobotDemos has."""
 
-    def __init__(self, contract: Contract = CONTRACT) -> None:
+    def __init__(self, spec: PolicySpec = SPEC) -> None:
         super().__init__()
-        self.contract = contract
+        self.spec = spec
 
     def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         batch = make_batch()
@@ -109,10 +109,10 @@ def trainer(tmp_path: Path, **options: Any) -> pl.Trainer:
 
 
 def ready_policy(settings: dict[str, Any]) -> Policy:
-    """An untrained policy that has seen the contract and the statistics of the batch."""
+    """An untrained policy that has seen the spec and the statistics of the batch."""
     torch.manual_seed(0)
     policy = build_policy(settings)
-    policy.meet(Windows())
+    policy.fit_normalizers(ChunkDataset())
     return policy.eval()
 
 

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
-from e0_lightning.policies.averaging import ShardedAveraging
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy
+from e0_lightning.training.averaging import ShardedAveraging
 
-from .conftest import CONTRACT, make_batch, tiny_settings
+from .conftest import SPEC, make_batch, tiny_settings
 
 STRATEGIES: dict[str, Any] = {
     "one": lambda: "auto",
@@ -30,7 +30,7 @@ STRATEGIES: dict[str, Any] = {
 class Halves(pl.LightningDataModule):
     """Batches of four, of which each process has its share."""
 
-    contract = CONTRACT
+    spec = SPEC
 
     def action_windows(self):
         batch = make_batch()

@@ -13,8 +13,8 @@ def logits_of(policy, tokens, prefix):
     """All logits in one causal pass, each given the true tokens before it."""
     before = torch.cat([torch.full((len(tokens), 1), policy.blank), tokens[:, :-1]], dim=1)
     tau = torch.zeros(len(tokens))
-    refined = policy.expert(policy.port.enter(before), tau, prefix, causal=True)
-    return policy.port.leave(refined)
+    refined = policy.expert(policy.projection.embed(before), tau, prefix, causal=True)
+    return policy.projection.project_out(refined)
 
 
 def test_cached_decoding_is_what_the_whole_pass_would_choose(policy, batch):

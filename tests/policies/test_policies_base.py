@@ -7,17 +7,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from e0_lightning.policies.checkpoint import build_policy, load_policy
-from e0_lightning.policies.predictions import ChunkWriter
-from e0_lightning.types import Contract
+from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
+from e0_lightning.types import PolicySpec
 
-from .conftest import CONTRACT, Episodes, Windows, make_batch, tiny_settings, trainer
+from .conftest import SPEC, ChunkDataset, Episodes, make_batch, tiny_settings, trainer
 
 
 @pytest.fixture
 def fitted(tmp_path):
     policy = build_policy(tiny_settings())
     runner = trainer(tmp_path, max_steps=4)
-    runner.fit(policy, datamodule=Windows())
+    runner.fit(policy, datamodule=ChunkDataset())
     path = tmp_path / "last.ckpt"
     runner.save_checkpoint(path)
     return policy, path
@@ -25,22 +25,22 @@ def fitted(tmp_path):
 
 def test_fit_learns_contract_and_statistics_from_the_data(fitted):
     policy, path = fitted
-    assert policy.contract == CONTRACT
+    assert policy.spec == SPEC
     low = make_batch()["actions"].flatten(0, 1).quantile(0.01, dim=0)
     torch.testing.assert_close(policy.actions.normalizer.low, low, rtol=1e-3, atol=1e-3)
-    assert load_policy(path).contract == CONTRACT
+    assert load_policy(path).spec == SPEC
 
 
 def test_weight_averaging_sees_fitted_statistics(tmp_path):
     policy = build_policy(tiny_settings())
     averaging = pl.callbacks.EMAWeightAveraging(decay=0.9)
-    trainer(tmp_path, max_steps=2, callbacks=[averaging]).fit(policy, datamodule=Windows())
+    trainer(tmp_path, max_steps=2, callbacks=[averaging]).fit(policy, datamodule=ChunkDataset())
     assert policy.actions.normalizer.low.isfinite().all()
 
 
 def test_bf16_trains_with_statistics_in_full_precision(tmp_path):
     policy = build_policy(tiny_settings())
-    trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(policy, datamodule=Windows())
+    trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(policy, datamodule=ChunkDataset())
     assert policy.actions.normalizer.low.dtype == torch.float32
     assert policy.act(make_batch()).isfinite().all()
 
@@ -48,14 +48,14 @@ def test_bf16_trains_with_statistics_in_full_precision(tmp_path):
 def test_training_in_bf16_throughout_is_refused(tmp_path):
     runner = trainer(tmp_path, max_steps=1, precision="bf16-true")
     with pytest.raises(ValueError, match=r"trainer.precision: found bf16-true.*Use bf16-mixed"):
-        runner.fit(build_policy(tiny_settings()), datamodule=Windows())
+        runner.fit(build_policy(tiny_settings()), datamodule=ChunkDataset())
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 def test_bf16_on_a_processor_without_it_warns(tmp_path, monkeypatch, recwarn, has_bfloat16):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bfloat16)
     runner = trainer(tmp_path, max_steps=1, precision="bf16-mixed")
-    runner.fit(build_policy(tiny_settings()), datamodule=Windows())
+    runner.fit(build_policy(tiny_settings()), datamodule=ChunkDataset())
     warned = [str(each.message) for each in recwarn if "trainer.precision" in str(each.message)]
     assert bool(warned) is not has_bfloat16
     assert all("32-true" in each for each in warned)
@@ -69,7 +69,7 @@ def test_batches_accumulated_to_a_step_draw_for_themselves(tmp_path):
             self.seen.append(torch.initial_seed())
 
     runner = trainer(tmp_path, max_steps=1, accumulate_grad_batches=3, callbacks=[Seeds()])
-    runner.fit(build_policy(tiny_settings()), datamodule=Windows())
+    runner.fit(build_policy(tiny_settings()), datamodule=ChunkDataset())
     assert len(Seeds.seen) == len(set(Seeds.seen)) == 3
 
 
@@ -82,14 +82,14 @@ def test_test_plays_episodes_and_logs_their_success(fitted, tmp_path):
 
 def test_predict_gives_chunks_in_robot_units(fitted, tmp_path):
     policy, _ = fitted
-    chunks = trainer(tmp_path).predict(policy, datamodule=Windows())
-    assert chunks[0].shape == (4, CONTRACT.horizon, CONTRACT.action_dim)
+    chunks = trainer(tmp_path).predict(policy, datamodule=ChunkDataset())
+    assert chunks[0].shape == (4, SPEC.horizon, SPEC.action_dim)
 
 
 def test_predicted_chunks_are_written_beside_the_demonstrators(fitted, tmp_path):
     policy, _ = fitted
-    data = Windows()
-    chunks = trainer(tmp_path, callbacks=[ChunkWriter()]).predict(policy, datamodule=data)
+    data = ChunkDataset()
+    chunks = trainer(tmp_path, callbacks=[PredictionWriter()]).predict(policy, datamodule=data)
     (path,) = tmp_path.rglob("predictions/rank_0.h5")
     with h5py.File(path) as file:
         found = {name: torch.from_numpy(file[name][:]) for name in file}
@@ -109,17 +109,17 @@ def test_an_observation_of_another_contract_is_refused(fitted):
 
 
 def test_views_count_by_name_not_by_place():
-    contract = Contract(views={"front": 4, "wrist": 8}, state={"place": 1})
+    spec = PolicySpec(views={"front": 4, "wrist": 8}, state={"place": 1})
     front, wrist = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 8, 8)
     shown = {"images": {"wrist": wrist, "front": front}, "state": torch.zeros(1, 1)}
-    assert list(contract.arrange(shown)["images"]) == ["front", "wrist"]
+    assert list(spec.check_observation(shown)["images"]) == ["front", "wrist"]
     for images in (
         {"front": front},
         {"front": front, "wrsit": wrist},
         {"front": front, "wrist": front},
     ):
         with pytest.raises(ValueError, match=r"images: found .*'wrist': \(3, 8, 8\)"):
-            contract.arrange({**shown, "images": images})
+            spec.check_observation({**shown, "images": images})
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_views_count_by_name_not_by_place():
 )
 def test_data_of_another_contract_is_refused_naming_both_sides(fitted, tmp_path, field, value):
     policy, path = fitted
-    other = Contract(**(CONTRACT.as_dict() | {field: value}))
+    other = PolicySpec(**(SPEC.as_dict() | {field: value}))
     with pytest.raises(
         ValueError, match=f"{field}: the policy of the checkpoint has .*, the data has"
     ):
-        trainer(tmp_path).validate(load_policy(path), datamodule=Windows(other))
-    assert policy.contract == CONTRACT
+        trainer(tmp_path).validate(load_policy(path), datamodule=ChunkDataset(other))
+    assert policy.spec == SPEC
 
 
 def test_a_checkpoint_is_not_resumed_on_other_data(fitted, tmp_path):
     _, path = fitted
-    other = Contract(**(CONTRACT.as_dict() | {"control_mode": "pd_ee_delta_pose"}))
-    data = Windows(other)
+    other = PolicySpec(**(SPEC.as_dict() | {"control_mode": "pd_ee_delta_pose"}))
+    data = ChunkDataset(other)
     data.origin = "demos.h5"
     found = r"the policy of demos\.h5 has pd_ee_delta_pose, the checkpoint .*last\.ckpt has pd_j"
     with pytest.raises(ValueError, match=found):
@@ -149,14 +149,16 @@ def test_a_checkpoint_is_not_resumed_on_other_data(fitted, tmp_path):
 
 
 def test_wrong_dimensions_name_the_argument_and_the_value_to_give(tmp_path):
-    other = Contract(**(CONTRACT.as_dict() | {"action_dim": 7}))
+    other = PolicySpec(**(SPEC.as_dict() | {"action_dim": 7}))
     with pytest.raises(ValueError, match=r"normalizer\.dim\): 3, the data has 7"):
-        trainer(tmp_path, max_steps=1).fit(build_policy(tiny_settings()), datamodule=Windows(other))
+        trainer(tmp_path, max_steps=1).fit(
+            build_policy(tiny_settings()), datamodule=ChunkDataset(other)
+        )
 
 
 def test_a_policy_without_data_says_so():
-    with pytest.raises(ValueError, match="no contract yet"):
-        _ = build_policy(tiny_settings()).contract
+    with pytest.raises(ValueError, match="no spec yet"):
+        _ = build_policy(tiny_settings()).spec
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):

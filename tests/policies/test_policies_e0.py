@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from e0_lightning.actions.action_prefix import read_action_prefix
+from e0_lightning.networks.action_expert import sine_cosine
 from e0_lightning.networks.attention import rotary, rotate
-from e0_lightning.networks.expert import sine_cosine
-from e0_lightning.policies.drawing import read_committed
 
 from .conftest import DIM, HORIZON, make_batch, ready_policy, tiny_settings
 
@@ -25,11 +25,11 @@ def test_a_prefix_computed_once_acts_as_one_computed_at_every_step(changes, batc
         return denoise(x_tau, tau, policy.prefix(batch), *seen)
 
     torch.manual_seed(2)
-    once = policy.plan(batch)
+    once = policy.sample_actions(batch)
     assert len(encoded) == 1
     monkeypatch.setattr(policy, "denoise", encode_anew)
     torch.manual_seed(2)
-    anew = policy.plan(batch)
+    anew = policy.sample_actions(batch)
     assert len(encoded) == 2 + policy.sampler.num_steps
     assert torch.equal(once.actions, anew.actions)
     assert torch.equal(once.uncertainty, anew.uncertainty)
@@ -144,7 +144,7 @@ def two_ways():
 
 @pytest.mark.parametrize("token_per", ["step", "dimension"])
 def test_a_chunk_goes_on_as_its_committed_steps_began(token_per):
-    policy = ready_policy(tiny_settings(committed=2, token_per=token_per))
+    policy = ready_policy(tiny_settings(action_prefix=2, token_per=token_per))
     batch, optimizer = two_ways(), torch.optim.AdamW(policy.parameters(), lr=3e-3)
     policy.train()
     for _ in range(150):
@@ -155,23 +155,25 @@ def test_a_chunk_goes_on_as_its_committed_steps_began(token_per):
     given = {name: batch[name] for name in ("images", "instruction", "state")}
     for way in (-0.5, 0.5):
         begun = policy.actions.undo(torch.full((32, HORIZON, DIM), way), batch["state"])[:, :1]
-        chunk = policy.act(given | {"committed": list(begun)})
+        chunk = policy.act(given | {"action_prefix": list(begun)})
         assert torch.equal(chunk[:, :1], begun)
-        rest = policy.actions.normalise(chunk, batch["state"])[:, 1:]
+        rest = policy.actions.normalize(chunk, batch["state"])[:, 1:]
         assert (rest.sign() == torch.tensor(way).sign()).float().mean() > 0.95
 
 
 def test_padding_is_told_in_training_as_little_as_in_acting(batch):
     actions = tiny_settings()["init_args"]["actions"] | {"model_dim": 5}
-    policy = ready_policy(tiny_settings(committed=HORIZON - 1, actions=actions))
+    policy = ready_policy(tiny_settings(action_prefix=HORIZON - 1, actions=actions))
     shown = policy._reveal(torch.ones(64, policy.tokens, dtype=torch.int64)).view(64, HORIZON, 5)
-    committed = read_committed({**batch, "committed": [*batch["actions"][:, :2]]}, policy.actions)
-    acted = committed.tokens(policy.tokenizer).view(-1, HORIZON, 5)
+    action_prefix = read_action_prefix(
+        {**batch, "action_prefix": [*batch["actions"][:, :2]]}, policy.actions
+    )
+    acted = action_prefix.tokens(policy.tokenizer).view(-1, HORIZON, 5)
     for known in (shown, acted):
         assert (known[:, 0, :3] >= 0).any()
         assert (known[..., 3:] == -1).all()
 
 
 def test_committed_steps_are_fewer_than_a_chunk_has():
-    with pytest.raises(ValueError, match="committed is 4, the horizon 4"):
-        ready_policy(tiny_settings(committed=HORIZON))
+    with pytest.raises(ValueError, match="action_prefix is 4, the horizon 4"):
+        ready_policy(tiny_settings(action_prefix=HORIZON))

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from e0_lightning.policies.checkpoint import build_policy, load_policy
-from e0_lightning.policies.fine_tuning import FineTuning, part_of
+from e0_lightning.training.finetuning import FineTuning, part_of
 
 from .conftest import make_batch, tiny_settings
-from .test_policies_base import Windows, trainer
+from .test_policies_base import ChunkDataset, trainer
 
 
 def tiny(**fine_tuning):
@@ -16,7 +16,7 @@ def tiny(**fine_tuning):
 
 def fit(policy, folder, steps=3, **options):
     runner = trainer(folder, max_steps=steps, **options)
-    runner.fit(policy, datamodule=Windows())
+    runner.fit(policy, datamodule=ChunkDataset())
     return runner
 
 
@@ -90,11 +90,11 @@ def test_a_checkpoint_with_adapters_and_averaging_is_enough(tmp_path):
 
 
 def test_a_rate_of_zero_freezes_a_part_and_others_scale(tmp_path):
-    policy = tiny(rates={"vision": 0, "expert": 0.1})
+    policy = tiny(lr_multipliers={"vision": 0, "expert": 0.1})
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
     runner = fit(policy, tmp_path)
-    rates = sorted({group["initial_lr"] for group in runner.optimizers[0].param_groups})
-    assert rates == pytest.approx([3e-4, 3e-3])
+    lr_multipliers = sorted({group["initial_lr"] for group in runner.optimizers[0].param_groups})
+    assert lr_multipliers == pytest.approx([3e-4, 3e-3])
     moved = {part_of(n) for n, p in policy.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {"language", "expert", "other"}
 
@@ -139,7 +139,7 @@ def test_weights_of_other_networks_are_refused(tmp_path):
 
 def test_a_part_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="no such part"):
-        FineTuning(rates={"tower": 0.0})
+        FineTuning(lr_multipliers={"tower": 0.0})
 
 
 def test_bf16_trains_weights_in_full_precision(tmp_path):

@@ -1,14 +1,14 @@
 import torch
 
 from e0_lightning.policies.half_precision import HalfPrecision
-from e0_lightning.policies.seeding import seed
+from e0_lightning.training.seeding import seed
 
-from .conftest import Windows, ready_policy, tiny_settings, trainer
+from .conftest import ChunkDataset, ready_policy, tiny_settings, trainer
 
 
 def test_half_precision_acts_as_the_trainer_does(tmp_path, batch):
     policy = ready_policy(tiny_settings())
-    (trained_as, *_) = trainer(tmp_path, precision="bf16-mixed").predict(policy, Windows())
+    (trained_as, *_) = trainer(tmp_path, precision="bf16-mixed").predict(policy, ChunkDataset())
     policy.eval()
     seed(0, 0)
     acted = HalfPrecision(policy).act(batch)
@@ -21,5 +21,7 @@ def test_half_precision_acts_as_the_trainer_does(tmp_path, batch):
 
 def test_half_precision_keeps_the_uncertainty(batch):
     policy = ready_policy(tiny_settings())
-    uncertainty = HalfPrecision(policy).plan(batch).uncertainty
-    torch.testing.assert_close(uncertainty, policy.plan(batch).uncertainty, rtol=0.0, atol=0.01)
+    uncertainty = HalfPrecision(policy).sample_actions(batch).uncertainty
+    torch.testing.assert_close(
+        uncertainty, policy.sample_actions(batch).uncertainty, rtol=0.0, atol=0.01
+    )

@@ -43,7 +43,7 @@ def test_tokens_see_the_flow_at_every_level(policy, batch):
 def test_both_halves_of_the_loss_are_halves(policy, batch):
     prefix = policy.prefix(batch)
     with torch.no_grad():
-        for port in (policy.flow_port, policy.token_port):
+        for port in (policy.flow_projection, policy.token_projection):
             port.head.weight.zero_()
             port.head.bias.zero_()
     losses = policy.losses(batch, prefix)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from e0_lightning.networks.prefix import Prefix
+from e0_lightning.envs.base import EnvObservation
+from e0_lightning.evaluation.rollout import choose
+from e0_lightning.networks.prefix_encoder import Prefix
 from e0_lightning.policies.checkpoint import load_policy
-from e0_lightning.simulation.base import View
-from e0_lightning.simulation.rollout import choose
 from e0_lightning.types import Actor, Batch
 
 from .conftest import (
-    CONTRACT,
     DIM,
     HORIZON,
+    SPEC,
     STATE,
     Episodes,
     make_batch,
@@ -63,7 +63,7 @@ def fit(policy, batch, steps):
         once = policy.prefix(batch)
     keys, values = (tuple(map(repeated, part)) for part in (once.keys, once.values))
     prefix = Prefix(keys, values, repeated(once.mask))
-    actions = policy.actions.normalise(batch["actions"], batch["state"])
+    actions = policy.actions.normalize(batch["actions"], batch["state"])
     inner = {"actions": repeated(actions), "valid": repeated(batch["valid"])}
     trained = [p for name, p in policy.named_parameters() if not name.startswith("encoder.")]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
@@ -114,7 +114,7 @@ def test_prefix_is_the_same_after_any_actions_and_noise_have_read_it(policy, bat
     before = copy.deepcopy(prefix)
     for seed in (1, 2):
         torch.manual_seed(seed)
-        actions = policy.actions.normalise(make_batch(seed=seed)["actions"], batch["state"])
+        actions = policy.actions.normalize(make_batch(seed=seed)["actions"], batch["state"])
         policy.losses(Batch({**batch, "actions": actions}), prefix)
         policy.sample(prefix)
     for now, then in ((prefix.keys, before.keys), (prefix.values, before.values)):
@@ -152,7 +152,7 @@ def test_checkpoint_alone_rebuilds_the_policy(policy, batch, tmp_path):
     expected = policy.act(batch)
     torch.manual_seed(1)
     assert torch.equal(loaded.act(batch), expected)
-    assert loaded.contract == CONTRACT
+    assert loaded.spec == SPEC
 
 
 def test_a_test_of_the_trainer_plays_it(policy, tmp_path):
@@ -163,9 +163,11 @@ def test_a_test_of_the_trainer_plays_it(policy, tmp_path):
 
 def test_rollouts_take_it_for_an_actor(policy):
     frame, state = np.zeros((32, 32, 3), np.uint8), np.zeros(STATE, np.float32)
-    views = [View({"base": frame}, state, "push", {"base": np.eye(3, dtype=np.float32)})] * 2
+    views = [
+        EnvObservation({"base": frame}, state, "push", {"base": np.eye(3, dtype=np.float32)})
+    ] * 2
     assert isinstance(policy, Actor)
-    chunks = choose(policy, views, replan=HORIZON)
+    chunks = choose(policy, views, n_action_steps=HORIZON)
     assert chunks.shape == (2, HORIZON, DIM)
     # Trained on actions within [-1, 1], no policy leaves the robot's range by much.
     assert np.abs(chunks).max() < 10

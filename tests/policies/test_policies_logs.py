@@ -5,13 +5,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from e0_lightning.policies import throughput
 from e0_lightning.policies.checkpoint import build_policy
+from e0_lightning.training.callbacks import throughput
 
-from .conftest import Episodes, Windows, tiny_settings, trainer
+from .conftest import ChunkDataset, Episodes, tiny_settings, trainer
 
 
-class WindowsAndEpisodes(Windows):
+class WindowsAndEpisodes(ChunkDataset):
     """Validation on windows and on two episodes."""
 
     def val_dataloader(self):
@@ -55,11 +55,11 @@ def test_the_share_of_waiting_is_of_data_and_not_of_validations(tmp_path, monkey
             now[0] += 1.0
             return super().__getitem__(place)
 
-    class Slowly(Windows):
+    class Slowly(ChunkDataset):
         def train_dataloader(self):
             return DataLoader(Reader(super().train_dataloader().dataset), batch_size=None)
 
-        val_dataloader = Windows.train_dataloader
+        val_dataloader = ChunkDataset.train_dataloader
 
     logged = fit_and_read(
         tmp_path, Slowly(), max_epochs=1, val_check_interval=2, callbacks=[Slow()]

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from e0_lightning.policies.checkpoint import build_policy
-from e0_lightning.policies.latency import benchmark_policy
-from e0_lightning.policies.memory import (
+from e0_lightning.benchmarks.latency import benchmark_policy
+from e0_lightning.benchmarks.memory import (
     count_parameters,
     describe,
     estimate,
     kept_activations,
     random_batch,
 )
+from e0_lightning.policies.checkpoint import build_policy
 
 from .conftest import tiny_settings
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from e0_lightning.policies.optimization import CosineAdamW
+from e0_lightning.training.optimizer import CosineAdamW
 
 
 def test_rate_rises_to_the_peak_and_falls_to_the_final():
-    recipe = CosineAdamW(peak=1.0, final=0.1, warmup=10)
+    recipe = CosineAdamW(lr=1.0, min_lr=0.1, warmup_steps=10)
     assert recipe.rate(0, 100) == pytest.approx(0.1)
     assert recipe.rate(9, 100) == recipe.rate(10, 100) == pytest.approx(1.0)
     assert recipe.rate(55, 100) == pytest.approx(0.55)

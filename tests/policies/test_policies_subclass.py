@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 
 import e0_lightning
 from e0_lightning import Policy, load_policy
+from e0_lightning.actions.action_prefix import Draw
 from e0_lightning.cli import run
-from e0_lightning.policies.drawing import Draw
 from e0_lightning.serving import Server
 from e0_lightning.types import Actor
 
-from .conftest import HORIZON, Episodes, Windows, ready_policy, tiny_settings, trainer
+from .conftest import HORIZON, ChunkDataset, Episodes, ready_policy, tiny_settings, trainer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -84,15 +84,15 @@ def ask(policy, message):
 
 def test_it_trains_and_its_checkpoint_serves(checkpoint):
     policy = load_policy(checkpoint)
-    contract = policy.contract
+    spec = policy.spec
     assert isinstance(policy, Actor)
     message = {
-        "images": {view: np.zeros((s, s, 3), np.uint8) for view, s in contract.views.items()},
-        "state": {part: np.zeros(size, np.float32) for part, size in contract.state.items()},
+        "images": {view: np.zeros((s, s, 3), np.uint8) for view, s in spec.views.items()},
+        "state": {part: np.zeros(size, np.float32) for part, size in spec.state.items()},
         "prompt": "push the cube",
     }
     actions = ask(policy, message)
-    assert actions.shape == (contract.horizon, contract.action_dim)
+    assert actions.shape == (spec.horizon, spec.action_dim)
     assert np.isfinite(actions).all()
 
 
@@ -104,8 +104,8 @@ def test_a_child_of_a_policy_acts_by_what_it_overrides(parent, method, batch):
             return super().sample(prefix) * 0
 
     class Drawing(getattr(e0_lightning, parent)):
-        def draw(self, prefix, committed=None):
-            return Draw(super().draw(prefix, committed).chunk * 0)
+        def draw(self, prefix, action_prefix=None):
+            return Draw(super().draw(prefix, action_prefix).chunk * 0)
 
     policy = ready_policy(tiny_settings(parent))
     policy.__class__ = {"sample": Sampling, "draw": Drawing}[method]
@@ -117,8 +117,8 @@ def test_a_child_of_a_policy_acts_by_what_it_overrides(parent, method, batch):
 
 def test_a_draw_over_a_policy_that_samples_leaves_the_sampling_to_it(batch):
     class Doubting(e0_lightning.Regression):
-        def draw(self, prefix, committed=None):
-            chunk = super().draw(prefix, committed).chunk
+        def draw(self, prefix, action_prefix=None):
+            chunk = super().draw(prefix, action_prefix).chunk
             return Draw(chunk, torch.ones(chunk.shape[:2]))
 
     policy = ready_policy(tiny_settings("Regression"))
@@ -130,8 +130,8 @@ def test_a_draw_over_a_policy_that_samples_leaves_the_sampling_to_it(batch):
 
 def test_a_draw_that_is_mixed_in_is_what_samples_too(batch):
     class Still:
-        def draw(self, prefix, committed=None):
-            return Draw(super().draw(prefix, committed).chunk * 0)
+        def draw(self, prefix, action_prefix=None):
+            return Draw(super().draw(prefix, action_prefix).chunk * 0)
 
     class Mixed(Still, e0_lightning.E0):
         pass
@@ -152,10 +152,10 @@ def settings():
 def test_it_learns_and_is_evaluated(my_research, tmp_path):
     policy = ready_policy(settings())
     assert isinstance(policy, Policy)
-    batch = next(iter(Windows().train_dataloader()))
+    batch = next(iter(ChunkDataset().train_dataloader()))
     before = (policy.act(batch) - batch["actions"]).abs().mean()
     runner = trainer(tmp_path, max_steps=60, max_epochs=60, limit_val_batches=0)
-    runner.fit(policy, datamodule=Windows())
+    runner.fit(policy, datamodule=ChunkDataset())
     after = (policy.eval().act(batch) - batch["actions"]).abs().mean()
     assert after < 0.8 * before
     loader = DataLoader([Episodes([1, 2])], batch_size=None)

@@ -1,6 +1,6 @@
 """What of two constructor trees is compared."""
 
-from e0_lightning.policies.tree import comparable, self_contained
+from e0_lightning.training.hyperparameters import comparable, self_contained
 
 
 class Language:

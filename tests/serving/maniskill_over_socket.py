@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from serving_world import running
 
-from e0_lightning.data.maniskill import INSTRUCTIONS
-from e0_lightning.serving import Limits
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.maniskill import MAX_STEPS, ManiSkillEnvironment
-from e0_lightning.simulation.rollout import Rollouts
+from e0_lightning.data.formats.maniskill import INSTRUCTIONS
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.envs.maniskill import MAX_STEPS, ManiSkillEnvironment
+from e0_lightning.evaluation.rollout import Rollouts
+from e0_lightning.serving import BatchingConfig
 
 
 class Seeded:
     """Draws as the robot's state decides, so that noise is the same whichever way it is asked."""
 
     def __init__(self, actor):
-        self.actor, self.contract = actor, actor.contract
+        self.actor, self.spec = actor, actor.spec
         self.batches, self.instructions = [], []
 
     def act(self, observation):
@@ -29,39 +29,39 @@ class Seeded:
         return self.actor.act(observation)
 
 
-def in_process(actor, task, seeds, replan):
+def in_process(actor, task, seeds, n_action_steps):
     """Success and steps of each seed, as an evaluation plays them."""
-    rollouts = Rollouts(ManiSkillEnvironment, num_envs=1, replan=replan)
+    rollouts = Rollouts(ManiSkillEnvironment, num_envs=1, n_action_steps=n_action_steps)
     try:
-        results = rollouts.play(actor, [Episode(task, seed, MAX_STEPS[task]) for seed in seeds])
+        results = rollouts.play(actor, [EvalEpisode(task, seed, MAX_STEPS[task]) for seed in seeds])
     finally:
         rollouts.close()
     assert not any(result.error for result in results)
     return [(result.success, result.steps) for result in results]
 
 
-def over_the_socket(actor, task, seeds, replan):
+def over_the_socket(actor, task, seeds, n_action_steps):
     """Success and steps of each seed, as a user of openpi's client plays them."""
     from openpi_client.action_chunk_broker import ActionChunkBroker
     from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
     # One at a time, as the batch decides how a product of matrices is rounded.
-    with running(actor, layout="maniskill", limits=Limits(max_batch=1)) as server:
+    with running(actor, layout="maniskill", limits=BatchingConfig(max_batch=1)) as server:
         client = WebsocketClientPolicy("127.0.0.1", server.port)
-        broker, world = ActionChunkBroker(client, replan), _world(task, actor.contract)
-        found = [_play(broker, world, task, seed, replan) for seed in seeds]
+        broker, world = ActionChunkBroker(client, n_action_steps), _world(task, actor.spec)
+        found = [_play(broker, world, task, seed, n_action_steps) for seed in seeds]
         world.close()
         client._ws.close()
     return found
 
 
-def _play(broker, world, task, seed, replan):
+def _play(broker, world, task, seed, n_action_steps):
     broker.reset()
     world.unwrapped._obs_mode = "none"  # a picture costs more than a step: draw those looked at
     world.reset(seed=seed)
     success, steps, seen = False, 0, {}
     while not success and steps < MAX_STEPS[task]:
-        if steps % replan == 0:
+        if steps % n_action_steps == 0:
             world.unwrapped._obs_mode = "rgb"
             seen = {**_as_arrays(world.unwrapped.get_obs()), "prompt": INSTRUCTIONS[task]}
             world.unwrapped._obs_mode = "none"
@@ -70,15 +70,15 @@ def _play(broker, world, task, seed, replan):
     return success, steps
 
 
-def _world(task, contract):
+def _world(task, spec):
     import gymnasium
     import mani_skill.envs  # noqa: F401  # names its tasks to gymnasium
 
-    (side,) = set(contract.views.values())
+    (side,) = set(spec.views.values())
     return gymnasium.make(
         task,
         obs_mode="rgb",
-        control_mode=contract.control_mode,
+        control_mode=spec.control_mode,
         sensor_configs={"shader_pack": "default", "width": side, "height": side},
         max_episode_steps=MAX_STEPS[task],
     )
@@ -95,7 +95,7 @@ def main(
     task: str = "PushCube-v1",
     episodes: int = 20,
     first_seed: int = 100_000,
-    replan: int = 8,
+    n_action_steps: int = 8,
 ) -> None:
     """Play the same seeds over the socket and within one process.
 
@@ -104,13 +104,13 @@ def main(
         task: ManiSkill's name of the task.
         episodes: Seeds, from `first_seed` on.
         first_seed: First seed.
-        replan: Steps of a chunk that are carried out.
+        n_action_steps: Steps of a chunk that are carried out.
     """
     from e0_lightning import load_policy
 
     actor = Seeded(load_policy(checkpoint))
     seeds = range(first_seed, first_seed + episodes)
-    ways = [play(actor, task, seeds, replan) for play in (in_process, over_the_socket)]
+    ways = [play(actor, task, seeds, n_action_steps) for play in (in_process, over_the_socket)]
     for seed, here, there in zip(seeds, *ways, strict=True):
         print(f"{seed}: in process {here}, over the socket {there}{'' if here == there else ' !'}")
     rates = [sum(success for success, _ in way) for way in ways]

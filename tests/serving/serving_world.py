@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from e0_lightning.serving import Server
-from e0_lightning.types import Contract
+from e0_lightning.types import PolicySpec
 
-CONTRACT = Contract(
+SPEC = PolicySpec(
     views={"front": 16, "wrist": 8},
     state={"joints": 2, "gripper": 1},
     action_dim=3,
@@ -23,9 +23,9 @@ CONTRACT = Contract(
 class Teller:
     """Answers each observation with its first joint, its front image's mean and its step."""
 
-    def __init__(self, seconds=0.0, contract=CONTRACT):
+    def __init__(self, seconds=0.0, spec=SPEC):
         self.seconds = seconds
-        self.contract = contract
+        self.spec = spec
         self.batches = []
         self.instructions = []
         self.views = {}
@@ -39,11 +39,11 @@ class Teller:
         if "fail" in observation["instruction"]:
             raise RuntimeError("told to fail")
         time.sleep(self.seconds)
-        chunk = torch.zeros(size, self.contract.horizon, self.contract.action_dim)
+        chunk = torch.zeros(size, self.spec.horizon, self.spec.action_dim)
         chunk[:, :, 0] = observation["state"][:, :1]
         view = next(iter(observation["images"].values()))
         chunk[:, :, 1] = view.float().mean(dim=(1, 2, 3))[:, None]
-        chunk[:, :, 2] = torch.arange(self.contract.horizon)
+        chunk[:, :, 2] = torch.arange(self.spec.horizon)
         if "nan" in observation["instruction"]:
             chunk[observation["instruction"].index("nan")] = torch.nan
         return chunk
@@ -68,7 +68,7 @@ class Running:
     def __init__(self, actor, **settings):
         self.actor = actor
         self.settings = settings
-        self.port = None
+        self.projection = None
         self.error = None
         self.server = None
         self._opened = threading.Event()
@@ -91,7 +91,7 @@ class Running:
         self.server = Server(self.actor, **self.settings)
 
         def opened(port):
-            self.port = port
+            self.projection = port
             # The warm-up is not what tests ask about.
             self.actor.batches.clear()
             self.actor.instructions.clear()
@@ -101,7 +101,7 @@ class Running:
 
     @property
     def url(self):
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws://127.0.0.1:{self.projection}"
 
     def stop(self):
         if self.thread.is_alive():

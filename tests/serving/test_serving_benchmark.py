@@ -2,7 +2,7 @@
 
 import pytest
 
-from e0_lightning.serving.benchmark import Echo, benchmark
+from e0_lightning.benchmarks.serving import Echo, benchmark
 
 pytest.importorskip("openpi_client", reason="no openpi-client")
 

@@ -18,8 +18,8 @@ from serving_world import Teller, observe, running
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from e0_lightning.serving import Limits, Server
-from e0_lightning.serving.messages import decode, encode
+from e0_lightning.serving import BatchingConfig, Server
+from e0_lightning.serving.codec import decode, encode
 
 
 def dial(server):
@@ -98,7 +98,7 @@ def test_arrays_of_anything_but_numbers_and_text_are_refused(dtype):
 
 
 def test_a_frame_over_the_limit_is_turned_away():
-    with running(limits=Limits(max_frame=2**20)) as server:
+    with running(limits=BatchingConfig(max_frame=2**20)) as server:
         bystander, client = dial(server), dial(server)
         with suppress(ConnectionClosed):
             client.send(bytes(100 * 2**20))
@@ -127,7 +127,7 @@ def test_half_a_frame_and_a_killed_client_leave_nothing_behind(server):
 
 def test_a_client_that_floods_gets_its_turn_and_no_more():
     actor = Teller(seconds=0.02)
-    with running(actor, limits=Limits(max_batch=1)) as server:
+    with running(actor, limits=BatchingConfig(max_batch=1)) as server:
         greedy, modest = dial(server), dial(server)
         for number in range(40):
             greedy.send(encode(observe(float(number)), bytes))
@@ -149,7 +149,7 @@ def test_stopping_ends_idle_connections_politely():
 
 
 def serve_slowly(pipe):
-    server = Server(Teller(seconds=0.2), limits=Limits(max_batch=2, max_wait=0.01))
+    server = Server(Teller(seconds=0.2), limits=BatchingConfig(max_batch=2, max_wait=0.01))
     asyncio.run(server.run("127.0.0.1", 0, pipe.send))
 
 

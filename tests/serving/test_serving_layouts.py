@@ -6,9 +6,9 @@ import torch
 import yaml
 
 from e0_lightning.serving.images import square
-from e0_lightning.serving.layouts import load_layout
-from e0_lightning.serving.reader import Reader
-from e0_lightning.types import Contract
+from e0_lightning.serving.key_map import load_key_map
+from e0_lightning.serving.parser import ObservationParser
+from e0_lightning.types import PolicySpec
 
 RNG = np.random.default_rng(0)
 
@@ -17,31 +17,31 @@ def picture(side=16):
     return RNG.integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def contract(views, state, action_dim=7, horizon=10):
+def spec(views, state, action_dim=7, horizon=10):
     sides = dict.fromkeys(views, 16)
-    return Contract(sides, state, action_dim, "any", horizon)
+    return PolicySpec(sides, state, action_dim, "any", horizon)
 
 
 VLABENCH = {"ee_pos": 3, "ee_euler": 3, "gripper_open": 1}
 
 CLIENTS = {
     "libero": (
-        contract(["agentview_rgb", "eye_in_hand_rgb"], {"ee_states": 6, "gripper_states": 2}),
+        spec(["agentview_rgb", "eye_in_hand_rgb"], {"ee_states": 6, "gripper_states": 2}),
         ["observation/image", "observation/wrist_image"],
         {"observation/state": np.arange(8.0)},
     ),
     "vlabench": (
-        contract(["front", "wrist"], VLABENCH),
+        spec(["front", "wrist"], VLABENCH),
         ["observation/image", "observation/wrist_image"],
         {"observation/state": np.array([0.0, 1, 2, 3, 4, 5, 1 - 6])},  # its flag is inverted
     ),
     "vlabench of three cameras": (
-        contract(["front", "wrist", "right"], VLABENCH),
+        spec(["front", "wrist", "right"], VLABENCH),
         ["observation/image", "observation/wrist_image", "observation/second_image"],
         {"observation/state": np.array([0.0, 1, 2, 3, 4, 5, 1 - 6])},
     ),
     "droid": (
-        contract(
+        spec(
             ["exterior_image_1_left", "wrist_image_left"],
             {"joint_position": 7, "gripper_position": 1},
             action_dim=8,
@@ -59,7 +59,7 @@ CLIENTS = {
 @pytest.mark.parametrize("client", CLIENTS)
 def test_clients_of_flat_keys_are_read(client):
     wanted, keys, states = CLIENTS[client]
-    reader = Reader(load_layout(client.split()[0]), wanted)
+    reader = ObservationParser(load_key_map(client.split()[0]), wanted)
     pictures = [picture() for _ in keys]
     message = {**dict(zip(keys, pictures, strict=True)), **states, "prompt": "go"}
     found = reader.read(message)
@@ -72,7 +72,7 @@ def test_clients_of_flat_keys_are_read(client):
 
 def test_aloha_sends_images_channels_first_in_a_map():
     cameras = ["cam_high", "cam_left_wrist"]
-    reader = Reader(load_layout("aloha"), contract(cameras, {"qpos": 14}, 14, 50))
+    reader = ObservationParser(load_key_map("aloha"), spec(cameras, {"qpos": 14}, 14, 50))
     images = {name: picture().transpose(2, 0, 1) for name in [*cameras, "cam_low"]}
     found = reader.read({"images": images, "state": np.arange(14), "prompt": "go"})
     assert list(found["images"]) == cameras
@@ -80,7 +80,9 @@ def test_aloha_sends_images_channels_first_in_a_map():
 
 
 def test_a_maniskill_observation_is_read_as_it_is():
-    reader = Reader(load_layout("maniskill"), contract(["base_camera"], {"qpos": 9, "tcp_pose": 7}))
+    reader = ObservationParser(
+        load_key_map("maniskill"), spec(["base_camera"], {"qpos": 9, "tcp_pose": 7})
+    )
     rgb = picture()
     found = reader.read(
         {
@@ -96,7 +98,7 @@ def test_a_maniskill_observation_is_read_as_it_is():
 
 def test_liberos_harness_and_its_openpi_client_are_the_same_to_a_policy():
     wanted = CLIENTS["libero"][0]
-    reader = Reader(load_layout("libero"), wanted)
+    reader = ObservationParser(load_key_map("libero"), wanted)
     front, wrist, state = picture(), picture(), np.arange(8.0)
     one = reader.read(
         {
@@ -120,15 +122,15 @@ def test_liberos_harness_and_its_openpi_client_are_the_same_to_a_policy():
 
 
 def test_a_policy_trained_on_mirrored_pictures_gets_them_as_they_come():
-    reader = Reader(load_layout("libero"), contract(["agentview_mirrored"], {}))
+    reader = ObservationParser(load_key_map("libero"), spec(["agentview_mirrored"], {}))
     front = picture()
     found = reader.read({"images": {"agentview": front}, "task_description": "go"})
     np.testing.assert_array_equal(found["images"]["agentview_mirrored"][0].permute(1, 2, 0), front)
 
 
 def test_parts_of_the_state_are_cut_out_in_the_order_of_the_contract():
-    wanted = contract(["agentview"], {"gripper_states": 2, "ee_pos": 3})
-    reader = Reader(load_layout("libero"), wanted)
+    wanted = spec(["agentview"], {"gripper_states": 2, "ee_pos": 3})
+    reader = ObservationParser(load_key_map("libero"), wanted)
     message = {"images": {"agentview": picture()}, "task_description": "go"}
     found = reader.read({**message, "states": np.arange(8.0)})
     assert found["state"].tolist() == [[6, 7, 0, 1, 2]]
@@ -137,30 +139,32 @@ def test_parts_of_the_state_are_cut_out_in_the_order_of_the_contract():
 
 
 def test_a_state_that_clients_do_not_send_is_refused():
-    wanted = contract(["agentview"], {"joint_states": 7, "gripper": 1})
+    wanted = spec(["agentview"], {"joint_states": 7, "gripper": 1})
     with pytest.raises(ValueError, match=r"'joint_states' of 7 numbers.* send ee_pos of 3"):
-        Reader(load_layout("libero"), wanted)
+        ObservationParser(load_key_map("libero"), wanted)
 
 
 def test_droid_gets_exactly_the_steps_its_client_insists_on():
-    assert Reader(load_layout("droid"), CLIENTS["droid"][0]).steps == 10
-    short = contract(["exterior_image_1_left"], {"joint_position": 7}, 8, horizon=5)
+    assert ObservationParser(load_key_map("droid"), CLIENTS["droid"][0]).steps == 10
+    short = spec(["exterior_image_1_left"], {"joint_position": 7}, 8, horizon=5)
     with pytest.raises(ValueError, match=r"plans 5 steps.*want 10"):
-        Reader(load_layout("droid"), short)
+        ObservationParser(load_key_map("droid"), short)
 
 
-@pytest.mark.parametrize(("replan", "layout"), [(0, "plain"), (51, "plain"), (4, "libero")])
-def test_steps_that_a_client_cannot_be_given_are_refused(replan, layout):
-    wanted = contract(["agentview"], {}, horizon=50)
-    assert Reader(load_layout(layout), wanted, replan=8).steps == 8
-    with pytest.raises(ValueError, match=f"replan: found {replan}, wanted [15] to 50"):
-        Reader(load_layout(layout), wanted, replan=replan)
+@pytest.mark.parametrize(("n_action_steps", "layout"), [(0, "plain"), (51, "plain"), (4, "libero")])
+def test_steps_that_a_client_cannot_be_given_are_refused(n_action_steps, layout):
+    wanted = spec(["agentview"], {}, horizon=50)
+    assert ObservationParser(load_key_map(layout), wanted, n_action_steps=8).steps == 8
+    with pytest.raises(
+        ValueError, match=f"n_action_steps: found {n_action_steps}, wanted [15] to 50"
+    ):
+        ObservationParser(load_key_map(layout), wanted, n_action_steps=n_action_steps)
 
 
 def test_ones_own_layout_is_a_yaml_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"images": {"top": "cam/0"}, "state": "q", "prompt": "task"}))
-    reader = Reader(load_layout(str(path)), contract(["top"], {"q": 2}))
+    reader = ObservationParser(load_key_map(str(path)), spec(["top"], {"q": 2}))
     found = reader.read({"cam": {"0": picture()}, "q": [1, 2], "task": "go"})
     assert found["state"].tolist() == [[1, 2]]
 
@@ -169,22 +173,24 @@ def test_mistakes_in_layouts_are_named(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("cameras: {}")
     with pytest.raises(ValueError, match=r"mine.yaml: found cameras, wanted only: images"):
-        load_layout(str(path))
+        load_key_map(str(path))
     with pytest.raises(ValueError, match=r"No layout 'libera'; there are: plain"):
-        load_layout("libera")
+        load_key_map("libera")
     with pytest.raises(ValueError, match="wants the view 'top', this layout has front"):
-        Reader(load_layout("vlabench"), contract(["top"], {}))
+        ObservationParser(load_key_map("vlabench"), spec(["top"], {}))
     with pytest.raises(ValueError, match="wants the state part 'q_state' of 7 numbers"):
-        Reader(load_layout("vlabench"), contract(["front"], {"q_state": 7}))
+        ObservationParser(load_key_map("vlabench"), spec(["front"], {"q_state": 7}))
     with pytest.raises(ValueError, match="have 4 dimensions, those of this layout 7"):
-        Reader(load_layout("libero"), contract(["agentview"], {}, action_dim=4))
+        ObservationParser(load_key_map("libero"), spec(["agentview"], {}, action_dim=4))
 
 
 def test_a_missing_instruction_is_the_default_one_or_an_error():
-    plain, message = load_layout("plain"), {"images": {"top": picture()}}
-    assert Reader(plain, contract(["top"], {}), "wait").read(message)["instruction"] == ["wait"]
+    plain, message = load_key_map("plain"), {"images": {"top": picture()}}
+    assert ObservationParser(plain, spec(["top"], {}), "wait").read(message)["instruction"] == [
+        "wait"
+    ]
     with pytest.raises(ValueError, match=r"No 'prompt' or 'task_description'.*--prompt"):
-        Reader(plain, contract(["top"], {})).read(message)
+        ObservationParser(plain, spec(["top"], {})).read(message)
 
 
 @pytest.mark.parametrize("shape", [(16, 32, 3), (3, 16, 32), (1, 1, 16, 32, 3)])

@@ -5,15 +5,15 @@ import pytest
 import torch
 from serving_world import running
 
-from e0_lightning.data.libero import CONTROL_MODE
+from e0_lightning.data.formats.libero import CONTROL_MODE
+from e0_lightning.envs.libero import LiberoEnvironment, tasks
+from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.serving import model_server
-from e0_lightning.simulation.libero import LiberoEnvironment, tasks
-from e0_lightning.simulation.rendering import offscreen
-from e0_lightning.types import Contract
+from e0_lightning.types import PolicySpec
 
 pytest.importorskip("vla_eval", reason="no vla-eval")
 
-CONTRACT = Contract(
+SPEC = PolicySpec(
     views={"agentview": 256, "eye_in_hand": 256},
     state={"ee_pos": 3, "ee_ori": 3, "gripper_states": 2},
     action_dim=7,
@@ -25,7 +25,7 @@ CONTRACT = Contract(
 class Reaching:
     """Lowers the open hand in its first chunk, shuts it in the next; keeps what it is shown."""
 
-    contract = CONTRACT
+    spec = SPEC
 
     def __init__(self):
         self.batches, self.instructions = [], []
@@ -33,7 +33,7 @@ class Reaching:
     def act(self, observation):
         self.batches.append(observation)
         self.instructions += observation["instruction"]
-        chunk = torch.zeros(len(observation["state"]), self.contract.horizon, 7)
+        chunk = torch.zeros(len(observation["state"]), self.spec.horizon, 7)
         first = len(self.batches) == 1
         chunk[..., 2], chunk[..., 6] = (-1, -1) if first else (0, 1)
         return chunk
@@ -43,7 +43,7 @@ class Reaching:
 def ours(libero_assets):
     """What our own environment shows at the start of the same episode."""
     environment = LiberoEnvironment(
-        tasks("libero_object")[0], CONTRACT, offscreen(), libero_assets.path
+        tasks("libero_object")[0], SPEC, offscreen(), libero_assets.path
     )
     view = environment.reset(0)
     environment.close()
@@ -59,7 +59,7 @@ def run(ours, tmp_path, monkeypatch):
         "params": {"suite": "libero_object"},
         "max_tasks": 1,
         "episodes_per_task": 1,
-        "max_steps": 2 * CONTRACT.horizon + 1,
+        "max_steps": 2 * SPEC.horizon + 1,
         "mode": "sync",
     }
     return {
@@ -89,7 +89,7 @@ def test_an_episode_of_vla_evals_libero_is_played_as_our_own(way, ours, run):
     results = way(actor, run)
     episode = results[0]["tasks"][0]["episodes"][0]
     assert "failure_reason" not in episode
-    assert episode["steps"] == 2 * CONTRACT.horizon + 1
+    assert episode["steps"] == 2 * SPEC.horizon + 1
     start, lowered, shut = actor.batches
     assert actor.instructions == [ours.instruction] * 3
     for view, image in ours.images.items():

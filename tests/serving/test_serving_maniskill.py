@@ -7,7 +7,7 @@ import pytest
 import torch
 from maniskill_over_socket import in_process, over_the_socket
 
-from e0_lightning.types import Contract
+from e0_lightning.types import PolicySpec
 
 REPLAN = 8
 
@@ -23,7 +23,7 @@ class Follower:
         self.chunks = torch.cat(
             [each.unfold(0, REPLAN, 1)[:-1].transpose(1, 2) for each in following]
         )
-        self.contract = Contract({"base_camera": 128}, {"qpos": 9}, 8, "pd_joint_pos", REPLAN)
+        self.spec = PolicySpec({"base_camera": 128}, {"qpos": 9}, 8, "pd_joint_pos", REPLAN)
         self.batches, self.instructions = [], []
 
     def act(self, observation):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from e0_lightning.serving.messages import decode, encode
+from e0_lightning.serving.codec import decode, encode
 
 KINDS = arrays.boolean_dtypes() | arrays.integer_dtypes() | arrays.unsigned_integer_dtypes()
 ARRAYS = arrays.arrays(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from serving_world import Teller, observe, running
 
-from e0_lightning.serving import Limits
+from e0_lightning.serving import BatchingConfig
 
 openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")
 
@@ -97,7 +97,7 @@ def test_an_error_is_a_text_frame_and_the_end_and_others_go_on(server):
 def test_clients_are_gathered_and_get_their_own_answers():
     actor = Teller(seconds=0.02)
     wrong = []
-    with running(actor, limits=Limits(max_batch=8, max_wait=0.05)) as server:
+    with running(actor, limits=BatchingConfig(max_batch=8, max_wait=0.05)) as server:
 
         def play(number):
             client = connect(server)
@@ -120,7 +120,7 @@ def test_clients_are_gathered_and_get_their_own_answers():
 
 
 def test_a_lone_client_waits_for_nobody():
-    with running(limits=Limits(max_wait=5.0)) as server:
+    with running(limits=BatchingConfig(max_wait=5.0)) as server:
         client = connect(server)
         start = time.perf_counter()
         client.infer(observe())
@@ -131,7 +131,7 @@ def test_a_lone_client_waits_for_nobody():
 def test_a_failing_request_spoils_no_other_in_its_batch():
     actor = Teller()
     answers = {}
-    with running(actor, limits=Limits(max_batch=4, max_wait=1.0)) as server:
+    with running(actor, limits=BatchingConfig(max_batch=4, max_wait=1.0)) as server:
         clients = {prompt: connect(server) for prompt in ("push", "fail", "nan")}
 
         def ask(prompt, client):
@@ -173,7 +173,7 @@ def test_pings_are_answered_during_a_slow_forward_pass():
 def test_a_full_queue_says_busy():
     actor = Teller(seconds=0.5)
     heard = []
-    with running(actor, limits=Limits(max_batch=1, max_queue=1)) as server:
+    with running(actor, limits=BatchingConfig(max_batch=1, max_queue=1)) as server:
         clients = [connect(server) for _ in range(5)]
 
         def ask(client):
@@ -236,7 +236,7 @@ def test_the_port_opens_on_a_warm_policy():
     seen = []
     act = actor.act
     actor.act = lambda observation: seen.append(len(observation["state"])) or act(observation)
-    with running(actor, limits=Limits(max_batch=4)):
+    with running(actor, limits=BatchingConfig(max_batch=4)):
         assert seen == [1, 4]
 
 

@@ -1,28 +1,28 @@
-"""What a robot needs that does not wait: chunks that go on from committed actions, and doubts."""
+"""What a robot needs that does not wait: chunks that go on from action_prefix actions, and doubts."""
 
 import threading
 
 import numpy as np
 import pytest
 import torch
-from serving_world import CONTRACT, Teller, observe, running
+from serving_world import SPEC, Teller, observe, running
 
-from e0_lightning.serving import Limits
-from e0_lightning.serving.layouts import load_layout
-from e0_lightning.serving.reader import Reader
-from e0_lightning.types import Plan
+from e0_lightning.serving import BatchingConfig
+from e0_lightning.serving.key_map import load_key_map
+from e0_lightning.serving.parser import ObservationParser
+from e0_lightning.types import ActionSample
 
 openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")
 
 
 class Continuer(Teller):
-    """A teller that begins with what is committed, and is less sure with every step."""
+    """A teller that begins with what is action_prefix, and is less sure with every step."""
 
-    def plan(self, observation):
+    def sample_actions(self, observation):
         chunk = self.act(observation)
-        for row, tail in zip(chunk, observation.get("committed", []), strict=False):
+        for row, tail in zip(chunk, observation.get("action_prefix", []), strict=False):
             row[: len(tail)] = tail
-        return Plan(chunk, (torch.arange(4) / 4).expand(len(chunk), 4))
+        return ActionSample(chunk, (torch.arange(4) / 4).expand(len(chunk), 4))
 
 
 def connect(server):
@@ -37,7 +37,7 @@ def close(*clients):
 def test_a_client_is_told_what_it_may_commit_to():
     with running(Continuer()) as server:
         client = connect(server)
-        assert client.get_server_metadata()["e0"]["committed"] == [3, 3]
+        assert client.get_server_metadata()["e0"]["action_prefix"] == [3, 3]
         close(client)
 
 
@@ -60,11 +60,11 @@ def test_an_actor_without_doubts_is_served_as_ever(server):
 
 def test_tails_of_any_length_and_none_share_a_forward_pass():
     actor, answers = Continuer(), {}
-    with running(actor, limits=Limits(max_batch=4, max_wait=2.0)) as server:
+    with running(actor, limits=BatchingConfig(max_batch=4, max_wait=2.0)) as server:
         clients = {size: connect(server) for size in (None, 0, 1, 3)}
 
         def ask(size, client):
-            tail = {} if size is None else {"committed": np.full((size, 3), 9.0)}
+            tail = {} if size is None else {"action_prefix": np.full((size, 3), 9.0)}
             answers[size] = client.infer(observe(2.0, **tail))["actions"]
 
         threads = [threading.Thread(target=ask, args=pair) for pair in clients.items()]
@@ -81,8 +81,10 @@ def test_tails_of_any_length_and_none_share_a_forward_pass():
 
 def test_an_actor_that_ignores_what_is_committed_is_found_out(server):
     client = connect(server)
-    with pytest.raises(RuntimeError, match=r"committed: found 2 decided actions.*cannot continue"):
-        client.infer(observe(committed=np.ones((2, 3))))
+    with pytest.raises(
+        RuntimeError, match=r"action_prefix: found 2 decided actions.*cannot continue"
+    ):
+        client.infer(observe(action_prefix=np.ones((2, 3))))
 
 
 @pytest.mark.parametrize(
@@ -97,16 +99,18 @@ def test_an_actor_that_ignores_what_is_committed_is_found_out(server):
     ids=["too long", "dimensions", "a vector", "NaN", "text"],
 )
 def test_a_tail_that_does_not_fit_is_named(tail, found):
-    reader = Reader(load_layout("plain"), CONTRACT)
-    with pytest.raises(ValueError, match=rf"committed: found.*{found}.*wanted \(n, 3\).*0 to 3"):
-        reader.read(observe(committed=tail))
+    reader = ObservationParser(load_key_map("plain"), SPEC)
+    with pytest.raises(
+        ValueError, match=rf"action_prefix: found.*{found}.*wanted \(n, 3\).*0 to 3"
+    ):
+        reader.read(observe(action_prefix=tail))
 
 
 def test_the_harness_of_vla_eval_is_told_the_doubt_of_each_step():
     pytest.importorskip("vla_eval", reason="no vla-eval")
     from websockets.sync.client import connect as dial
 
-    from e0_lightning.serving.messages import decode, encode
+    from e0_lightning.serving.codec import decode, encode
 
     with running(Continuer()) as server, dial(server.url + "/vla-eval") as raw:
         told = []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from serving_world import Teller, observe, running
 
-from e0_lightning.serving import Limits, model_server
+from e0_lightning.serving import BatchingConfig, model_server
 
 pytest.importorskip("vla_eval", reason="no vla-eval")
 
@@ -16,7 +16,7 @@ from vla_eval.protocol.image_codec import encode_image
 from vla_eval.protocol.messages import Message, MessageType, pack_message, unpack_message
 
 
-def converse(server, script, path="/vla-eval"):
+def handle_connection(server, script, path="/vla-eval"):
     async def talk():
         async with Connection(server.url + path, timeout=10, max_retries=1) as connection:
             return await script(connection)
@@ -32,7 +32,7 @@ def test_hello_says_what_the_policy_does_and_wants(server):
     async def script(connection):
         return connection.server_info
 
-    info = converse(server, script)
+    info = handle_connection(server, script)
     assert info["protocol_version"] == 1
     assert info["action_spec"] == {"actions": {"name": "actions", "dims": 3, "format": "scripted"}}
     assert set(info["observation_spec"]) == {"front", "wrist", "state", "language"}
@@ -50,7 +50,7 @@ def test_each_observation_gets_one_action_and_a_new_episode_a_new_chunk(server):
             await connection.end_episode({"metrics": {"success": True}})
         return taken
 
-    taken = converse(server, script)
+    taken = handle_connection(server, script)
     assert taken == [[tag, 50, step] for tag in (0, 10) for step in range(3)]
     assert server.actor.batches == [1, 1]
 
@@ -59,16 +59,16 @@ def test_a_chunk_runs_out_and_is_planned_again(server):
     async def script(connection):
         return [(await connection.act(payload(float(n))))["actions"][0] for n in range(6)]
 
-    assert converse(server, script) == [0, 0, 0, 0, 4, 4]
+    assert handle_connection(server, script) == [0, 0, 0, 0, 4, 4]
 
 
 def test_a_chunk_is_planned_again_before_it_runs_out_where_that_is_asked_for():
     async def script(connection):
         return [(await connection.act(payload(float(n))))["actions"][0] for n in range(6)]
 
-    with running(replan=2) as server:
-        assert converse(server, script) == [0, 0, 2, 2, 4, 4]
-    assert model_server(Teller(), replan=2).chunk_size == 2
+    with running(n_action_steps=2) as server:
+        assert handle_connection(server, script) == [0, 0, 2, 2, 4, 4]
+    assert model_server(Teller(), n_action_steps=2).chunk_size == 2
 
 
 def test_an_error_names_the_key_and_leaves_the_connection_open(server):
@@ -79,7 +79,7 @@ def test_an_error_names_the_key_and_leaves_the_connection_open(server):
             await connection.act(message)
         return (await connection.act(payload(2.0)))["actions"][0]
 
-    assert converse(server, script, "/v1/vla-eval") == 2
+    assert handle_connection(server, script, "/v1/vla-eval") == 2
 
 
 @pytest.mark.parametrize("form", ["raw", "png", "jpeg"])
@@ -89,7 +89,7 @@ def test_images_arrive_in_every_encoding(server, form):
         message["images"]["front"] = encode_image(np.full((16, 16, 3), 90, np.uint8), form)
         return (await connection.act(message))["actions"][1]
 
-    assert converse(server, script) == pytest.approx(90, abs=1)
+    assert handle_connection(server, script) == pytest.approx(90, abs=1)
 
 
 def test_answers_echo_the_number_of_their_request(server):
@@ -145,7 +145,7 @@ def harness(tmp_path):
 
 
 def test_the_harness_plays_its_episodes_against_the_server(harness):
-    with running(limits=Limits(max_batch=2)) as server:
+    with running(limits=BatchingConfig(max_batch=2)) as server:
         assert successes(harness(server_url=server.url + "/vla-eval")) == [True] * 4
         assert len(server.actor.batches) == 4
 

@@ -6,7 +6,7 @@ import pytest
 from serving_world import running
 
 from e0_lightning.cli import run
-from e0_lightning.data.demos import open_demos
+from e0_lightning.data.formats.base import open_demos
 from e0_lightning.policies.checkpoint import load_policy
 from test_experiments import EXPERIMENTS
 from vlabench_recording import BASE, record
@@ -21,7 +21,7 @@ class Overheard:
     """A policy that remembers what it was shown and what it answered."""
 
     def __init__(self, policy):
-        self.policy, self.contract = policy, policy.contract
+        self.policy, self.spec = policy, policy.spec
         self.batches, self.instructions = [], []
 
     def act(self, observation):
@@ -52,7 +52,7 @@ def policy(request, demo, tmp_path):
             f"--data.views={views}",
             "--data.batch_size=2",
             "--data.num_workers=0",
-            "--data.validation=0",
+            "--data.val_fraction=0",
         ]
     )
     trained.trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -77,12 +77,12 @@ def as_the_client_sends(demo, step, second):
 
 def test_it_sees_over_the_socket_what_it_was_trained_on(demo, policy):
     overheard = Overheard(policy)
-    views = list(policy.contract.views)
+    views = list(policy.spec.views)
     with running(overheard, layout="vlabench") as server:
         client = openpi.WebsocketClientPolicy("127.0.0.1", server.port)
         actions = client.infer(as_the_client_sends(demo, STEP, "right" in views))["actions"]
         client._ws.close()
-    file = open_demos(str(demo), views, list(policy.contract.state))
+    file = open_demos(str(demo), views, list(policy.spec.state))
     name = file.names[0]
     assert list(overheard.seen["images"]) == views
     for view, pixels in file.images(name, STEP, STEP + 1).items():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from e0_lightning.simulation.camera import STILL, CameraGrid, look_at_point, orbit, suffix
+from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraGrid, look_at_point, orbit, suffix
 
 
 def looking(position, target):
@@ -41,7 +41,7 @@ def test_azimuth_and_elevation_are_the_degrees_asked_for():
 
 
 def test_no_displacement_leaves_the_camera_where_it_is():
-    np.testing.assert_allclose(orbit(CAMERA, TARGET, STILL), CAMERA, atol=1e-15)
+    np.testing.assert_allclose(orbit(CAMERA, TARGET, NO_OFFSET), CAMERA, atol=1e-15)
 
 
 def test_a_camera_is_not_carried_over_the_top():
@@ -80,5 +80,5 @@ def test_a_displacement_that_makes_no_sense_is_refused(wrong):
 
 
 def test_file_names_tell_displacements_apart():
-    assert suffix(STILL) == ""
+    assert suffix(NO_OFFSET) == ""
     assert suffix((5, 0, -0.1)) == "_+5_+0_-0.1"

@@ -1,15 +1,15 @@
 import json
 
 import pytest
-from corridor import CONTRACT, RAISES, Corridor, Walker
+from corridor import RAISES, SPEC, Corridor, Walker
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.episodes import ManiSkillEpisodes
-from e0_lightning.simulation.report import RolloutReport
-from e0_lightning.simulation.rollout import RolloutBatch, Rollouts
-from e0_lightning.simulation.tables import markdown, summarise
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
+from e0_lightning.evaluation.report.callback import RolloutReport
+from e0_lightning.evaluation.report.tables import markdown, summarise
+from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
 from e0_lightning.types import EpisodeResult
 
 
@@ -19,7 +19,7 @@ def planned(loader):
 
 @pytest.mark.simulator
 def test_a_test_plays_every_task_on_unseen_seeds():
-    data = ManiSkillEpisodes(["PushCube-v1", "PickCube-v1"], episodes=12, num_envs=2)
+    data = ManiSkillEpisodes(["PushCube-v1", "PickCube-v1"], num_episodes=12, num_envs=2)
     batches = planned(data.test_dataloader())
     assert [len(batch) for batch in batches] == [10, 2, 10, 2]
     seeds = list(range(100_000, 100_012))
@@ -29,7 +29,7 @@ def test_a_test_plays_every_task_on_unseen_seeds():
 
 @pytest.mark.simulator
 def test_validation_seeds_are_not_those_of_the_test():
-    data = ManiSkillEpisodes(["PushCube-v1"], episodes=5, val_episodes=4)
+    data = ManiSkillEpisodes(["PushCube-v1"], num_episodes=5, num_val_episodes=4)
     test, val = (
         set(planned(loader)[0]) for loader in (data.test_dataloader(), data.val_dataloader())
     )
@@ -64,13 +64,13 @@ def test_an_instruction_can_be_given_with_its_task():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"episodes": 0}, "one episode at least"),
-        ({"first_seed": 3, "val_episodes": 4}, "no negative seeds"),
+        ({"num_episodes": 0}, "one episode at least"),
+        ({"first_seed": 3, "num_val_episodes": 4}, "no negative seeds"),
         ({"max_steps": 0}, "needs a step at least"),
         ({"max_steps": {"PickCube-v1": 9}}, "the tasks are PushCube-v1"),
-        ({"replan": 0}, "replan is 0"),
+        ({"n_action_steps": 0}, "n_action_steps is 0"),
     ],
-    ids=["episodes", "seeds", "cap", "task", "replan"],
+    ids=["episodes", "seeds", "cap", "task", "n_action_steps"],
 )
 def test_numbers_that_make_no_sense_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
@@ -80,7 +80,7 @@ def test_numbers_that_make_no_sense_are_refused(wrong, message):
 class Pedestrian(LightningModule):
     """A module that plays episodes in tests, and in validations while it is fitted."""
 
-    contract = CONTRACT
+    spec = SPEC
 
     def __init__(self):
         super().__init__()
@@ -94,13 +94,17 @@ class Pedestrian(LightningModule):
 
 @pytest.fixture(scope="module")
 def corridor():
-    rollouts = Rollouts(Corridor, num_envs=2, replan=4)
+    rollouts = Rollouts(Corridor, num_envs=2, n_action_steps=4)
     seeds = {"corridor": (3, 30, RAISES), "passage": (2, 4)}
     yield [
         RolloutBatch(
             rollouts,
-            [Episode(task, seed, 8) for seed in each],
-            {"max_steps": dict.fromkeys(seeds, 8), "replan": 4, "versions": {"corridor": "1.0"}},
+            [EvalEpisode(task, seed, 8) for seed in each],
+            {
+                "max_steps": dict.fromkeys(seeds, 8),
+                "n_action_steps": 4,
+                "versions": {"corridor": "1.0"},
+            },
         )
         for task, each in seeds.items()
     ]
@@ -129,7 +133,7 @@ def test_a_report_says_what_came_of_every_episode(corridor, trainer, tmp_path, c
     # Wilson's interval of 1 of 3.
     assert (task["low"], task["high"]) == pytest.approx((0.0615, 0.7923), abs=1e-4)
     assert found["mean"] == pytest.approx((1 / 3 + 1) / 2)
-    assert found["replan"] == 4
+    assert found["n_action_steps"] == 4
     assert found["versions"]["corridor"] == "1.0"
     lines = (folder / "episodes.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == [3, 30, RAISES, 2, 4]

@@ -6,30 +6,31 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from e0_lightning.data.libero import CAMERAS, CONTROL_MODE
-from e0_lightning.simulation import libero_assets, rendering
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.camera import CameraGrid
-from e0_lightning.simulation.libero import (
+from e0_lightning.benchmarks.libero import SPEC, check
+from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
+from e0_lightning.envs import libero_assets
+from e0_lightning.envs import mujoco_gl as rendering
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.envs.camera_orbit import CameraGrid
+from e0_lightning.envs.libero import (
     PARTS,
     STAY,
     SUITES,
     LiberoEnvironment,
-    require_contract,
+    require_spec,
     require_task,
     tasks,
 )
-from e0_lightning.simulation.libero_assets import FOLDERS, Assets, find_assets, package, unpack
-from e0_lightning.simulation.libero_check import CONTRACT, check
-from e0_lightning.simulation.libero_episodes import LiberoEpisodes, notes
-from e0_lightning.simulation.report import RolloutReport
+from e0_lightning.envs.libero_assets import FOLDERS, Assets, find_assets, package, unpack
+from e0_lightning.evaluation.libero_episodes import LiberoEpisodes, notes
+from e0_lightning.evaluation.report.callback import RolloutReport
 
 SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 
 
 @pytest.fixture(scope="module")
 def soup(libero_assets):
-    environment = LiberoEnvironment(SOUP, CONTRACT, rendering.offscreen(), libero_assets.path)
+    environment = LiberoEnvironment(SOUP, SPEC, rendering.offscreen(), libero_assets.path)
     yield environment
     environment.close()
 
@@ -134,15 +135,15 @@ def test_an_unknown_suite_is_refused_with_the_one_meant():
 )
 def test_an_actor_of_another_contract_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
-        require_contract(SOUP, replace(CONTRACT, **wrong))
-    require_contract(SOUP, replace(CONTRACT, views={"agentview_mirrored": 256}))
+        require_spec(SOUP, replace(SPEC, **wrong))
+    require_spec(SOUP, replace(SPEC, views={"agentview_mirrored": 256}))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"suites": []}, "one suite at least"),
-        ({"episodes": 51}, "from 1 to 50"),
+        ({"num_episodes": 51}, "from 1 to 50"),
         ({"tasks": [10]}, "numbered from 0 to 9"),
         ({"max_steps": "mine"}, "openvla or lerobot"),
     ],
@@ -173,7 +174,7 @@ def test_every_suite_has_ten_tasks(libero_assets):
 
 # Before `soup` is built: the end of one drawing context would empty another.
 def test_check_times_a_task(libero_assets, monkeypatch, capsys):
-    monkeypatch.setattr("e0_lightning.simulation.libero_check.tasks", lambda suite: [SOUP])
+    monkeypatch.setattr("e0_lightning.benchmarks.libero.tasks", lambda suite: [SOUP])
     assert check(["libero_object"]) == 0
     assert SOUP in capsys.readouterr().out
 
@@ -208,7 +209,7 @@ def test_things_are_seen_where_the_camera_matrix_says(soup, name):
 
 def play(environment, seed, actions):
     environment.begin(seed)
-    environment.run(actions, last=True, watch=None)
+    environment.run(actions, last=True, on_frame=None)
     return environment.world.get_sim_state()
 
 
@@ -248,7 +249,7 @@ def test_the_camera_moves_and_comes_back(soup):
 def test_assets_that_lack_something_are_named(libero_assets, tmp_path, monkeypatch):
     monkeypatch.setattr("libero.libero._assets_path_cache", None)  # put back afterwards
     with pytest.raises(ValueError, match=r"lack something.*\.xml.*set LIBERO_ASSETS to"):
-        LiberoEnvironment(SOUP, CONTRACT, rendering.offscreen(), folder_of_assets(tmp_path))
+        LiberoEnvironment(SOUP, SPEC, rendering.offscreen(), folder_of_assets(tmp_path))
 
 
 def test_an_initial_state_that_does_not_exist_is_refused(soup):
@@ -258,19 +259,19 @@ def test_an_initial_state_that_does_not_exist_is_refused(soup):
 
 def test_a_suite_is_played_from_its_official_initial_states(libero_assets):
     data = LiberoEpisodes(
-        ["libero_object"], tasks=[0, 3], episodes=2, camera_offset=CameraGrid(azimuth=(0, 5))
+        ["libero_object"], tasks=[0, 3], num_episodes=2, camera_offset=CameraGrid(azimuth=(0, 5))
     )
     played = [episode for batch in data.test_dataloader() for episode in batch.episodes]
     data.teardown("test")
-    assert played[0] == Episode(SOUP, 0, 280, None, (0, 0, 0))
-    assert played[1] == Episode(SOUP, 0, 280, None, (5, 0, 0))
+    assert played[0] == EvalEpisode(SOUP, 0, 280, None, (0, 0, 0))
+    assert played[1] == EvalEpisode(SOUP, 0, 280, None, (5, 0, 0))
     assert len(played) == 8
 
 
 class Still(LightningModule):
     """Does nothing, for two steps at a time."""
 
-    contract = replace(CONTRACT, horizon=2)
+    spec = replace(SPEC, horizon=2)
 
     def act(self, observation):
         return torch.tensor(STAY).expand(len(observation["state"]), 2, 7)
@@ -281,7 +282,13 @@ class Still(LightningModule):
 
 def test_doing_nothing_fails_and_is_reported(libero_assets, tmp_path):
     data = LiberoEpisodes(
-        ["libero_object"], tasks=[0], episodes=2, num_envs=2, replan=2, max_steps=4, videos=0
+        ["libero_object"],
+        tasks=[0],
+        num_episodes=2,
+        num_envs=2,
+        n_action_steps=2,
+        max_steps=4,
+        num_videos=0,
     )
     trainer = Trainer(
         default_root_dir=tmp_path,
@@ -297,4 +304,4 @@ def test_doing_nothing_fails_and_is_reported(libero_assets, tmp_path):
 
 
 def test_control_mode_is_the_demonstrations_one():
-    assert CONTRACT.control_mode == CONTROL_MODE
+    assert SPEC.control_mode == CONTROL_MODE

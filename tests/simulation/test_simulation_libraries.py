@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from e0_lightning.simulation.libraries import require_libraries
-from e0_lightning.simulation.rendering import offscreen
+from e0_lightning.envs.libraries import require_libraries
+from e0_lightning.envs.mujoco_gl import offscreen
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.episodes import ManiSkillEpisodes
-from e0_lightning.simulation.maniskill import ManiSkillEnvironment
-from e0_lightning.simulation.report import RolloutReport
-from e0_lightning.simulation.rollout import Rollouts
-from e0_lightning.types import Contract
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.envs.maniskill import ManiSkillEnvironment
+from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
+from e0_lightning.evaluation.report.callback import RolloutReport
+from e0_lightning.evaluation.rollout import Rollouts
+from e0_lightning.types import PolicySpec
 
 pytestmark = pytest.mark.simulator
 
-PUSH = Contract(
+PUSH = PolicySpec(
     views={"base_camera": 128},
     state={"qpos": 9, "tcp_pose": 7},
     action_dim=8,
@@ -49,7 +49,7 @@ def recorded(demos):
 class Replay(LightningModule):
     """Repeats the demonstration that began where it finds itself; or stays there, frozen."""
 
-    contract = PUSH
+    spec = PUSH
 
     def __init__(self, recorded, frozen=False):
         super().__init__()
@@ -74,7 +74,7 @@ class Replay(LightningModule):
 
 @pytest.fixture(scope="module")
 def world():
-    world = Rollouts(ManiSkillEnvironment, num_envs=2, replan=PUSH.horizon)
+    world = Rollouts(ManiSkillEnvironment, num_envs=2, n_action_steps=PUSH.horizon)
     yield world
     world.close()
 
@@ -87,14 +87,14 @@ def environment():
 
 
 def test_the_actions_of_a_demonstration_succeed_at_the_recorded_step(world, recorded):
-    episodes = [Episode("PushCube-v1", demo.seed, 100) for demo in recorded]
+    episodes = [EvalEpisode("PushCube-v1", demo.seed, 100) for demo in recorded]
     results = world.play(Replay(recorded), episodes)
     assert [result.success for result in results] == [True, True]
     assert [result.steps for result in results] == [demo.steps for demo in recorded]
 
 
 def test_an_actor_that_stands_still_fails_at_the_cap(world, recorded):
-    episodes = [Episode("PushCube-v1", recorded[0].seed, 70)]
+    episodes = [EvalEpisode("PushCube-v1", recorded[0].seed, 70)]
     [result] = world.play(Replay(recorded, frozen=True), episodes)
     assert (result.success, result.steps, result.error) == (False, 70, "")
 
@@ -102,7 +102,7 @@ def test_an_actor_that_stands_still_fails_at_the_cap(world, recorded):
 def test_an_actor_meets_what_the_demonstrations_show(environment, recorded):
     demo = recorded[0]
     first = environment.reset(demo.seed)
-    later = environment.run(demo.actions[:8], last=False, watch=None).view
+    later = environment.run(demo.actions[:8], last=False, on_frame=None).view
     for view, step in ((first, 0), (later, 8)):
         state = np.concatenate([demo.qpos[step], demo.tcp_pose[step]])
         np.testing.assert_array_equal(view.state, state)
@@ -116,7 +116,7 @@ def test_an_actor_meets_what_the_demonstrations_show(environment, recorded):
 def test_every_step_can_be_watched(environment, recorded):
     frames = []
     environment.reset(recorded[0].seed)
-    environment.run(recorded[0].actions[:2], last=True, watch=frames.append)
+    environment.run(recorded[0].actions[:2], last=True, on_frame=frames.append)
     assert [frame.shape for frame in frames] == [(512, 512, 3)] * 2
     assert frames[0].std() > 0
 
@@ -156,11 +156,11 @@ def test_lightning_test_plays_films_and_reports(recorded, tmp_path):
     demo = recorded[1]
     episodes = ManiSkillEpisodes(
         ["PushCube-v1"],
-        episodes=2,
+        num_episodes=2,
         first_seed=demo.seed,
         num_envs=1,
-        replan=PUSH.horizon,
-        videos=1,
+        n_action_steps=PUSH.horizon,
+        num_videos=1,
         max_steps=70,
     )
     trainer = Trainer(

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from e0_lightning.simulation import renderer
+from e0_lightning.envs import vulkan as renderer
 
 SOFTWARE = (
     "GPU: llvmpipe (LLVM 19)\n  Supported: 1\n  Present:   0\n  cudaId:    -1\n  rayTrace:  1\n"

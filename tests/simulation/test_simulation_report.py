@@ -6,20 +6,20 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from corridor import CONTRACT, Corridor, Walker
+from corridor import SPEC, Corridor, Walker
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.ledger import Ledger, fingerprint, key
-from e0_lightning.simulation.merge import merge
-from e0_lightning.simulation.report import RolloutReport, write
-from e0_lightning.simulation.rollout import RolloutBatch, Rollouts
-from e0_lightning.simulation.tables import by_camera, by_suite, markdown, summarise
-from e0_lightning.simulation.video import Video, filmed, show
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.evaluation.report.callback import RolloutReport, write
+from e0_lightning.evaluation.report.merge import merge
+from e0_lightning.evaluation.report.tables import by_camera, by_suite, markdown, summarise
+from e0_lightning.evaluation.report.video import Video, representative_videos, show
+from e0_lightning.evaluation.results_store import ResultsStore, fingerprint, key
+from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
 from e0_lightning.types import EpisodeResult
 
-ABOUT = {"max_steps": {"a/push": 9}, "replan": 4, "versions": {"world": "1"}}
+ABOUT = {"max_steps": {"a/push": 9}, "n_action_steps": 4, "versions": {"world": "1"}}
 
 
 def results(task="a/push", successes=2, n=3, camera=(0.0, 0.0, 0.0)):
@@ -90,7 +90,7 @@ def test_a_page_holds_everything_and_fetches_nothing(tmp_path):
 
 
 def test_a_ledger_remembers_what_was_finished_under_the_same_conditions(tmp_path):
-    ledger = Ledger(tmp_path / "episodes.jsonl", "hash")
+    ledger = ResultsStore(tmp_path / "episodes.jsonl", "hash")
     broken = EpisodeResult("a/push", 7, False, 1, error="gone")
     ledger.add([*results(), broken], ABOUT)
     with ledger.path.open("a") as file:
@@ -98,7 +98,7 @@ def test_a_ledger_remembers_what_was_finished_under_the_same_conditions(tmp_path
     known = ledger.finished(ABOUT)
     assert list(known.values()) == results()
     for other in (
-        {"replan": 5},
+        {"n_action_steps": 5},
         {"max_steps": {"a/push": 10}},
         {"versions": {"world": "2"}},
         {"instructions": {"a/push": "pull"}},
@@ -106,13 +106,13 @@ def test_a_ledger_remembers_what_was_finished_under_the_same_conditions(tmp_path
         assert ledger.finished({**ABOUT, **other}) == {}
     more = {**ABOUT, "max_steps": {"a/push": 9, "a/pull": 20}, "num_envs": 8}
     assert ledger.finished(more) == known
-    assert Ledger(ledger.path, "another").finished(ABOUT) == {}
-    assert Ledger(ledger.path, "hash", {"sampler": "another"}).finished(ABOUT) == {}
-    assert Ledger(ledger.path, None).finished(ABOUT) == {}
+    assert ResultsStore(ledger.path, "another").finished(ABOUT) == {}
+    assert ResultsStore(ledger.path, "hash", {"sampler": "another"}).finished(ABOUT) == {}
+    assert ResultsStore(ledger.path, None).finished(ABOUT) == {}
 
 
 def test_an_episode_is_told_by_task_seed_and_camera():
-    still, moved = (Episode("push", 1, 9, camera=camera) for camera in ((0, 0, 0), (5, 0, 0)))
+    still, moved = (EvalEpisode("push", 1, 9, camera=camera) for camera in ((0, 0, 0), (5, 0, 0)))
     assert key(still) != key(moved)
     assert key(still) == key(EpisodeResult("push", 1, True, 3))
 
@@ -140,7 +140,7 @@ def test_checkpoints_elsewhere_count_by_content_too(tmp_path):
 class Pedestrian(LightningModule):
     """Walks, and counts what it is asked."""
 
-    contract = CONTRACT
+    spec = SPEC
 
     def __init__(self, sampler="Tweedie"):
         super().__init__()
@@ -156,7 +156,7 @@ class Pedestrian(LightningModule):
 
 @pytest.fixture
 def rollouts():
-    rollouts = Rollouts(Corridor, num_envs=2, replan=4)
+    rollouts = Rollouts(Corridor, num_envs=2, n_action_steps=4)
     yield rollouts
     rollouts.close()
 
@@ -164,7 +164,9 @@ def rollouts():
 def test_a_stopped_evaluation_goes_on_where_it_was(rollouts, tmp_path):
     def evaluate(seeds, checkpoint, sampler="Tweedie", precision="32-true"):
         batches = [
-            RolloutBatch(rollouts, [Episode("corridor", seed, 8)], {"max_steps": {"corridor": 8}})
+            RolloutBatch(
+                rollouts, [EvalEpisode("corridor", seed, 8)], {"max_steps": {"corridor": 8}}
+            )
             for seed in seeds
         ]
         module = Pedestrian(sampler)
@@ -219,7 +221,7 @@ def test_parts_of_an_evaluation_are_merged_into_one_report(tmp_path):
         "a/push": (2, 3),
         "b/pull": (1, 2),
     }
-    assert found["replan"] == 4
+    assert found["n_action_steps"] == 4
 
 
 def test_reports_of_different_caps_are_not_merged(tmp_path):
@@ -273,7 +275,9 @@ def test_films_are_the_first_success_and_the_first_failure(tmp_path):
         {"task": "push", "success": success, "seed": n, "video": str(films[n])}
         for n, success in enumerate(outcomes)
     ]
-    chosen = filmed([{**episodes[4], "task": "lost"}, *episodes, {**episodes[0], "video": None}])
+    chosen = representative_videos(
+        [{**episodes[4], "task": "lost"}, *episodes, {**episodes[0], "video": None}]
+    )
     assert {key: episode["seed"] for key, episode in chosen.items()} == {
         ("push", "failure"): 2,
         ("push", "success"): 0,

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from corridor import CONTRACT, DIES, HANGS, RAISES, Corridor, Walker
+from corridor import DIES, HANGS, RAISES, SPEC, Corridor, Walker
 
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.rollout import RolloutBatch, Rollouts
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
 from e0_lightning.types import EpisodeBatch
 
 
@@ -15,8 +15,8 @@ def rollouts():
     """Rollouts with these settings; tests that ask for the same share the processes."""
     made = {}
 
-    def make(num_envs=2, replan=4, timeout=60.0):
-        key = (num_envs, replan, timeout)
+    def make(num_envs=2, n_action_steps=4, timeout=60.0):
+        key = (num_envs, n_action_steps, timeout)
         return made.setdefault(key, Rollouts(Corridor, *key))
 
     yield make
@@ -25,7 +25,7 @@ def rollouts():
 
 
 def walks(*seeds, max_steps=20):
-    return [Episode("corridor", seed, max_steps) for seed in seeds]
+    return [EvalEpisode("corridor", seed, max_steps) for seed in seeds]
 
 
 def test_results_come_in_the_order_of_the_episodes(rollouts):
@@ -49,7 +49,7 @@ def test_the_actor_sees_all_waiting_environments_at_once(rollouts):
 
 def test_a_free_place_is_filled_while_the_others_play_on(rollouts):
     walker = Walker()
-    rollouts(num_envs=2, replan=4).play(walker, walks(12, 4, 4, 4))
+    rollouts(num_envs=2, n_action_steps=4).play(walker, walks(12, 4, 4, 4))
     goals = [shown["state"][:, 1].tolist() for shown in walker.shown]
     assert goals == [[12, 4], [12], [12, 4], [4]]
 
@@ -103,12 +103,12 @@ def test_processes_serve_the_next_batch(rollouts):
 
 def test_an_environment_that_refuses_the_actor_stops_the_run(rollouts):
     with pytest.raises(ValueError, match="the corridor is locked"):
-        rollouts().play(Walker(), [Episode("locked", 1, 10)])
+        rollouts().play(Walker(), [EvalEpisode("locked", 1, 10)])
 
 
 def test_a_camera_that_cannot_move_so_stops_the_run(rollouts):
     with pytest.raises(ValueError, match="corridor: the ceiling is low"):
-        rollouts().play(Walker(), [Episode("corridor", 3, 10, camera=(0.0, 80.0, 0.0))])
+        rollouts().play(Walker(), [EvalEpisode("corridor", 3, 10, camera=(0.0, 80.0, 0.0))])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_camera_that_cannot_move_so_stops_the_run(rollouts):
     [
         (torch.zeros(1, 6, 3), r"shape \(1, 6, 3\); \(1, horizon, 2\) is wanted"),
         (torch.zeros(6, 2), r"shape \(6, 2\)"),
-        (torch.zeros(1, 2, 2), "returned 2 steps and replan is 4"),
+        (torch.zeros(1, 2, 2), "returned 2 steps and n_action_steps is 4"),
         (torch.full((1, 6, 2), float("nan")), "not finite"),
     ],
     ids=["dimensions", "no batch", "too short", "NaN"],
@@ -128,16 +128,16 @@ def test_actions_that_do_not_fit_are_refused(rollouts, actions, message):
         rollouts(num_envs=1).play(walker, walks(3))
 
 
-@pytest.mark.parametrize("wrong", [{"num_envs": 0}, {"replan": -1}, {"timeout": 0.0}])
+@pytest.mark.parametrize("wrong", [{"num_envs": 0}, {"n_action_steps": -1}, {"timeout": 0.0}])
 def test_numbers_must_be_positive(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Rollouts(Corridor, **{"num_envs": 1, "replan": 1, **wrong})
+        Rollouts(Corridor, **{"num_envs": 1, "n_action_steps": 1, **wrong})
 
 
 def test_a_video_is_named_after_the_outcome(rollouts, tmp_path):
     pytest.importorskip("imageio_ffmpeg", reason="videos need imageio with ffmpeg")
     episodes = [
-        Episode("corridor", seed, 8, str(tmp_path / "videos" / f"{seed}.mp4"))
+        EvalEpisode("corridor", seed, 8, str(tmp_path / "videos" / f"{seed}.mp4"))
         for seed in (5, 30, RAISES)
     ]
     results = rollouts().play(Walker(), episodes)
@@ -149,8 +149,8 @@ def test_a_video_is_named_after_the_outcome(rollouts, tmp_path):
 def test_a_batch_travels_by_pickle_and_plays_where_it_arrives(rollouts):
     world = rollouts(num_envs=1)
     world.play(Walker(), walks(2))
-    batch = pickle.loads(pickle.dumps(RolloutBatch(world, walks(3), {"replan": 4})))
+    batch = pickle.loads(pickle.dumps(RolloutBatch(world, walks(3), {"n_action_steps": 4})))
     assert isinstance(batch, EpisodeBatch)
-    assert batch.about == {"replan": 4}
-    assert [result.success for result in batch.run(Walker(contract=CONTRACT))] == [True]
+    assert batch.about == {"n_action_steps": 4}
+    assert [result.success for result in batch.run(Walker(spec=SPEC))] == [True]
     batch.rollouts.close()

@@ -74,7 +74,7 @@ def experiment(demos, folder, **changes):
 
 
 def observation(policy):
-    (view,) = policy.contract.views
+    (view,) = policy.spec.views
     frame = torch.randint(0, 256, (1, 3, 128, 128), generator=torch.Generator().manual_seed(0))
     return {
         "images": {view: frame.to(torch.uint8)},
@@ -91,7 +91,7 @@ def test_imported_weights_act_and_are_where_a_run_starts(demos, tmp_path, capsys
     e0(["import-weights", f"--source={source}", "--config", str(config), f"--out={out}"])
     assert "loaded: expert.norm.modulation.weight" in capsys.readouterr().out
     policy = load_policy(out)
-    assert policy.contract.control_mode == "pd_joint_pos"
+    assert policy.spec.control_mode == "pd_joint_pos"
     acted = policy.act(observation(policy))
     assert acted.shape == (1, 4, 8)
     assert acted.isfinite().all()
@@ -126,8 +126,8 @@ def test_without_demonstrations_there_are_weights_but_no_contract(tmp_path, caps
     source = tmp_path / "paligemma"
     e0(["import-weights", f"--source={source}", f"--config={config}", f"--out={out}"])
     assert "cannot act before" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="no contract yet"):
-        _ = load_policy(out).contract
+    with pytest.raises(ValueError, match="no spec yet"):
+        _ = load_policy(out).spec
 
 
 def test_what_cannot_be_imported_is_said_without_a_traceback(demos, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from e0_lightning.networks.prefix import Prefix
-from e0_lightning.weights.filling import fill
+from e0_lightning.networks.prefix_encoder import Prefix
+from e0_lightning.weights.mapping import load_mapped
 from e0_lightning.weights.openpi import plan
 
 from .weights_world import (
@@ -29,7 +29,7 @@ B, P = 2, 5
 
 def imported(tensors, **changes):
     policy = tiny_policy(**changes).eval()
-    report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), plan(tensors))
     return policy, report
 
 
@@ -132,13 +132,13 @@ def test_files_of_lerobot_differ_by_a_word():
 def test_a_policy_over_tokens_takes_all_but_the_projections_of_actions():
     policy = tiny_policy("E0")
     tensors = tiny_pi05()
-    report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), plan(tensors))
     assert {name.split(".")[0] for name in report.unexpected} == {
         "action_in_proj",
         "action_out_proj",
     }
     assert all(
-        name.startswith(("port.", "encoder.state.", "encoder.view_offset."))
+        name.startswith(("projection.", "encoder.state.", "encoder.view_offset."))
         for name in report.missing
     )
 
@@ -146,11 +146,11 @@ def test_a_policy_over_tokens_takes_all_but_the_projections_of_actions():
 def test_a_hybrid_takes_them_for_its_flow_tokens():
     policy = tiny_policy("E0Hybrid")
     tensors = tiny_pi05()
-    report = fill(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), plan(tensors))
     assert report.unexpected == []
-    assert torch.equal(policy.flow_port.embed.weight, tensors["action_in_proj.weight"])
-    assert not policy.flow_port.positions.any()
-    assert policy.token_port.positions.any()
+    assert torch.equal(policy.flow_projection.embedding.weight, tensors["action_in_proj.weight"])
+    assert not policy.flow_projection.positions.any()
+    assert policy.token_projection.positions.any()
 
 
 @pytest.mark.parametrize(("before", "after"), [("onehot_", ""), ("action_", "_discrete")])
@@ -165,8 +165,8 @@ def test_a_hybrid_takes_both_kinds_of_token_from_a_released_one(before, after):
     assert {name.split(".")[1] for name in report.missing} == {"state", "view_offset"}
     for ours, theirs in (("embed", "in_proj"), ("head", "out_proj")):
         expected = renamed[f"{before}{theirs}{after}.weight"]
-        assert torch.equal(policy.get_parameter(f"token_port.{ours}.weight"), expected)
-    assert not policy.token_port.positions.any()
+        assert torch.equal(policy.get_parameter(f"token_projection.{ours}.weight"), expected)
+    assert not policy.token_projection.positions.any()
 
 
 def test_a_policy_over_tokens_takes_their_projections_from_a_hybrid():
@@ -176,7 +176,7 @@ def test_a_policy_over_tokens_takes_their_projections_from_a_hybrid():
         "action_out_proj",
     }
     for kind in ("weight", "bias"):
-        ours = policy.get_parameter(f"port.embed.{kind}")
+        ours = policy.get_parameter(f"projection.embedding.{kind}")
         assert torch.equal(ours, tiny_e0(32)[f"onehot_in_proj.{kind}"])
 
 
@@ -184,4 +184,4 @@ def test_a_second_tensor_for_one_place_is_left_out_and_named():
     tensors = tiny_e0(32) | {"other_in_proj.weight": tiny_e0(32)["onehot_in_proj.weight"] + 1}
     policy, report = imported(tensors, class_path="E0Hybrid", process={"num_bins": 32})
     assert report.unexpected == ["other_in_proj.weight"]
-    assert torch.equal(policy.token_port.embed.weight, tensors["onehot_in_proj.weight"])
+    assert torch.equal(policy.token_projection.embedding.weight, tensors["onehot_in_proj.weight"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from e0_lightning.weights.filling import fill
+from e0_lightning.weights.mapping import load_mapped
 from e0_lightning.weights.openpi import plan
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
@@ -14,7 +14,9 @@ TEXT_TOKENS = [[5, 9, 17, 33], [2, 250, 61, 7]]
 def imported(source):
     policy = tiny_policy().eval()
     shards = find_shards(str(source))
-    report = fill(dict(policy.named_parameters()), read_tensors(shards), plan(read_names(shards)))
+    report = load_mapped(
+        dict(policy.named_parameters()), read_tensors(shards), plan(read_names(shards))
+    )
     return policy, report
 
 
@@ -79,7 +81,7 @@ def test_every_tensor_is_accounted_for(world):
     names = dict(policy.named_parameters())
     assert report.unexpected == []
     assert sorted(report.loaded + report.missing) == sorted(names)
-    new = ("expert.", "port.", "encoder.state.", "encoder.view_offset.")
+    new = ("expert.", "projection.", "encoder.state.", "encoder.view_offset.")
     assert {name for name in names if not name.startswith(new)} == set(report.loaded)
     assert any("attn.qkv.weight <- " in line for line in report.reshaped)
     assert "loaded" in str(report).splitlines()[-1]

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from e0_lightning.weights.filling import fill
+from e0_lightning.weights.mapping import load_mapped
 from e0_lightning.weights.openpi import plan
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
@@ -16,7 +16,7 @@ def tensors():
 
 
 def fill_tiny(tensors):
-    return fill(dict(tiny_policy().named_parameters()), tensors.items(), plan(tensors))
+    return load_mapped(dict(tiny_policy().named_parameters()), tensors.items(), plan(tensors))
 
 
 class Payload:
@@ -90,7 +90,7 @@ def test_a_shorter_vocabulary_fills_the_first_rows(tensors):
     name = "model.language_model.embed_tokens.weight"
     short = dict(tensors) | {name: tensors[name][:300]}
     policy = tiny_policy()
-    fill(dict(policy.named_parameters()), short.items(), plan(short))
+    load_mapped(dict(policy.named_parameters()), short.items(), plan(short))
     weight = policy.encoder.language.model.embed_tokens.weight
     assert torch.equal(weight[:300], tensors[name][:300])
 
@@ -98,5 +98,5 @@ def test_a_shorter_vocabulary_fills_the_first_rows(tensors):
 def test_half_precision_is_widened(tensors):
     policy = tiny_policy()
     half = {name: tensor.bfloat16() for name, tensor in tiny_pi05().items()}
-    fill(dict(policy.named_parameters()), half.items(), plan(half))
+    load_mapped(dict(policy.named_parameters()), half.items(), plan(half))
     assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}

@@ -1,9 +1,9 @@
-"""Robot units to normalised actions to tokens, and back."""
+"""Robot units to normalized actions to tokens, and back."""
 
-from e0_lightning.actions.normalizer import MeanStdNormalizer, QuantileNormalizer
+from e0_lightning.actions.action_space import ActionSpace
+from e0_lightning.actions.normalizers import MeanStdNormalizer, QuantileNormalizer
+from e0_lightning.actions.quantiles import RunningQuantiles
 from e0_lightning.actions.relative import RelativeActions
-from e0_lightning.actions.space import ActionSpace
-from e0_lightning.actions.statistics import RunningQuantiles
 from e0_lightning.actions.tokenizer import ActionTokenizer
 
 __all__ = [

@@ -33,17 +33,17 @@ class ActionTokenizer:
         self.num_bins = num_bins
         self.decode_to = decode_to
 
-    def encode(self, normalised: Tensor) -> Tensor:
+    def encode(self, normalized: Tensor) -> Tensor:
         """Find the bin of every value.
 
         Args:
-            normalised: ``(…, D)``, meant for [-1, 1]; outliers go to the first or last bin.
+            normalized: ``(…, D)``, meant for [-1, 1]; outliers go to the first or last bin.
 
         Returns:
             ``(…, D)`` int64 in [0, K).
         """
         # bfloat16 has 8 bits of mantissa: too few to tell 2048 bins apart.
-        precise = normalised.to(torch.promote_types(normalised.dtype, torch.float32))
+        precise = normalized.to(torch.promote_types(normalized.dtype, torch.float32))
         position = (precise + 1) * (self.num_bins / 2)
         return position.floor().clamp(0, self.num_bins - 1).long()
 

@@ -1,6 +1,6 @@
 """Viewpoint perturbation."""
 
-from e0_lightning.augment.callback import ViewpointPerturbation
-from e0_lightning.augment.viewpoint import SphericalWarp
+from e0_lightning.augment.spherical_warp import SphericalWarp
+from e0_lightning.augment.viewpoint import ViewpointPerturbation
 
 __all__ = ["SphericalWarp", "ViewpointPerturbation"]

@@ -88,7 +88,7 @@ def transform(homography: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
         positive the point is behind the camera and the pixel means nothing.
     """
     columns = homography.view(-1, *(1,) * (max(u.ndim, v.ndim) - 1), 3, 3).unbind(-1)
-    # A row and a column of pixels meet in the last sum only, so a grid costs two operations.
+    # A row and a column of pixels fit_normalizers in the last sum only, so a grid costs two operations.
     moved = columns[0] * u.unsqueeze(-1) + (columns[1] * v.unsqueeze(-1) + columns[2])
     depth = moved[..., 2]
     return moved[..., :2] / depth.clamp(min=torch.finfo(depth.dtype).eps).unsqueeze(-1), depth

@@ -1,6 +1,6 @@
 """The command lines: `lightning` in `training`, `e0` in `verbs`, its verbs beside them."""
 
-from e0_lightning.cli.training import main, run
-from e0_lightning.cli.verbs import e0
+from e0_lightning.cli.e0_cli import e0
+from e0_lightning.cli.lightning_cli import main, run
 
 __all__ = ["e0", "main", "run"]

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
+from e0_lightning.benchmarks.latency import benchmark_policy
+from e0_lightning.benchmarks.memory import describe, estimate, measure, random_batch
 from e0_lightning.cli.experiment import build
-from e0_lightning.policies.latency import benchmark_policy
-from e0_lightning.policies.memory import describe, estimate, measure, random_batch
 
 
 def benchmark_memory(experiment: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch.cli import LightningCLI
 
-from e0_lightning.cli.training import run
+from e0_lightning.cli.lightning_cli import run
 from e0_lightning.policies.base import Policy
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from e0_lightning.benchmarks.chunk_boundary import benchmark
 from e0_lightning.cli.serving import load
-from e0_lightning.simulation.base import Episode
-from e0_lightning.simulation.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
-from e0_lightning.simulation.real_time import benchmark
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.envs.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
 
 
 def benchmark_seam(
@@ -13,7 +13,7 @@ def benchmark_seam(
     task: str = "PushCube-v1",
     episodes: int = 20,
     first_seed: int = 100_000,
-    replan: int = 8,
+    n_action_steps: int = 8,
     delay: int = 4,
     num_envs: int = 1,
 ) -> None:
@@ -26,11 +26,11 @@ def benchmark_seam(
         task: ManiSkill's name of the task.
         episodes: Episodes, on the seeds from `first_seed` on, played both ways.
         first_seed: First seed.
-        replan: Steps from one view to the next; with `delay`, at most the policy's horizon.
+        n_action_steps: Steps from one view to the next; with `delay`, at most the policy's horizon.
         delay: Steps from a view to the chunk for it.
         num_envs: Environments that step in parallel, a process each.
     """
     cap = MAX_STEPS.get(task, DEFAULT_MAX_STEPS)
-    played = [Episode(task, first_seed + n, cap) for n in range(episodes)]
-    settings = {"replan": replan, "delay": delay, "num_envs": num_envs}
+    played = [EvalEpisode(task, first_seed + n, cap) for n in range(episodes)]
+    settings = {"n_action_steps": n_action_steps, "delay": delay, "num_envs": num_envs}
     print(benchmark(load(checkpoint), played, make_environment=ManiSkillEnvironment, **settings))

@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
+from e0_lightning.benchmarks.serving import benchmark as benchmark_actor
 from e0_lightning.policies.checkpoint import load_policy
 from e0_lightning.policies.half_precision import HalfPrecision
-from e0_lightning.serving.batching import Limits
-from e0_lightning.serving.benchmark import benchmark as benchmark_actor
+from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.server import serve as serve_actor
-from e0_lightning.types import Planner
+from e0_lightning.types import ActionSampler
 
 Precision = Literal["32-true", "bf16-mixed"]
 """As the trainer's option of this name."""
@@ -25,8 +25,8 @@ def serve(
     api_key: str | None = None,
     layout: str = "plain",
     prompt: str | None = None,
-    limits: Limits | None = None,
-    replan: int | None = None,
+    limits: BatchingConfig | None = None,
+    n_action_steps: int | None = None,
     precision: Precision = "32-true",
 ) -> None:
     """Let robots and benchmarks use a policy; on a GPU where there is one.
@@ -43,13 +43,15 @@ def serve(
             aloha, or a YAML file.
         prompt: Instruction for requests without one.
         limits: Batch, wait, queue, frame size and grace.
-        replan: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
+        n_action_steps: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
             that the layout takes. vla-eval's clients carry them all out before they ask again.
         precision: bf16-mixed computes in bfloat16, as `lightning test` does when told the same.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    serve_actor(load(checkpoint, precision), host, port, api_key, layout, prompt, limits, replan)
+    serve_actor(
+        load(checkpoint, precision), host, port, api_key, layout, prompt, limits, n_action_steps
+    )
 
 
 def benchmark_serving(
@@ -75,7 +77,7 @@ def benchmark_serving(
     benchmark_actor(actor, clients, seconds, max_batch, layout)
 
 
-def load(checkpoint: str, precision: Precision = "32-true") -> Planner:
+def load(checkpoint: str, precision: Precision = "32-true") -> ActionSampler:
     """Open a checkpoint, on a GPU where there is one."""
     policy = load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
     return policy if precision == "32-true" else HalfPrecision(policy)

@@ -12,18 +12,18 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from e0_lightning.collection.libero_parts import LiberoParts
-from e0_lightning.collection.libero_record import work
-from e0_lightning.simulation.libero import tasks as tasks_of
-from e0_lightning.simulation.libero_assets import find_assets
-from e0_lightning.simulation.processes import Worker
-from e0_lightning.simulation.rendering import offscreen
+from e0_lightning.collection.libero_episode_store import LiberoEpisodeStore
+from e0_lightning.collection.libero_recorder import work
+from e0_lightning.envs.libero import tasks as tasks_of
+from e0_lightning.envs.libero_assets import find_assets
+from e0_lightning.envs.mujoco_gl import offscreen
+from e0_lightning.envs.worker_process import WorkerProcess
 
-PATIENCE = 10
+MAX_CONSECUTIVE_FAILURES = 10
 """Failures in a row after which a task counts as one that the expert cannot do."""
 
 
-class Tally(NamedTuple):
+class TaskSummary(NamedTuple):
     """What came of one task."""
 
     task: str
@@ -73,13 +73,15 @@ def collect(
     chosen = names if tasks is None else [names[place] for place in tasks]
     assets, backend = find_assets(), offscreen()
     folder = Path(out) / suite
-    tallies: list[Tally] = []
+    tallies: list[TaskSummary] = []
     with _alone(folder), ExitStack() as stack:
-        wanted = {task: LiberoParts(folder / f"{task.split('/')[1]}_demo.hdf5") for task in chosen}
+        wanted = {
+            task: LiberoEpisodeStore(folder / f"{task.split('/')[1]}_demo.hdf5") for task in chosen
+        }
         for parts in wanted.values():
             parts.require_size(image_size)
         size = min(workers or len(os.sched_getaffinity(0)), episodes)
-        team = [Worker(work, image_size, backend, assets.path, folder) for _ in range(size)]
+        team = [WorkerProcess(work, image_size, backend, assets.path, folder) for _ in range(size)]
         for worker in team:
             stack.callback(worker.end)
         try:
@@ -90,14 +92,16 @@ def collect(
     return _conclude(folder, tallies)
 
 
-def _fill(parts: LiberoParts, task: str, episodes: int, team: list[Worker]) -> Tally:
+def _fill(
+    parts: LiberoEpisodeStore, task: str, episodes: int, team: list[WorkerProcess]
+) -> TaskSummary:
     """Have workers demonstrate seeds of a task until there are enough successes."""
     from tqdm import tqdm
 
     done, row, trouble = len(parts.succeeded()), 0, ""
     seeds = parts.untried()
     free = list(team)
-    busy: dict[Any, tuple[Worker, int]] = {}
+    busy: dict[Any, tuple[WorkerProcess, int]] = {}
     with tqdm(total=episodes, initial=done, unit="demo", desc=task.split("/")[1]) as bar:
         while busy or (done < episodes and not trouble):
             # Never more seeds under way than are still missing: all of them may succeed.
@@ -115,17 +119,17 @@ def _fill(parts: LiberoParts, task: str, episodes: int, team: list[Worker]) -> T
                 parts.add(seed, *answer)
                 done, row = (done, row + 1) if answer[1] else (done + 1, 0)
                 bar.update(not answer[1])
-                if row == PATIENCE:
+                if row == MAX_CONSECUTIVE_FAILURES:
                     trouble = f"{row} attempts in a row failed, the last because {answer[1]}"
     failed = len(parts.failed())
     if parts.succeeded():
         parts.publish()
     if done >= episodes:
         parts.clear()
-    return Tally(task, done, failed, trouble)
+    return TaskSummary(task, done, failed, trouble)
 
 
-def _answer(worker: Worker, seed: int) -> Any:
+def _answer(worker: WorkerProcess, seed: int) -> Any:
     """What a worker has to say: a file and why it failed, or that it cannot do the task."""
     try:
         answer = worker.connection.recv()
@@ -141,7 +145,7 @@ def _answer(worker: Worker, seed: int) -> Any:
     return answer
 
 
-def _conclude(folder: Path, tallies: list[Tally]) -> list[Path]:
+def _conclude(folder: Path, tallies: list[TaskSummary]) -> list[Path]:
     """Print what came of it."""
     print("| task | demos | failed attempts | |\n| --- | --- | --- | --- |")
     for tally in tallies:

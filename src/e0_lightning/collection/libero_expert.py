@@ -21,7 +21,7 @@ FINGER = 0.018
 """Radius of a finger that comes down, with some room, metres."""
 
 
-class Leg(NamedTuple):
+class Waypoint(NamedTuple):
     """One leg of the way."""
 
     goal: Floats
@@ -87,7 +87,7 @@ class PickAndPlace:
             self.leg, self.elapsed = self.leg + 1, 0
         return action
 
-    def _plan(self, thing: str, place: str, grasp: Grasp) -> list[Leg]:
+    def _plan(self, thing: str, place: str, grasp: Grasp) -> list[Waypoint]:
         corners, point = self.scene.corners(thing), grasp.point
         low, high = corners.min(axis=0), corners.max(axis=0)
         hanging = point[2] - low[2]  # how far it reaches below the fingertips
@@ -100,14 +100,14 @@ class PickAndPlace:
         over, down = (np.array([*(target + offset), z]) for z in (clear, release))
         lifted = np.array([*point[:2], clear])
         return [
-            Leg(above, OPEN, 0.010, 80),
-            Leg(point, OPEN, 0.006, 50, speed=0.6),
-            Leg(point, SHUT, 0.0, 12),
-            Leg(lifted, SHUT, 0.02, 50),
-            Leg(over, SHUT, 0.012, 100),
-            Leg(down, SHUT, 0.010, 40),
-            Leg(down, OPEN, 0.0, 10),
-            Leg(over, OPEN, 0.02, 40),
+            Waypoint(above, OPEN, 0.010, 80),
+            Waypoint(point, OPEN, 0.006, 50, speed=0.6),
+            Waypoint(point, SHUT, 0.0, 12),
+            Waypoint(lifted, SHUT, 0.02, 50),
+            Waypoint(over, SHUT, 0.012, 100),
+            Waypoint(down, SHUT, 0.010, 40),
+            Waypoint(down, OPEN, 0.0, 10),
+            Waypoint(over, OPEN, 0.02, 40),
         ]
 
 

@@ -11,13 +11,13 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from e0_lightning.collection.parts import Parts, Sidecar
-from e0_lightning.collection.planner import Recipe, work
-from e0_lightning.simulation.libraries import require_libraries
-from e0_lightning.simulation.processes import Worker
-from e0_lightning.simulation.renderer import backend
+from e0_lightning.collection.episode_store import EpisodeStore, Sidecar
+from e0_lightning.collection.maniskill_planner import CollectionConfig, work
+from e0_lightning.envs.libraries import require_libraries
+from e0_lightning.envs.vulkan import backend
+from e0_lightning.envs.worker_process import WorkerProcess
 
-PATIENCE = 30
+MAX_CONSECUTIVE_FAILURES = 30
 """Seeds in a row that may fail before a task counts as one that the planner cannot do."""
 
 
@@ -58,8 +58,8 @@ def collect(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; ask for at least 1")
     _require_planner(task)
-    recipe = Recipe(task, control_mode, image_size, backend())
-    with closing(Parts(out)) as parts:
+    recipe = CollectionConfig(task, control_mode, image_size, backend())
+    with closing(EpisodeStore(out)) as parts:
         tried = parts.finished()
         for path, sidecar in tried.values():
             _require_same(recipe, path, sidecar)
@@ -80,7 +80,7 @@ def collect(
     return out
 
 
-def _fill(parts: Parts, recipe: Recipe, episodes: int, workers: int) -> None:
+def _fill(parts: EpisodeStore, recipe: CollectionConfig, episodes: int, workers: int) -> None:
     """Have worker processes demonstrate seeds until there are enough successes."""
     from tqdm import tqdm
 
@@ -90,10 +90,12 @@ def _fill(parts: Parts, recipe: Recipe, episodes: int, workers: int) -> None:
         tqdm(total=episodes, initial=done, unit="episode", desc=recipe.task) as bar,
         ExitStack() as stack,
     ):
-        free = [Worker(work, recipe, parts.folder) for _ in range(min(workers, episodes - done))]
+        free = [
+            WorkerProcess(work, recipe, parts.folder) for _ in range(min(workers, episodes - done))
+        ]
         for worker in free:
             stack.callback(worker.end)
-        busy: dict[Any, tuple[Worker, int]] = {}
+        busy: dict[Any, tuple[WorkerProcess, int]] = {}
         while done < episodes:
             # Never more seeds under way than are still missing: all of them may succeed.
             while free and done + len(busy) < episodes:
@@ -107,14 +109,14 @@ def _fill(parts: Parts, recipe: Recipe, episodes: int, workers: int) -> None:
                 done += success
                 failed = 0 if success else failed + 1
                 bar.update(int(success))
-                if failed == PATIENCE:
+                if failed == MAX_CONSECUTIVE_FAILURES:
                     raise ValueError(
                         f"{recipe.task} in {recipe.control_mode}: {failed} seeds in a row failed, "
                         f"the last one because {_reason(parts, seed)}"
                     )
 
 
-def _receive(worker: Worker, parts: Parts, seed: int) -> bool:
+def _receive(worker: WorkerProcess, parts: EpisodeStore, seed: int) -> bool:
     """File away what a worker has to say; whether it is a success."""
     try:
         answer = worker.connection.recv()
@@ -136,7 +138,7 @@ def _successes(tried: dict[int, tuple[Path, Sidecar]]) -> int:
     return sum(len(sidecar["episodes"]) for _, sidecar in tried.values())
 
 
-def _reason(parts: Parts, seed: int) -> str:
+def _reason(parts: EpisodeStore, seed: int) -> str:
     return str(parts.finished()[seed][1]["failure"])
 
 
@@ -167,7 +169,7 @@ def _require_planner(task: str) -> None:
         )
 
 
-def _require_same(recipe: Recipe, path: Path, sidecar: Sidecar) -> None:
+def _require_same(recipe: CollectionConfig, path: Path, sidecar: Sidecar) -> None:
     """Refuse to mix demonstrations of different tasks, controllers or image sizes in one file."""
     info = sidecar["env_info"]
     kwargs = info["env_kwargs"]

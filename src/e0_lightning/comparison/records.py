@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from e0_lightning.policies.latency import timed
-from e0_lightning.simulation.ledger import write_whole
+from e0_lightning.benchmarks.latency import timed
+from e0_lightning.evaluation.results_store import write_whole
 from e0_lightning.types import Observation
 
 TRAINED, TRAINING, ACTING = "trained.ckpt", "training.json", "acting.json"

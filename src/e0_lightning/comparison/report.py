@@ -11,8 +11,8 @@ from e0_lightning.comparison.chart import draw
 from e0_lightning.comparison.records import ACTING, TRAINING
 from e0_lightning.comparison.runs import PLAYED, Variant
 from e0_lightning.comparison.tables import Table
+from e0_lightning.evaluation.results_store import Key, key, to_result
 from e0_lightning.metrics import paired_difference, wilson
-from e0_lightning.simulation.ledger import Key, key, to_result
 from e0_lightning.types import EpisodeResult
 
 Figures = dict[str, Any]
@@ -159,7 +159,7 @@ def _about(variants: Mapping[str, Variant]) -> Figures:
         told[name] = ", ".join(sorted({str(training[name]) for training in trainings}))
     reports = [r for each in variants.values() if (r := _read(each.folder / PLAYED))]
     for report in reports[:1]:
-        told["replan"] = report.get("replan")
+        told["n_action_steps"] = report.get("n_action_steps")
         told["versions"] = ", ".join(f"{n} {v}" for n, v in report["versions"].items())
     return told
 

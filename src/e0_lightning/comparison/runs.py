@@ -16,7 +16,7 @@ from typing import Any
 
 from e0_lightning.comparison.records import ACTING, TRAINED, TRAINING
 from e0_lightning.comparison.tables import Words, options
-from e0_lightning.simulation.ledger import fingerprint
+from e0_lightning.evaluation.results_store import fingerprint
 
 PLAYED = "results.json"
 EPISODES = "--data.init_args.episodes"
@@ -129,7 +129,7 @@ class Variant:
     def _playing(self) -> Words:
         words = [f"--ckpt_path={self.checkpoint}", _callbacks("RolloutReport", self.folder)]
         if self.budget.episodes is not None:
-            words.append(f"{EPISODES}.init_args.episodes={self.budget.episodes}")
+            words.append(f"{EPISODES}.init_args.num_episodes={self.budget.episodes}")
         if self.budget.threads is not None:
             words.append(f"{EPISODES}.init_args.num_envs={self.budget.threads}")
         return words

@@ -1,20 +1,20 @@
 """Demonstrations on disk to batches."""
 
-from e0_lightning.data.demos import Demo, DemoFile, open_demos
-from e0_lightning.data.maniskill import ManiSkillFile
-from e0_lightning.data.robot_demos import DemoSource, RobotDemos
-from e0_lightning.data.shuffle import BlockShuffle, ResumableLoader
-from e0_lightning.data.windows import Episode, Windows
+from e0_lightning.data.block_sampler import BlockSampler, ResumableLoader
+from e0_lightning.data.chunk_dataset import ChunkDataset, Demo
+from e0_lightning.data.datamodule import DemoSource, RobotDemos
+from e0_lightning.data.formats.base import DemoInfo, DemoReader, open_demos
+from e0_lightning.data.formats.maniskill import ManiSkillReader
 
 __all__ = [
-    "BlockShuffle",
+    "BlockSampler",
+    "ChunkDataset",
     "Demo",
-    "DemoFile",
+    "DemoInfo",
+    "DemoReader",
     "DemoSource",
-    "Episode",
-    "ManiSkillFile",
+    "ManiSkillReader",
     "ResumableLoader",
     "RobotDemos",
-    "Windows",
     "open_demos",
 ]

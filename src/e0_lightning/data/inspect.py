@@ -7,8 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from e0_lightning.data.demos import DemoFile, Floats, open_demos
-from e0_lightning.data.robot_demos import expand
+from e0_lightning.data.datamodule import expand
+from e0_lightning.data.formats.base import DemoReader, Floats, open_demos
 
 
 def inspect(paths: list[str]) -> None:
@@ -35,8 +35,8 @@ def inspect(paths: list[str]) -> None:
         sys.exit(1)
 
 
-def _headers(file: DemoFile) -> list[str]:
-    contract, demos, failed = file.contract, file.demos(), file.failed()
+def _headers(file: DemoReader) -> list[str]:
+    spec, demos, failed = file.spec, file.demos(), file.failed()
     steps = np.array([demo.steps for demo in demos])
     try:
         sentences = Counter(file.instruction(demo.name) for demo in demos)
@@ -44,17 +44,17 @@ def _headers(file: DemoFile) -> list[str]:
     except ValueError:
         instruction = "none: give one with the demos"
     lines = [
-        f"dialect       {file.dialect}",
+        f"format       {file.format}",
         f"task          {file.task}",
         f"instruction   {instruction}",
-        f"control mode  {contract.control_mode}",
+        f"control mode  {spec.control_mode}",
         f"episodes      {len(demos)}, and {len(failed)} failed ones left out"
         + (f": {', '.join(failed[:10])}{', …' * (len(failed) > 10)}" if failed else ""),
         f"steps         {steps.sum()} in all; {steps.min()} / {steps.mean():.1f} / {steps.max()} "
         "per episode (min / mean / max)",
     ]
     layouts = [file.stored(demo.name) for demo in demos]
-    for view, side in contract.views.items():
+    for view, side in spec.views.items():
         common = Counter(layout[view].chunks for layout in layouts).most_common(3)
         shown = ", ".join(
             ("contiguous" if chunk is None else " × ".join(map(str, chunk)))
@@ -63,14 +63,14 @@ def _headers(file: DemoFile) -> list[str]:
         )
         known = "known" if view in file.intrinsics(demos[0].name) else "unknown"
         lines.append(f"view          {view}: {side} px, intrinsics {known}, chunks {shown}")
-    if not contract.views:
+    if not spec.views:
         lines.append("view          none: replay the recording to RGB to train on images")
-    for part, dims in contract.state.items():
+    for part, dims in spec.state.items():
         lines.append(f"state         {part}: {dims}")
     return lines
 
 
-def _actions(file: DemoFile) -> list[str]:
+def _actions(file: DemoReader) -> list[str]:
     actions: Floats = np.concatenate(
         [file.actions(demo.name, 0, demo.steps) for demo in file.demos()]
     )

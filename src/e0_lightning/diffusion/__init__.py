@@ -1,9 +1,9 @@
 """Mathematics over tokens: processes, schedules, samplers; torch only."""
 
-from e0_lightning.diffusion.flow import PathPoint, RectifiedFlow
-from e0_lightning.diffusion.masking import ConfidenceSampler, TokenMasking
-from e0_lightning.diffusion.process import OneHotDiffusion
-from e0_lightning.diffusion.projected import corrupt_projected
+from e0_lightning.diffusion.flow_matching import PathPoint, RectifiedFlow
+from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
+from e0_lightning.diffusion.projected_noise import corrupt_projected
 from e0_lightning.diffusion.samplers import (
     ArgmaxSampler,
     CategoricalSampler,
@@ -17,7 +17,7 @@ from e0_lightning.diffusion.schedules import (
     IdentifiabilitySchedule,
     IdentifiabilityTau,
     Schedule,
-    TauDensity,
+    TauDistribution,
     UniformSchedule,
     UniformTau,
 )
@@ -36,7 +36,7 @@ __all__ = [
     "Sample",
     "Sampler",
     "Schedule",
-    "TauDensity",
+    "TauDistribution",
     "TokenMasking",
     "TweedieSampler",
     "UniformSchedule",

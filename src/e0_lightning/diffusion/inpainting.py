@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from e0_lightning.diffusion.flow import Velocity
-from e0_lightning.diffusion.masking import Predict
-from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.flow_matching import Velocity
+from e0_lightning.diffusion.masked import Predict
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Denoise
 
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from e0_lightning.diffusion.draws import draw_normal, draw_tokens
-from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.schedules import Schedule, UniformSchedule
+from e0_lightning.random import sample_normal, sample_tokens
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """``(x_tau (B, L, K), tau (B,)) → logits (B, L, K)`` of the posterior over tokens."""
@@ -82,7 +82,7 @@ class Sampler(ABC):
             generator: What decides every draw; None is torch's own.
             device: Where to work; None is the generator's device, or the CPU.
         """
-        x = draw_normal((*shape, process.num_bins), generator, device)
+        x = sample_normal((*shape, process.num_bins), generator, device)
         levels = self.schedule(self.num_steps).to(x.device)[:, None].expand(-1, shape[0])
         logits = denoise(x, levels[0]).float()
         for tau, following in pairwise(levels):
@@ -155,7 +155,7 @@ class TweedieSampler(Sampler):
         mean = process.mean(logits)
         noise = process.noise(x, mean, tau)
         if self.eta:
-            fresh = draw_normal(x.shape, generator, x.device)
+            fresh = sample_normal(x.shape, generator, x.device)
             noise = (1 - self.eta**2) ** 0.5 * noise + self.eta * fresh
         return torch.lerp(noise, mean, following[:, None, None])
 
@@ -208,7 +208,7 @@ class CategoricalSampler(Sampler):
 
     def choose(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw tokens, ``(B, L)``, from a posterior."""
-        return draw_tokens(logits, self.temperature, generator)
+        return sample_tokens(logits, self.temperature, generator)
 
 
 class ReleasedSampler(Sampler):
@@ -252,7 +252,7 @@ class ReleasedSampler(Sampler):
         """Add fresh noise to the chosen tokens; see ``Sampler.step``."""
         alpha = process.alpha if self.alpha is None else self.alpha
         signal = alpha * process.encode(self.choose(logits))
-        noise = draw_normal(x.shape, generator, x.device)
+        noise = sample_normal(x.shape, generator, x.device)
         if not self.decay_noise:
             return signal + noise
         sigma = (1 - following).sqrt()[:, None, None]

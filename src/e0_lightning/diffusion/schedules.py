@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from e0_lightning.diffusion.draws import draw_uniform
+from e0_lightning.random import sample_uniform
 
 _CLEANEST = 0.999
 """Largest τ that training draws: at τ = 1 the noise is gone and the score diverges."""
@@ -52,7 +52,7 @@ class IdentifiabilitySchedule(Schedule):
         return torch.cat([torch.zeros(1), identifiable_tau(position, self.num_bins, self.alpha)])
 
 
-class TauDensity(ABC):
+class TauDistribution(ABC):
     """How training draws τ."""
 
     @abstractmethod
@@ -65,7 +65,7 @@ class TauDensity(ABC):
         """Draw one τ per sample: ``(B,)`` float32 in [0, 1)."""
 
 
-class BetaTau(TauDensity):
+class BetaTau(TauDistribution):
     """``1 − τ = 0.999 · Beta(a, 1) + 0.001``: biased to high noise, as openpi and the paper do.
 
     The second parameter of the Beta stays at the paper's 1, for which ``U^(1/a)`` is an exact draw
@@ -80,7 +80,7 @@ class BetaTau(TauDensity):
 
     def __init__(self, a: float = 1.5) -> None:
         if a <= 0:
-            raise ValueError(f"a is {a}; a Beta density needs a positive parameter.")
+            raise ValueError(f"a is {a}; a Beta tau_distribution needs a positive parameter.")
         self.a = a
 
     def sample(
@@ -90,11 +90,11 @@ class BetaTau(TauDensity):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draw ``(B,)`` noise levels."""
-        noise = draw_uniform((batch,), generator, device) ** (1 / self.a)
+        noise = sample_uniform((batch,), generator, device) ** (1 / self.a)
         return _CLEANEST * (1 - noise)
 
 
-class UniformTau(TauDensity):
+class UniformTau(TauDistribution):
     """τ uniform in [0, 0.999)."""
 
     def sample(
@@ -104,10 +104,10 @@ class UniformTau(TauDensity):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draw ``(B,)`` noise levels."""
-        return _CLEANEST * draw_uniform((batch,), generator, device)
+        return _CLEANEST * sample_uniform((batch,), generator, device)
 
 
-class IdentifiabilityTau(TauDensity):
+class IdentifiabilityTau(TauDistribution):
     """τ as ``IdentifiabilitySchedule`` visits it: log-uniform signal-to-noise ratio, and τ = 0.
 
     Args:
@@ -134,7 +134,7 @@ class IdentifiabilityTau(TauDensity):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draw ``(B,)`` noise levels."""
-        position, lot = draw_uniform((2, batch), generator, device)
+        position, lot = sample_uniform((2, batch), generator, device)
         return torch.where(
             lot < self.pure_noise, 0.0, identifiable_tau(position, self.num_bins, self.alpha)
         )

@@ -1,14 +1,14 @@
 """Networks that know no noise: vision, language, prefix, action expert."""
 
-from e0_lightning.networks.expert import ActionExpert
+from e0_lightning.networks.action_expert import ActionExpert
+from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.language import LanguageModel
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
 
 __all__ = [
     "ActionExpert",
-    "ActionPort",
+    "ActionProjection",
     "LanguageModel",
     "Prefix",
     "PrefixEncoder",

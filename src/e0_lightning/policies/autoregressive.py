@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.action_prefix import ActionPrefix, Draw, doubt
+from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
-from e0_lightning.diffusion.draws import draw_tokens
 from e0_lightning.diffusion.inpainting import decide
 from e0_lightning.diffusion.losses import cross_entropy
-from e0_lightning.networks.expert import ActionExpert
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.networks.action_expert import ActionExpert
+from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.drawing import Committed, Draw, doubt
+from e0_lightning.random import sample_tokens
 from e0_lightning.types import Batch
 
 
@@ -30,10 +30,10 @@ class Autoregressive(Policy):
     Args:
         encoder: Observations to prefix.
         expert: Transformer over action tokens.
-        actions: Robot units to normalised chunks.
+        actions: Robot units to normalized chunks.
         num_bins: Bins K.
         temperature: T of ``p^(1/T)`` in decoding; 0 is greedy.
-        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -53,33 +53,35 @@ class Autoregressive(Policy):
         # One token more than bins stands before the first, and wherever there is no action.
         self.blank = num_bins
         embed = nn.Embedding(num_bins + 1, expert.width)
-        self.port = ActionPort(embed, self.tokens, expert.width, num_bins)
+        self.projection = ActionProjection(embed, self.tokens, expert.width, num_bins)
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of each token given the true ones before it."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
-        valid = self.actions.counted(batch["valid"]).flatten(1)
+        valid = self.actions.loss_mask(batch["valid"]).flatten(1)
         before = tokens.masked_fill(~valid, self.blank).roll(1, dims=1)
         before[:, 0] = self.blank
-        refined = self.expert(self.port.enter(before), self._clock(prefix), prefix, causal=True)
-        return {"cross_entropy": cross_entropy(self.port.leave(refined), tokens, valid)}
+        refined = self.expert(
+            self.projection.embed(before), self._clock(prefix), prefix, causal=True
+        )
+        return {"cross_entropy": cross_entropy(self.projection.project_out(refined), tokens, valid)}
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Decode token by token, each appended to the prefix of the next."""
         return Autoregressive.draw(self, prefix).chunk
 
-    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
         """Decode what is not decided; what is comes first, and the rest is given it exactly."""
-        known = None if committed is None else committed.tokens(self.tokenizer)
+        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         tau = self._clock(prefix)
         token = torch.full((prefix.batch_size, 1), self.blank, device=tau.device)
         decoded, judged = [], []
         for index in range(self.tokens):
-            refined, prefix = self.expert.extend(self.port.enter(token, index), tau, prefix)
-            logits = self.port.leave(refined).float()
+            refined, prefix = self.expert.extend(self.projection.embed(token, index), tau, prefix)
+            logits = self.projection.project_out(refined).float()
             if known is not None:
                 logits = decide(logits, known[:, index, None])
-            token = draw_tokens(logits, self.temperature)
+            token = sample_tokens(logits, self.temperature)
             decoded.append(token)
             judged.append(logits)
             if self.actions.padding[index % self.actions.width]:

@@ -11,35 +11,42 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 
-from e0_lightning.actions.normalizer import QuantileNormalizer
-from e0_lightning.actions.space import ActionSpace
-from e0_lightning.metrics import ActionError, SuccessRate
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.actions.action_prefix import ActionPrefix, Draw, read_action_prefix
+from e0_lightning.actions.action_space import ActionSpace
+from e0_lightning.actions.normalizers import QuantileNormalizer
+from e0_lightning.metrics import ActionL1, SuccessRate
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.demonstrations import fit_statistics, require_sizes
-from e0_lightning.policies.drawing import Committed, Draw, read_committed
-from e0_lightning.policies.fine_tuning import FineTuning, start_from
-from e0_lightning.policies.optimization import CosineAdamW, name_states, numbered
-from e0_lightning.policies.precision import check_precision
-from e0_lightning.policies.seeding import seed
-from e0_lightning.policies.sharding import shard
-from e0_lightning.policies.throughput import Throughput
-from e0_lightning.policies.tree import keep_tree, self_contained
-from e0_lightning.types import Batch, Contract, EpisodeBatch, EpisodeResult, Observation, Plan
+from e0_lightning.training.callbacks.throughput import Throughput
+from e0_lightning.training.finetuning import FineTuning, start_from
+from e0_lightning.training.hyperparameters import keep_tree, self_contained
+from e0_lightning.training.optimizer import CosineAdamW, name_states, numbered
+from e0_lightning.training.precision import check_precision
+from e0_lightning.training.seeding import seed
+from e0_lightning.training.sharding import shard
+from e0_lightning.types import (
+    ActionSample,
+    Batch,
+    EpisodeBatch,
+    EpisodeResult,
+    Observation,
+    PolicySpec,
+)
 
 
 class Policy(pl.LightningModule):
     """A way to choose action chunks, written by a subclass as two methods.
 
-    A subclass computes :meth:`losses` and draws with :meth:`sample`, both in normalised actions;
+    A subclass computes :meth:`losses` and draws with :meth:`sample`, both in normalized actions;
     training, validation, rollouts, logs and checkpoints come along. Outside, all is in robot units.
 
-    A policy learns its contract (views, state parts, control mode) and its normalisation from the
+    A policy learns its spec (views, state parts, control mode) and its normalisation from the
     data module it is first fitted on, keeps them in its checkpoint, and refuses any other.
 
     Args:
         encoder: Observations to prefix.
-        actions: Robot units to normalised chunks.
-        optimization: Optimizer and its schedule.
+        actions: Robot units to normalized chunks.
+        optimizer: Optimizer and its schedule.
         fine_tuning: Parts frozen, adapted, or run with less memory; None trains all as it is.
         weights: Checkpoint whose weights, and nothing else of it, ``fit`` starts from.
     """
@@ -48,7 +55,7 @@ class Policy(pl.LightningModule):
         self,
         encoder: PrefixEncoder,
         actions: ActionSpace,
-        optimization: CosineAdamW | None = None,
+        optimizer: CosineAdamW | None = None,
         fine_tuning: FineTuning | None = None,
         weights: str | None = None,
     ) -> None:
@@ -57,13 +64,13 @@ class Policy(pl.LightningModule):
         self.encoder = encoder
         self.actions = actions
         self.state_normalizer = QuantileNormalizer(encoder.state_dim)
-        self.optimization = optimization or CosineAdamW()
+        self.optimizer = optimizer or CosineAdamW()
         self.fine_tuning = fine_tuning or FineTuning()
         self.weights = weights
         self.throughput = Throughput()
-        self.action_error = ActionError(actions.dim)
+        self.action_error = ActionL1(actions.dim)
         self.success = SuccessRate()
-        self._contract: Contract | None = None
+        self._spec: PolicySpec | None = None
         self._origin = "nobody"
         self._is_prepared = self._is_set_up = False
 
@@ -87,18 +94,18 @@ class Policy(pl.LightningModule):
         """Named losses of a batch, whose sum is minimised.
 
         Args:
-            batch: Actions ``(B, H, width)`` normalised, ``valid`` ``(B, H)``.
+            batch: Actions ``(B, H, width)`` normalized, ``valid`` ``(B, H)``.
             prefix: The encoded observations.
         """
 
     @abstractmethod
     def sample(self, prefix: Prefix) -> Tensor:
-        """Draw normalised chunks ``(B, H, width)`` for encoded observations.
+        """Draw normalized chunks ``(B, H, width)`` for encoded observations.
 
         Where a subclass overrides this alone, its ``draw`` becomes this.
         """
 
-    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
         """Draw as :meth:`sample` does, with uncertainty, and chunks that begin as is decided.
 
         A subclass that can do either overrides it; this one has no uncertainty.
@@ -106,27 +113,27 @@ class Policy(pl.LightningModule):
         Raises:
             ValueError: If steps are decided, which this policy cannot continue.
         """
-        if committed is not None:
+        if action_prefix is not None:
             raise ValueError(
-                f"committed: found {int(committed.steps.sum(dim=1).max())} decided actions, wanted "
+                f"action_prefix: found {int(action_prefix.steps.sum(dim=1).max())} decided actions, wanted "
                 f"none: {type(self).__name__} cannot continue a chunk that is being carried out. "
                 "Leave the key out, or use a policy that can, such as E0 or FlowMatching."
             )
         return Draw(self.sample(prefix))
 
     @property
-    def contract(self) -> Contract:
+    def spec(self) -> PolicySpec:
         """What the policy must be shown and what its actions mean.
 
         Raises:
             ValueError: If the policy has not been fitted or loaded yet.
         """
-        if self._contract is None:
+        if self._spec is None:
             raise ValueError(
-                "This policy has no contract yet: fit it on a data module that has one, "
+                "This policy has no spec yet: fit it on a data module that has one, "
                 "or load a checkpoint with load_policy."
             )
-        return self._contract
+        return self._spec
 
     def act(self, observation: Observation) -> Tensor:
         """Choose the next H actions for each of B observations.
@@ -138,29 +145,29 @@ class Policy(pl.LightningModule):
             ``(B, H, D)`` in robot units, on the policy's device.
 
         Raises:
-            ValueError: If views, their sizes or the state are not those of the contract, or
-                committed actions do not fit, or the policy cannot continue them.
+            ValueError: If views, their sizes or the state are not those of the spec, or
+                action_prefix actions do not fit, or the policy cannot continue them.
         """
-        return self.plan(observation).actions
+        return self.sample_actions(observation).actions
 
     @torch.inference_mode()
-    def plan(self, observation: Observation) -> Plan:
+    def sample_actions(self, observation: Observation) -> ActionSample:
         """Choose what :meth:`act` does, with its uncertainty; arguments and errors are the same."""
         moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
-        committed = read_committed(moved, self.actions)
-        drawn = self.draw(self.prefix(moved), committed)
+        action_prefix = read_action_prefix(moved, self.actions)
+        drawn = self.draw(self.prefix(moved), action_prefix)
         actions = self.actions.undo(drawn.chunk, moved["state"])
-        if committed is not None:
+        if action_prefix is not None:
             # Tokens would round them, and saturate outliers.
-            actions = torch.where(committed.steps[..., None], committed.actions, actions)
-        return Plan(actions, drawn.uncertainty)
+            actions = torch.where(action_prefix.steps[..., None], action_prefix.actions, actions)
+        return ActionSample(actions, drawn.uncertainty)
 
     def prefix(self, observation: Observation) -> Prefix:
-        """Encode observations in robot units, their views in the contract's order."""
-        if self._contract is not None:
-            observation = self._contract.arrange(observation)
-        normalised = self.state_normalizer(observation["state"])
-        return self.encoder(Observation({**observation, "state": normalised}))  # type: ignore[typeddict-item, no-any-return]
+        """Encode observations in robot units, their views in the spec's order."""
+        if self._spec is not None:
+            observation = self._spec.check_observation(observation)
+        normalized = self.state_normalizer(observation["state"])
+        return self.encoder(Observation({**observation, "state": normalized}))  # type: ignore[typeddict-item, no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Sum of the losses of a batch."""
@@ -198,14 +205,14 @@ class Policy(pl.LightningModule):
         """Optimizer and schedule over the trainer's whole run."""
         total = self.trainer.estimated_stepping_batches
         factors = self.fine_tuning.factors(self)
-        return self.optimization.configure(self.parameters(), total, factors)  # type: ignore[return-value]
+        return self.optimizer.configure(self.parameters(), total, factors)  # type: ignore[return-value]
 
     def setup(self, stage: str) -> None:
         """Note that callbacks have been set up."""
         self._is_set_up = True
 
     def configure_model(self) -> None:
-        """Take weights, adapters, contract and statistics, and spread over processes."""
+        """Take weights, adapters, spec and statistics, and spread over processes."""
         running = None if self._trainer is None else self.trainer.state.fn
         if running is not None:
             check_precision(self.trainer)
@@ -215,24 +222,24 @@ class Policy(pl.LightningModule):
                 start_from(self, self.weights)
             self.fine_tuning.apply(self)
         datamodule: Any = None if running is None else getattr(self.trainer, "datamodule", None)
-        if running == "fit" and hasattr(datamodule, "contract"):
+        if running == "fit" and hasattr(datamodule, "spec"):
             # Before weight averaging copies the policy, statistics and all.
-            self.meet(datamodule)
-        elif running != "test" and hasattr(datamodule, "contract"):
-            self._agree(datamodule.contract, _origin(datamodule))
+            self.fit_normalizers(datamodule)
+        elif running != "test" and hasattr(datamodule, "spec"):
+            self._agree(datamodule.spec, _origin(datamodule))
         # Weight averaging asks for the model before anyone else, and copies it: whole.
         if self.device_mesh is not None and self._is_set_up:
             shard(self, self.device_mesh["data_parallel"])
 
-    def meet(self, datamodule: Any) -> None:
-        """Learn contract and statistics from demonstrations, or refuse them if it has others.
+    def fit_normalizers(self, datamodule: Any) -> None:
+        """Learn spec and statistics from demonstrations, or refuse them if it has others.
 
         Args:
-            datamodule: With a ``contract`` and ``action_windows()``, as ``RobotDemos`` has; where
+            datamodule: With a ``spec`` and ``action_windows()``, as ``RobotDemos`` has; where
                 it has an ``origin``, errors name it.
         """
-        is_new = self._contract is None
-        self._agree(datamodule.contract, _origin(datamodule))
+        is_new = self._spec is None
+        self._agree(datamodule.spec, _origin(datamodule))
         if is_new:
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 
@@ -267,7 +274,7 @@ class Policy(pl.LightningModule):
             self.success.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the contract and free the tree of other files, so that the checkpoint is enough."""
+        """Add the spec and free the tree of other files, so that the checkpoint is enough."""
         if "hyper_parameters" in checkpoint:
             tree = checkpoint["hyper_parameters"]
             checkpoint["hyper_parameters"] = self_contained(dict(tree), self.encoder.language)
@@ -275,19 +282,19 @@ class Policy(pl.LightningModule):
             names = numbered(self, self.trainer.optimizers[0], self.device_mesh is not None)
             named = [name_states(state, names) for state in checkpoint["optimizer_states"] if state]
             checkpoint["optimizer_states"] = named
-        if self._contract is not None:
-            checkpoint["contract"] = self._contract.as_dict()
+        if self._spec is not None:
+            checkpoint["spec"] = self._spec.as_dict()
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the checkpoint's contract, or refuse it next to data of another."""
-        if "contract" in checkpoint:
+        """Take the checkpoint's spec, or refuse it next to data of another."""
+        if "spec" in checkpoint:
             path = None if self._trainer is None else self.trainer.ckpt_path
             source = f"the checkpoint {path}" if path else "the checkpoint"
-            self._agree(Contract(**checkpoint["contract"]), source)
+            self._agree(PolicySpec(**checkpoint["spec"]), source)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        normalised = self.actions.normalise(batch["actions"], batch["state"])
-        inner = Batch({**batch, "actions": normalised})  # type: ignore[typeddict-item]
+        normalized = self.actions.normalize(batch["actions"], batch["state"])
+        inner = Batch({**batch, "actions": normalized})  # type: ignore[typeddict-item]
         return self.losses(inner, self.prefix(batch))
 
     def _log_losses(
@@ -307,12 +314,12 @@ class Policy(pl.LightningModule):
         self.success.update(results)
         return results
 
-    def _agree(self, found: Contract, source: str) -> None:
-        if self._contract is not None:
-            self._contract.require(found, f"the policy of {self._origin}", source)
+    def _agree(self, found: PolicySpec, source: str) -> None:
+        if self._spec is not None:
+            self._spec.check_compatible(found, f"the policy of {self._origin}", source)
             return
         require_sizes(found, self.actions, self.encoder.state_dim, source)
-        self._contract, self._origin = found, source
+        self._spec, self._origin = found, source
 
 
 def _origin(datamodule: Any) -> str:

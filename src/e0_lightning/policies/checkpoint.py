@@ -1,4 +1,4 @@
-"""A checkpoint is enough: class path, constructor tree, contract and tensors in one file."""
+"""A checkpoint is enough: class path, constructor tree, spec and tensors in one file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_policy(path: str | PathLike[str], device: torch.device | str = "cpu") -
         device: Where to put it.
 
     Returns:
-        The policy; one that was imported and met no data yet has no contract, and cannot act.
+        The policy; one that was imported and met no data yet has no spec, and cannot act.
 
     Raises:
         ValueError: If the file holds no constructor tree.

@@ -7,20 +7,20 @@ from typing import Any
 
 from torch import Tensor
 
-from e0_lightning.actions.normalizer import QuantileNormalizer
-from e0_lightning.actions.space import ActionSpace
-from e0_lightning.actions.statistics import RunningQuantiles
-from e0_lightning.types import Contract
+from e0_lightning.actions.action_space import ActionSpace
+from e0_lightning.actions.normalizers import QuantileNormalizer
+from e0_lightning.actions.quantiles import RunningQuantiles
+from e0_lightning.types import PolicySpec
 
 
-def require_sizes(found: Contract, actions: ActionSpace, state_dim: int, source: str) -> None:
+def require_sizes(found: PolicySpec, actions: ActionSpace, state_dim: int, source: str) -> None:
     """Refuse data whose sizes are not those that a policy was built for.
 
     Args:
-        found: Contract of the data.
+        found: PolicySpec of the data.
         actions: The policy's.
         state_dim: State dimensions Q of the policy.
-        source: What the contract belongs to, for the message.
+        source: What the spec belongs to, for the message.
 
     Raises:
         ValueError: If a size differs, naming the argument of the policy and both values.

@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e0_lightning.actions.space import ActionSpace
-from e0_lightning.diffusion.draws import draw_uniform
+from e0_lightning.actions.action_prefix import ActionPrefix, Draw, doubt
+from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.diffusion.inpainting import inpaint
-from e0_lightning.diffusion.process import OneHotDiffusion
-from e0_lightning.diffusion.projected import corrupt_projected
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
+from e0_lightning.diffusion.projected_noise import corrupt_projected
 from e0_lightning.diffusion.samplers import Denoise, Sample, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
-from e0_lightning.networks.expert import ActionExpert
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.networks.action_expert import ActionExpert
+from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.drawing import Committed, Draw, doubt
 from e0_lightning.policies.readout import read_out, tokenizer_for
+from e0_lightning.random import sample_uniform
 from e0_lightning.types import Batch
 
 
@@ -34,21 +34,21 @@ class E0(Policy):
     Args:
         encoder: Observations to prefix.
         expert: Transformer over action tokens.
-        actions: Robot units to normalised chunks.
-        process: Noise on one-hot tokens, its bins K and its density of τ.
+        actions: Robot units to normalized chunks.
+        process: Noise on one-hot tokens, its bins K and its tau_distribution of τ.
         sampler: Rule, schedule and read-out.
         token_per: What the expert sees as one token: a ``dimension`` of a step, as in the paper, or
             a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
         self_conditioning: Let the expert also see an earlier estimate of the tokens (Analog Bits,
             arXiv 2208.04202): the step before's; half of training sees a first pass's.
-        committed: Most steps at the head of a chunk that training reveals, from none to all of
+        max_action_prefix: Most steps at the head of a chunk that training reveals, from none to all of
             these at random, and asks nothing about: how a chunk goes on from actions under way
             (arXiv 2512.05964). Without it only an x_τ that tells the network something does, and
             with α = 0.1 it hardly does.
-        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
 
     Raises:
-        ValueError: If ``committed`` is not below the horizon.
+        ValueError: If ``max_action_prefix`` is not below the horizon.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class E0(Policy):
         sampler: Sampler | None = None,
         token_per: Literal["dimension", "step"] = "dimension",
         self_conditioning: bool = False,
-        committed: int = 0,
+        max_action_prefix: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
-        if not 0 <= committed < actions.horizon:
+        if not 0 <= max_action_prefix < actions.horizon:
             raise ValueError(
-                f"committed is {committed}, the horizon {actions.horizon}; from 0 to "
+                f"max_action_prefix is {max_action_prefix}, the horizon {actions.horizon}; from 0 to "
                 f"{actions.horizon - 1} steps are wanted, for one at least must be left to learn."
             )
-        self.committed = committed
+        self.max_action_prefix = max_action_prefix
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
         self.token_per = token_per
@@ -79,20 +79,20 @@ class E0(Policy):
         self.tokens = actions.horizon * actions.width
         features = joined * self.process.num_bins
         embed = nn.Linear(features, expert.width)
-        self.port = ActionPort(embed, self.tokens // joined, expert.width, features)
+        self.projection = ActionProjection(embed, self.tokens // joined, expert.width, features)
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
         self.estimate = nn.Linear(expert.width, expert.width) if self_conditioning else None
         if self.estimate is not None:
             # Nothing at first, as if it were not there.
             nn.init.zeros_(self.estimate.weight)
             nn.init.zeros_(self.estimate.bias)
-        self.begun = nn.Linear(2 * joined, expert.width, bias=False) if committed else None
+        self.begun = nn.Linear(2 * joined, expert.width, bias=False) if max_action_prefix else None
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
-        valid = self.actions.counted(batch["valid"]).flatten(1)
-        tau = self.process.density.sample(len(tokens), device=tokens.device)
+        valid = self.actions.loss_mask(batch["valid"]).flatten(1)
+        tau = self.process.tau_distribution.sample(len(tokens), device=tokens.device)
         known = self._reveal(tokens)
         entered = self._enter_corrupted(tokens, tau, valid, known)
         logits = self._refine(entered, tau, prefix, self._first_estimate(entered, tau, prefix))
@@ -104,9 +104,9 @@ class E0(Policy):
         """Denoise chunks from pure noise and read them off."""
         return E0.draw(self, prefix).chunk
 
-    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
         """Denoise what is not decided, and tell how sure the last step was."""
-        known = None if committed is None else committed.tokens(self.tokenizer)
+        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         drawn: Sample = self.sampler(
             self._denoiser(prefix, known),
             self.process,
@@ -162,17 +162,19 @@ class E0(Policy):
             logits = self._refine(entered, tau, prefix)
         # Some versions of PyTorch would use weights again that autocast has cast without gradients.
         torch.clear_autocast_cache()
-        kept = draw_uniform((len(tau), 1, 1), device=tau.device) < 0.5
+        kept = sample_uniform((len(tau), 1, 1), device=tau.device) < 0.5
         return self._recall(logits) * kept
 
     def _enter(self, x_tau: Tensor) -> Tensor:
-        return self.port.enter(x_tau.reshape(len(x_tau), len(self.port.positions), -1))
+        return self.projection.embed(x_tau.reshape(len(x_tau), len(self.projection.positions), -1))
 
     def _reveal(self, tokens: Tensor) -> Tensor | None:
         """Tokens that training shows, ``(B, L)``, and −1 elsewhere; None where it never does."""
-        if not self.committed:
+        if not self.max_action_prefix:
             return None
-        steps = draw_uniform((len(tokens), 1), device=tokens.device) * (self.committed + 1)
+        steps = sample_uniform((len(tokens), 1), device=tokens.device) * (
+            self.max_action_prefix + 1
+        )
         place = torch.arange(self.tokens, device=tokens.device) // self.actions.width
         # Padding is never told, as in acting.
         padding = self.actions.padding.repeat(self.actions.horizon)
@@ -199,11 +201,14 @@ class E0(Policy):
             return self._tell(known, self._enter(x_tau))
         if not self.process.projected:
             return self._enter(self.process.corrupt(tokens, tau, valid=valid))
-        layer, shape = cast(nn.Linear, self.port.embed), (len(tokens), len(self.port.positions), -1)
+        layer, shape = (
+            cast(nn.Linear, self.projection.embedding),
+            (len(tokens), len(self.projection.positions), -1),
+        )
         x_tau = corrupt_projected(
             self.process, layer.weight, tokens.view(shape), tau, valid=valid.view(shape)
         )
-        return self.port.place(x_tau + layer.bias)
+        return self.projection.add_positions(x_tau + layer.bias)
 
     def _refine(
         self, entered: Tensor, tau: Tensor, prefix: Prefix, seen: Tensor | None = None
@@ -211,15 +216,15 @@ class E0(Policy):
         """Logits ``(B, L, K)`` of embedded tokens, and of an embedded estimate, ``(B, T, W)``."""
         if self.estimate is not None:
             entered = entered + self.estimate(torch.zeros_like(entered) if seen is None else seen)
-        logits = self.port.leave(self.expert(entered, tau, prefix))
+        logits = self.projection.project_out(self.expert(entered, tau, prefix))
         return logits.view(len(logits), self.tokens, self.process.num_bins)
 
     def _recall(self, estimate: Tensor) -> Tensor:
         """Logits as wide as tokens, ``(B, T, W)``, by the weights that embed noise."""
         # As long as noise where it is sure.
         certain = self.process.num_bins**0.5 * estimate.float().softmax(dim=-1)
-        weight = cast(nn.Linear, self.port.embed).weight
-        joined = certain.reshape(len(estimate), len(self.port.positions), -1)
+        weight = cast(nn.Linear, self.projection.embedding).weight
+        joined = certain.reshape(len(estimate), len(self.projection.positions), -1)
         return F.linear(joined.to(weight.dtype), weight)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from e0_lightning.actions.space import ActionSpace
-from e0_lightning.diffusion.flow import RectifiedFlow
+from e0_lightning.actions.action_prefix import ActionPrefix, Draw
+from e0_lightning.actions.action_space import ActionSpace
+from e0_lightning.diffusion.flow_matching import RectifiedFlow
 from e0_lightning.diffusion.inpainting import steer
 from e0_lightning.diffusion.schedules import UniformSchedule
-from e0_lightning.networks.expert import ActionExpert
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.networks.action_expert import ActionExpert
+from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.drawing import Committed, Draw
 from e0_lightning.types import Batch
 
 
@@ -28,10 +28,10 @@ class FlowMatching(Policy):
     Args:
         encoder: Observations to prefix.
         expert: Transformer over the steps of a chunk.
-        actions: Robot units to normalised chunks.
-        flow: Path and density of τ.
+        actions: Robot units to normalized chunks.
+        flow: Path and tau_distribution of τ.
         num_steps: Euler's steps N.
-        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class FlowMatching(Policy):
         self.levels = UniformSchedule()(num_steps)
         self.expert = expert
         embed = nn.Linear(actions.width, expert.width)
-        self.port = ActionPort(embed, actions.horizon, expert.width, actions.width)
+        self.projection = ActionProjection(embed, actions.horizon, expert.width, actions.width)
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Squared error of the velocity."""
-        valid = self.actions.counted(batch["valid"])
-        tau = self.flow.density.sample(len(valid), device=valid.device)
+        valid = self.actions.loss_mask(batch["valid"])
+        tau = self.flow.tau_distribution.sample(len(valid), device=valid.device)
         x_tau, velocity = self.flow.corrupt(batch["actions"], tau, valid=valid)
         return {"velocity": self.flow.loss(self.velocity(x_tau, tau, prefix), velocity, valid)}
 
@@ -61,9 +61,9 @@ class FlowMatching(Policy):
         """Follow the velocity from pure noise."""
         return FlowMatching.draw(self, prefix).chunk
 
-    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
         """Follow the velocity, but for what is decided, which runs straight to its end."""
-        ends = None if committed is None else committed.chunk
+        ends = None if action_prefix is None else action_prefix.chunk
         return Draw(
             self.flow.integrate(
                 steer(partial(self.velocity, prefix=prefix), ends),
@@ -77,4 +77,4 @@ class FlowMatching(Policy):
         """Velocity ``(B, H, width)`` of noisy chunks at ``tau`` ``(B,)``."""
         # Padding has no velocity to learn, so what it would drift to must not be seen.
         seen = x_tau.masked_fill(self.actions.padding, 0.0)
-        return self.port.leave(self.expert(self.port.enter(seen), tau, prefix))
+        return self.projection.project_out(self.expert(self.projection.embed(seen), tau, prefix))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from e0_lightning.policies.base import Policy
-from e0_lightning.types import Contract, Observation, Plan
+from e0_lightning.types import ActionSample, Observation, PolicySpec
 
 
 class HalfPrecision:
@@ -20,15 +20,15 @@ class HalfPrecision:
         self.policy = policy
 
     @property
-    def contract(self) -> Contract:
+    def spec(self) -> PolicySpec:
         """What the policy must be shown and what its actions mean."""
-        return self.policy.contract
+        return self.policy.spec
 
     def act(self, observation: Observation) -> Tensor:
         """Choose the next H actions, ``(B, H, D)``, robot units."""
-        return self.plan(observation).actions
+        return self.sample_actions(observation).actions
 
-    def plan(self, observation: Observation) -> Plan:
+    def sample_actions(self, observation: Observation) -> ActionSample:
         """Choose what :meth:`act` does, with its uncertainty."""
         with torch.autocast(self.policy.device.type, torch.bfloat16):
-            return self.policy.plan(observation)
+            return self.policy.sample_actions(observation)

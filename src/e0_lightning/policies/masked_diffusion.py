@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.action_prefix import ActionPrefix, Draw
+from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.diffusion.inpainting import unmask
-from e0_lightning.diffusion.masking import ConfidenceSampler, TokenMasking
-from e0_lightning.networks.expert import ActionExpert
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
+from e0_lightning.networks.action_expert import ActionExpert
+from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.drawing import Committed, Draw
 from e0_lightning.types import Batch
 
 
@@ -29,10 +29,10 @@ class MaskedDiffusion(Policy):
     Args:
         encoder: Observations to prefix.
         expert: Transformer over action tokens.
-        actions: Robot units to normalised chunks.
+        actions: Robot units to normalized chunks.
         process: How training hides tokens, and the bins K.
         sampler: Rounds, temperature and doubts of decoding.
-        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class MaskedDiffusion(Policy):
         self.tokens = actions.horizon * actions.width
         self.expert = expert
         embed = nn.Embedding(self.process.num_bins + 1, expert.width)
-        self.port = ActionPort(embed, self.tokens, expert.width, self.process.num_bins)
+        self.projection = ActionProjection(embed, self.tokens, expert.width, self.process.num_bins)
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the hidden tokens."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
-        valid = self.actions.counted(batch["valid"]).flatten(1)
+        valid = self.actions.loss_mask(batch["valid"]).flatten(1)
         corrupted = self.process.corrupt(tokens, valid)
         logits = self.predict(corrupted, prefix)
         return {"cross_entropy": self.process.loss(logits, tokens, corrupted, valid)}
@@ -65,9 +65,9 @@ class MaskedDiffusion(Policy):
         """Uncover chunks from masks alone."""
         return MaskedDiffusion.draw(self, prefix).chunk
 
-    def draw(self, prefix: Prefix, committed: Committed | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
         """Uncover what is not decided; what is, the network sees from the start."""
-        known = None if committed is None else committed.tokens(self.tokenizer)
+        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         tokens = self.sampler(
             unmask(partial(self.predict, prefix=prefix), known),
             self.process,
@@ -84,4 +84,4 @@ class MaskedDiffusion(Policy):
         seen = tokens.masked_fill(padding, self.process.mask)
         # The share of masks is plain to see, so the expert's clock stands still.
         tau = torch.zeros(len(tokens), device=tokens.device)
-        return self.port.leave(self.expert(self.port.enter(seen), tau, prefix))
+        return self.projection.project_out(self.expert(self.projection.embed(seen), tau, prefix))

@@ -1,11 +1,11 @@
-"""From what a sampler ends with to normalised values, as its read-out says."""
+"""From what a sampler ends with to normalized values, as its read-out says."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from e0_lightning.actions.tokenizer import ActionTokenizer
-from e0_lightning.diffusion.process import OneHotDiffusion
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Sample, Sampler
 
 

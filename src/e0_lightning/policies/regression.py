@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e0_lightning.actions.space import ActionSpace
+from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.diffusion.losses import masked_mean
-from e0_lightning.networks.expert import ActionExpert
-from e0_lightning.networks.port import ActionPort
-from e0_lightning.networks.prefix import Prefix, PrefixEncoder
+from e0_lightning.networks.action_expert import ActionExpert
+from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.types import Batch
 
@@ -26,8 +26,8 @@ class Regression(Policy):
     Args:
         encoder: Observations to prefix.
         expert: Transformer over the steps of a chunk.
-        actions: Robot units to normalised chunks.
-        common: ``optimization``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        actions: Robot units to normalized chunks.
+        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
     """
 
     def __init__(
@@ -40,17 +40,19 @@ class Regression(Policy):
         super().__init__(encoder, actions, **common)
         self.expert = expert
         # The tokens hold nothing but their learned positions.
-        self.port = ActionPort(nn.Identity(), actions.horizon, expert.width, actions.width)
+        self.projection = ActionProjection(
+            nn.Identity(), actions.horizon, expert.width, actions.width
+        )
 
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
         """Absolute error of the chunk."""
         error = (self.sample(prefix).float() - batch["actions"]).abs()
-        return {"absolute_error": masked_mean(error, self.actions.counted(batch["valid"]))}
+        return {"absolute_error": masked_mean(error, self.actions.loss_mask(batch["valid"]))}
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Predict chunks; there is nothing to draw."""
-        weight = self.port.positions
+        weight = self.projection.positions
         empty = weight.new_zeros(prefix.batch_size, *weight.shape)
         # The expert's clock stands still.
         tau = torch.zeros(prefix.batch_size, device=weight.device)
-        return self.port.leave(self.expert(self.port.enter(empty), tau, prefix))
+        return self.projection.project_out(self.expert(self.projection.embed(empty), tau, prefix))

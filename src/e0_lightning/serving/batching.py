@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from e0_lightning.serving.meters import Meters
-from e0_lightning.serving.reader import COMMITTED, Floats, stack
-from e0_lightning.types import Actor, Contract, Observation, Plan, Planner
+from e0_lightning.serving.parser import ACTION_PREFIX, Floats, stack
+from e0_lightning.serving.server_metrics import ServerMetrics
+from e0_lightning.types import ActionSample, ActionSampler, Actor, Observation, PolicySpec
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchingConfig:
     """How much the server takes at once.
 
     Args:
@@ -63,7 +63,7 @@ class Answer:
         waited: Seconds in the queue.
         inferred: Seconds of the forward pass.
         batch: Requests in it.
-        uncertainty: ``(H,)`` in [0, 1], as a :class:`~e0_lightning.types.Plan` has it; None where
+        uncertainty: ``(H,)`` in [0, 1], as a :class:`~e0_lightning.types.ActionSample` has it; None where
             the policy has none.
     """
 
@@ -92,9 +92,9 @@ class Batcher:
         meters: Where batches are counted.
     """
 
-    def __init__(self, actor: Actor, limits: Limits, meters: Meters) -> None:
+    def __init__(self, actor: Actor, limits: BatchingConfig, meters: ServerMetrics) -> None:
         self.actor = actor
-        self.contract = actor.contract
+        self.spec = actor.spec
         self.limits = limits
         self.meters = meters
         self.clients = 0
@@ -106,11 +106,11 @@ class Batcher:
         """Act once alone and once in the largest batch, so that no client waits for a first time.
 
         Raises:
-            ValueError: If the actor does not answer as its contract says.
+            ValueError: If the actor does not answer as its spec says.
         """
         for size in sorted({1, self.limits.max_batch}):
             try:
-                _forward(self.actor, [_blank(self.contract)] * size, self.contract)
+                _forward(self.actor, [_blank(self.spec)] * size, self.spec)
             except Exception as error:
                 raise ValueError(
                     f"The policy does not answer a batch of {size} black images: {error}. Where "
@@ -143,7 +143,7 @@ class Batcher:
                 start = time.perf_counter()
                 observations = [request.observation for request in batch]
                 choices = await loop.run_in_executor(
-                    self._worker, _act, self.actor, observations, self.contract
+                    self._worker, _act, self.actor, observations, self.spec
                 )
                 end = time.perf_counter()
                 self.meters.batch.observe(len(batch))
@@ -182,46 +182,50 @@ class Batcher:
         await asyncio.wait_for(self._arrival.wait(), timeout)
 
 
-def _blank(contract: Contract) -> Observation:
+def _blank(spec: PolicySpec) -> Observation:
     return Observation(
         images={
             view: torch.zeros(1, 3, side, side, dtype=torch.uint8)
-            for view, side in contract.views.items()
+            for view, side in spec.views.items()
         },
         instruction=[""],
-        state=torch.zeros(1, contract.state_dim),
+        state=torch.zeros(1, spec.state_dim),
     )
 
 
-def plan(actor: Actor, observation: Observation) -> Plan:
+def sample_actions(actor: Actor, observation: Observation) -> ActionSample:
     """What an actor chooses, with its uncertainty where it has one."""
-    return actor.plan(observation) if isinstance(actor, Planner) else Plan(actor.act(observation))
+    return (
+        actor.sample_actions(observation)
+        if isinstance(actor, ActionSampler)
+        else ActionSample(actor.act(observation))
+    )
 
 
-def _forward(actor: Actor, observations: list[Observation], contract: Contract) -> list[_Choice]:
-    """Chunk and uncertainty of each observation, of one pass, held to the contract."""
-    actions, uncertainty = plan(actor, stack(observations))
+def _forward(actor: Actor, observations: list[Observation], spec: PolicySpec) -> list[_Choice]:
+    """Chunk and uncertainty of each observation, of one pass, held to the spec."""
+    actions, uncertainty = sample_actions(actor, stack(observations))
     chunks: Floats = actions.float().cpu().numpy()
-    wanted = (len(observations), contract.horizon, contract.action_dim)
+    wanted = (len(observations), spec.horizon, spec.action_dim)
     if chunks.shape != wanted:
-        raise RuntimeError(f"the policy answered {chunks.shape}, its contract says {wanted}")
+        raise RuntimeError(f"the policy answered {chunks.shape}, its spec says {wanted}")
     if uncertainty is None:
         return [(chunk, None) for chunk in chunks]
     return list(zip(chunks, uncertainty.float().cpu().numpy(), strict=True))
 
 
 def _act(
-    actor: Actor, observations: list[Observation], contract: Contract
+    actor: Actor, observations: list[Observation], spec: PolicySpec
 ) -> list[_Choice | Exception]:
     """One forward pass; where it fails, each observation alone, so that one spoils no other's."""
     try:
-        choices = _forward(actor, observations, contract)
+        choices = _forward(actor, observations, spec)
     except Exception as error:
         if len(observations) == 1:
             if not isinstance(error, ValueError):  # else it is the client's own
                 log.exception("The policy failed")
             return [error]
-        return [answer for one in observations for answer in _act(actor, [one], contract)]
+        return [answer for one in observations for answer in _act(actor, [one], spec)]
     return [
         _fault(choice[0], observation) or choice
         for choice, observation in zip(choices, observations, strict=True)
@@ -232,10 +236,10 @@ def _fault(chunk: Floats, observation: Observation) -> Exception | None:
     """What is wrong with a chunk, if anything."""
     if not np.isfinite(chunk).all():
         return RuntimeError("the policy's actions are not finite")
-    tail = observation[COMMITTED][0].numpy() if COMMITTED in observation else chunk[:0]
+    tail = observation[ACTION_PREFIX][0].numpy() if ACTION_PREFIX in observation else chunk[:0]
     if not np.array_equal(chunk[: len(tail)], tail):
         return ValueError(
-            f"{COMMITTED}: found {len(tail)} decided actions, wanted none: this policy answers "
+            f"{ACTION_PREFIX}: found {len(tail)} decided actions, wanted none: this policy answers "
             "with others and cannot continue a chunk. Leave the key out, or serve one that can."
         )
     return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from e0_lightning.serving.layouts import load_layout
-from e0_lightning.serving.reader import Reader, stack
-from e0_lightning.serving.vla_eval import specs
+from e0_lightning.serving.key_map import load_key_map
+from e0_lightning.serving.parser import ObservationParser, stack
+from e0_lightning.serving.protocols.vla_eval import specs
 from e0_lightning.types import Actor
 
 
@@ -15,7 +15,7 @@ def model_server(
     layout: str = "plain",
     prompt: str | None = None,
     max_batch: int = 16,
-    replan: int | None = None,
+    n_action_steps: int | None = None,
 ) -> Any:
     """Build a model server around a policy, to be given to ``vla_eval.evaluate``.
 
@@ -24,19 +24,19 @@ def model_server(
         layout: Name or YAML file of the benchmark's layout.
         prompt: Instruction for observations without one.
         max_batch: Most sessions in a forward pass.
-        replan: Steps of a chunk that are carried out before the policy is asked again; None for
+        n_action_steps: Steps of a chunk that are carried out before the policy is asked again; None for
             all of it.
 
     Returns:
         A ``vla_eval.model_servers.predict.PredictModelServer``.
 
     Raises:
-        ValueError: If the layout does not fit the policy's contract.
+        ValueError: If the layout does not fit the policy's spec.
     """
     from vla_eval.model_servers.predict import PredictModelServer
     from vla_eval.specs import DimSpec
 
-    reader = Reader(load_layout(layout), actor.contract, prompt, replan)
+    reader = ObservationParser(load_key_map(layout), actor.spec, prompt, n_action_steps)
     actions, observations = specs(reader)
 
     class PolicyModelServer(PredictModelServer):  # type: ignore[misc]

@@ -15,12 +15,12 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-from e0_lightning.serving.batching import Limits
-from e0_lightning.serving.layouts import load_layout
-from e0_lightning.serving.openpi import converse as speak_openpi
-from e0_lightning.serving.reader import Reader
+from e0_lightning.serving.batching import BatchingConfig
+from e0_lightning.serving.key_map import load_key_map
+from e0_lightning.serving.parser import ObservationParser
+from e0_lightning.serving.protocols.openpi import handle_connection as speak_openpi
+from e0_lightning.serving.protocols.vla_eval import handle_connection as speak_vla_eval
 from e0_lightning.serving.service import Service
-from e0_lightning.serving.vla_eval import converse as speak_vla_eval
 from e0_lightning.types import Actor
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ def serve(
     api_key: str | None = None,
     layout: str = "plain",
     prompt: str | None = None,
-    limits: Limits | None = None,
-    replan: int | None = None,
+    limits: BatchingConfig | None = None,
+    n_action_steps: int | None = None,
 ) -> None:
     """Let robots and benchmarks use a policy until the process is told to stop.
 
@@ -60,10 +60,10 @@ def serve(
             aloha, or a YAML file.
         prompt: Instruction for requests without one.
         limits: Batch, wait, queue, frame size and grace.
-        replan: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
+        n_action_steps: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
             that the layout takes. vla-eval's clients carry them all out before they ask again.
     """
-    server = Server(actor, layout, api_key, prompt, limits or Limits(), replan)
+    server = Server(actor, layout, api_key, prompt, limits or BatchingConfig(), n_action_steps)
     asyncio.run(server.run(host, port))
 
 
@@ -76,10 +76,10 @@ class Server:
         api_key: Key that clients must send, if any.
         prompt: Instruction for requests without one.
         limits: How much is taken at once.
-        replan: Steps of a chunk that clients are given; None for all that the layout takes.
+        n_action_steps: Steps of a chunk that clients are given; None for all that the layout takes.
 
     Raises:
-        ValueError: If the layout does not fit the actor's contract.
+        ValueError: If the layout does not fit the actor's spec.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class Server:
         layout: str = "plain",
         api_key: str | None = None,
         prompt: str | None = None,
-        limits: Limits | None = None,
-        replan: int | None = None,
+        limits: BatchingConfig | None = None,
+        n_action_steps: int | None = None,
     ) -> None:
         if api_key is not None and not api_key.strip():
             raise ValueError(
                 "api_key: found an empty one, which everyone has. Set it, or leave the option out."
             )
-        reader = Reader(load_layout(layout), actor.contract, prompt, replan)
+        reader = ObservationParser(load_key_map(layout), actor.spec, prompt, n_action_steps)
         self.api_key = api_key
-        self.service = Service(actor, reader, limits or Limits())
+        self.service = Service(actor, reader, limits or BatchingConfig())
 
     async def run(self, host: str, port: int, opened: Callable[[int], None] | None = None) -> None:
         """Serve until :meth:`stop`, SIGTERM or SIGINT; requests in flight are answered.
@@ -152,12 +152,12 @@ class Server:
         connection.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
         )
-        converse = PROTOCOLS.get(_path(connection.request), speak_openpi)
+        handle_connection = PROTOCOLS.get(_path(connection.request), speak_openpi)
         service.batcher.clients += 1
         service.meters.clients.inc()
         try:
             with suppress(ConnectionClosed):
-                await converse(connection, service)
+                await handle_connection(connection, service)
         finally:
             service.batcher.clients -= 1
             service.meters.clients.dec()

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from e0_lightning.serving.batching import Answer, Batcher, BusyError, Limits
-from e0_lightning.serving.meters import Meters
-from e0_lightning.serving.reader import Reader
+from e0_lightning.serving.batching import Answer, Batcher, BatchingConfig, BusyError
+from e0_lightning.serving.parser import ObservationParser
+from e0_lightning.serving.server_metrics import ServerMetrics
 from e0_lightning.types import Actor
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,10 @@ class Service:
         limits: How much is taken at once.
     """
 
-    def __init__(self, actor: Actor, reader: Reader, limits: Limits) -> None:
+    def __init__(self, actor: Actor, reader: ObservationParser, limits: BatchingConfig) -> None:
         self.reader = reader
         self.limits = limits
-        self.meters = Meters()
+        self.meters = ServerMetrics()
         self.batcher = Batcher(actor, limits, self.meters)
         self.stopping = asyncio.Event()
         # Decoding and resizing take milliseconds, too long for a loop that answers pings.
@@ -87,7 +87,7 @@ class Service:
             protocol: Under which name to count.
 
         Raises:
-            ValueError: If it does not fit the contract.
+            ValueError: If it does not fit the spec.
             BusyError: If too many are waiting.
         """
         start = time.perf_counter()

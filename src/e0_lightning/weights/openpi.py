@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from e0_lightning.weights.filling import Place, Plan
+from e0_lightning.weights.mapping import TensorMapping, WeightMapping
 from e0_lightning.weights.paligemma import REQUIRED, paligemma_places, paligemma_plan
 
 EXPERT = re.compile(r"^(model\.)?paligemma_with_expert\.gemma_expert\.(model\.)?")
@@ -18,12 +18,12 @@ NORMS = {
     "post_attention_layernorm": "mlp_norm.modulation",
 }
 # Steps of a chunk tell themselves apart by their rotary positions alone.
-PORTS = ("port", "flow_port", "token_port")
+PORTS = ("projection", "flow_projection", "token_projection")
 ZEROS = {f"{port}.positions": f"{port}.embed.weight" for port in PORTS}
 PERIODS = (4e-3, 4.0)  # shortest and longest of the embedding of τ, in units of τ
 
 
-def plan(names: Iterable[str]) -> Plan:
+def plan(names: Iterable[str]) -> WeightMapping:
     """Places of a checkpoint's tensors in a policy; π0, π0.5 and PaliGemma tell themselves apart.
 
     Ours has adaptive norms in every expert. π0's plain norms become their bias, which leaves the
@@ -45,11 +45,11 @@ def plan(names: Iterable[str]) -> Plan:
         if place is not None:
             places[name] = place
     if any("time_mlp_in" in name and "action" not in name for name in names):
-        return Plan("π0.5", places, rf"{REQUIRED}|expert\.", ZEROS)
-    return Plan("π0", places, rf"{REQUIRED}|expert\..*_proj\.", ZEROS)
+        return WeightMapping("π0.5", places, rf"{REQUIRED}|expert\.", ZEROS)
+    return WeightMapping("π0", places, rf"{REQUIRED}|expert\..*_proj\.", ZEROS)
 
 
-def _expert(name: str) -> Place | None:
+def _expert(name: str) -> TensorMapping | None:
     """A tensor of Gemma's layers in the action expert."""
     if name.startswith("norm."):
         return _norm("expert.norm.modulation", name.removeprefix("norm."), parts=2)
@@ -60,44 +60,48 @@ def _expert(name: str) -> Place | None:
     ours = f"expert.layers.{number}."
     if module in NORMS:
         return _norm(ours + NORMS[module], rest, parts=3)
-    return Place(f"{ours}{module.replace('self_attn', 'attention')}.{rest}")
+    return TensorMapping(f"{ours}{module.replace('self_attn', 'attention')}.{rest}")
 
 
-def _norm(ours: str, rest: str, parts: int) -> Place:
+def _norm(ours: str, rest: str, parts: int) -> TensorMapping:
     """A norm, adaptive or plain; the last one has no gate in ours."""
     if rest == "weight":
-        return Place(f"{ours}.bias", rows=(0, parts))
-    return Place(f"{ours}.{rest.removeprefix('dense.')}", change=_drop_gate if parts == 2 else None)
+        return TensorMapping(f"{ours}.bias", rows=(0, parts))
+    return TensorMapping(
+        f"{ours}.{rest.removeprefix('dense.')}", change=_drop_gate if parts == 2 else None
+    )
 
 
-def _outside(name: str) -> Place | None:
+def _outside(name: str) -> TensorMapping | None:
     """A tensor beside the two transformers."""
     module, _, kind = name.removeprefix("model.").rpartition(".")
     match module:
         case "time_mlp_in":
-            return Place(f"expert.time.0.{kind}", change=_turn_time if kind == "weight" else None)
+            return TensorMapping(
+                f"expert.time.0.{kind}", change=_turn_time if kind == "weight" else None
+            )
         case "time_mlp_out":
-            return Place(f"expert.time.2.{kind}")
+            return TensorMapping(f"expert.time.2.{kind}")
         case "action_in_proj":
-            return _of_flow(f"port.embed.{kind}")
+            return _of_flow(f"projection.embedding.{kind}")
         case "action_out_proj":
             # Its velocity points from actions to noise.
-            return _of_flow(f"port.head.{kind}", torch.neg)
+            return _of_flow(f"projection.head.{kind}", torch.neg)
     if re.fullmatch(r"\w*in_proj\w*", module):
-        return _of_tokens(f"port.embed.{kind}")
+        return _of_tokens(f"projection.embedding.{kind}")
     if re.fullmatch(r"\w*out_proj\w*", module):
-        return _of_tokens(f"port.head.{kind}")
+        return _of_tokens(f"projection.head.{kind}")
     return None
 
 
-def _of_flow(ours: str, change: Callable[[Tensor], Tensor] | None = None) -> Place:
+def _of_flow(ours: str, change: Callable[[Tensor], Tensor] | None = None) -> TensorMapping:
     """A projection of continuous actions: a flow's own, or that of a hybrid's flow tokens."""
-    return Place(ours, change=change, is_optional=True, otherwise=f"flow_{ours}")
+    return TensorMapping(ours, change=change, is_optional=True, otherwise=f"flow_{ours}")
 
 
-def _of_tokens(ours: str) -> Place:
+def _of_tokens(ours: str) -> TensorMapping:
     """A projection of one-hot tokens: a hybrid's, or that of a policy over tokens alone."""
-    return Place(f"token_{ours}", is_optional=True, otherwise=ours)
+    return TensorMapping(f"token_{ours}", is_optional=True, otherwise=ours)
 
 
 def _drop_gate(modulation: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from e0_lightning.weights.filling import Place, Plan
+from e0_lightning.weights.mapping import TensorMapping, WeightMapping
 
 REQUIRED = r"encoder\.(vision|projector|language)\."
 
@@ -26,16 +26,16 @@ VISION = {
 }
 
 
-def paligemma_plan(names: Iterable[str]) -> Plan:
+def paligemma_plan(names: Iterable[str]) -> WeightMapping:
     """Places of a PaliGemma checkpoint's tensors in a policy.
 
     Args:
         names: Its tensors.
     """
-    return Plan("PaliGemma", paligemma_places(names), REQUIRED)
+    return WeightMapping("PaliGemma", paligemma_places(names), REQUIRED)
 
 
-def paligemma_places(names: Iterable[str]) -> dict[str, Place]:
+def paligemma_places(names: Iterable[str]) -> dict[str, TensorMapping]:
     """Foreign name to place, of those that have one."""
     stripped = {name: PREFIX.sub("", name) for name in names}
     has_embedding = any(name.endswith("embed_tokens.weight") for name in stripped.values())
@@ -43,32 +43,34 @@ def paligemma_places(names: Iterable[str]) -> dict[str, Place]:
     return {name: place for name, place in found.items() if place is not None}
 
 
-def _place(name: str, has_embedding: bool) -> Place | None:
+def _place(name: str, has_embedding: bool) -> TensorMapping | None:
     if name.startswith("multi_modal_projector.linear."):
-        return Place("encoder.projector." + name.rpartition(".")[2])
+        return TensorMapping("encoder.projector." + name.rpartition(".")[2])
     if name.startswith("vision_tower."):
         return _vision(re.sub(r"^vision_tower\.(vision_model\.)?", "", name))
     short = re.sub(r"^language_model\.(model\.)?", "", name)
     # The read-out is the embedding itself; files keep one of the two.
     if short == "embed_tokens.weight" or (short == "lm_head.weight" and not has_embedding):
-        return Place("encoder.language.model.embed_tokens.weight", is_vocabulary=True)
+        return TensorMapping("encoder.language.model.embed_tokens.weight", is_vocabulary=True)
     if re.match(r"(layers\.|norm\.)", short) and short != name:
-        return Place("encoder.language.model." + short)
+        return TensorMapping("encoder.language.model." + short)
     return None
 
 
-def _vision(name: str) -> Place | None:
+def _vision(name: str) -> TensorMapping | None:
     """A tensor of transformers' SigLIP tower in timm's vision transformer."""
     backbone = "encoder.vision.backbone."
     if name == "embeddings.position_embedding.weight":
-        return Place(backbone + "pos_embed", change=_with_batch)
+        return TensorMapping(backbone + "pos_embed", change=_with_batch)
     layer = re.match(r"encoder\.layers\.(\d+)\.(.*)$", name)
     block, rest = (f"blocks.{layer[1]}.", layer[2]) if layer else ("", name)
     joined = re.match(r"self_attn\.([qkv])_proj\.(\w+)$", rest)
     if joined:
-        return Place(f"{backbone}{block}attn.qkv.{joined[2]}", rows=("qkv".index(joined[1]), 3))
+        return TensorMapping(
+            f"{backbone}{block}attn.qkv.{joined[2]}", rows=("qkv".index(joined[1]), 3)
+        )
     stem, _, kind = rest.rpartition(".")
-    return Place(f"{backbone}{block}{VISION[stem]}.{kind}") if stem in VISION else None
+    return TensorMapping(f"{backbone}{block}{VISION[stem]}.{kind}") if stem in VISION else None
 
 
 def _with_batch(positions: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Formats of demonstration files, a reader each."""

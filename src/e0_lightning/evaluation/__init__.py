@@ -1,0 +1,1 @@
+"""Closed-loop evaluation of an actor in environments."""

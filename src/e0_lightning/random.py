@@ -1,0 +1,109 @@
+"""Reproducible random numbers: generators by seed and position, and draws from them.
+
+No code of this package seeds or draws from torch's global generator, except where a caller passes
+no generator at all.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Generator = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for a whole tensor, one per row (dimension 0), or None for torch's global one."""
+
+
+def derive_seed(*key: int | str) -> int:
+    """Derive a seed from the run's seed and a position in the run.
+
+    Args:
+        key: What the draw is for and where it happens, such as ``("train", step, rank)``.
+
+    Returns:
+        A seed in [0, 2^63); equal keys give equal seeds in every process.
+    """
+    run = int(os.environ.get("PL_GLOBAL_SEED", 0))  # set by Lightning's seed_everything
+    parts = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
+    state = np.random.SeedSequence([run, *parts]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
+
+
+def seeded_generator(*key: int | str, device: torch.device | str | None = None) -> torch.Generator:
+    """Create a generator from the run's seed and a position in the run; see `derive_seed`."""
+    return torch.Generator(device or "cpu").manual_seed(derive_seed(*key))
+
+
+def sample_normal(
+    shape: Sequence[int],
+    generator: Generator = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw standard normal float32 values.
+
+    They are drawn on the generator's device and then moved, so that a generator on the CPU gives
+    the same values to a model on any device.
+
+    Args:
+        shape: Shape of the result.
+        generator: One generator, one per row of the result, or None for torch's global one.
+        device: Device of the result; None is the generator's device, or the CPU.
+
+    Raises:
+        ValueError: If there are generators per row, but not one for each.
+    """
+    if isinstance(generator, Sequence):
+        return _by_row(sample_normal, shape, generator, device)
+    source = device if generator is None else generator.device
+    drawn = torch.randn(tuple(shape), generator=generator, device=source)
+    return drawn.to(device or source or "cpu")
+
+
+def sample_uniform(
+    shape: Sequence[int],
+    generator: Generator = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw float32 values from [0, 1); arguments as those of `sample_normal`."""
+    if isinstance(generator, Sequence):
+        return _by_row(sample_uniform, shape, generator, device)
+    source = device if generator is None else generator.device
+    drawn = torch.rand(tuple(shape), generator=generator, device=source)
+    return drawn.to(device or source or "cpu")
+
+
+def sample_tokens(logits: Tensor, temperature: float = 1.0, generator: Generator = None) -> Tensor:
+    """Draw tokens from ``softmax(logits / T)`` by inverting the cumulative distribution.
+
+    Args:
+        logits: ``(B, …, K)``.
+        temperature: T; 0 takes the most likely tokens and draws nothing.
+        generator: One generator, one per row, or None for torch's global one.
+
+    Returns:
+        ``(B, …)`` int64 in [0, K).
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)
+    uniform = sample_uniform((*logits.shape[:-1], 1), generator, logits.device)
+    tokens = torch.searchsorted(cumulative, uniform * cumulative[..., -1:], right=True)
+    return tokens.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _by_row(
+    draw: object,
+    shape: Sequence[int],
+    generators: Sequence[torch.Generator],
+    device: torch.device | str | None,
+) -> Tensor:
+    if len(generators) != shape[0]:
+        raise ValueError(
+            f"expected one generator for each of {shape[0]} rows, got {len(generators)}."
+        )
+    assert callable(draw)
+    return torch.stack([draw(shape[1:], generator, device) for generator in generators])
