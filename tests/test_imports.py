@@ -20,8 +20,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "cli": None,
     "comparison": {*FOLDERS} - {"cli", "comparison"},
     "benchmarks": {*FOLDERS} - {"cli", "comparison", "benchmarks"},
+    "envs": {"data"},
     "collection": {"envs", "data"},
-    "evaluation": {"envs", "metrics"},
+    "evaluation": {"envs", "data", "metrics"},
     "policies": {"actions", "diffusion", "networks", "training", "metrics"},
 }
 """Folder to the folders that it may import besides itself and :data:`BASE`; None is all of them,
