@@ -1,54 +1,66 @@
-"""Robot units to the normalized chunk a policy works in, and back."""
+"""Action chunks: from robot units to normalized, padded chunks of the model, and back."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from e0_lightning.actions.normalizers import MeanStdNormalizer, QuantileNormalizer
+from e0_lightning.actions.normalizers import Normalizer
 from e0_lightning.actions.quantiles import RunningQuantiles
 from e0_lightning.actions.relative import RelativeActions
+from e0_lightning.types import PolicySpec
 
 
 class ActionSpace(nn.Module):
-    """Chunks of actions made relative, normalized, and padded to the width of the model.
+    """Action chunks made relative, normalized, and padded to the width of the model.
 
     Args:
         horizon: Steps H of a chunk.
-        normalizer: The map of each dimension, over the D dimensions of the robot.
-        relative: Dimensions to measure from the state; None keeps all as they are.
-        model_dim: Width of the normalized chunk, D or more; None is D. The dimensions past D are
-            zeros, marked in ``padding``, and count for nothing in the loss.
+        normalizer: Normalizer of the D action dimensions of the robot.
+        relative: Dimensions relative to the state; None keeps all absolute.
+        model_dim: Width of the normalized chunk, at least D; None is D. Dimensions past D are
+            zero, marked in ``padding``, and excluded from the loss.
 
     Raises:
-        ValueError: If the horizon is below 1, or the model is narrower than the robot.
+        ValueError: If horizon or normalizer is None, the horizon is below 1, or the model is
+            narrower than the robot's actions.
     """
 
     padding: Tensor
 
     def __init__(
         self,
-        horizon: int,
-        normalizer: QuantileNormalizer | MeanStdNormalizer,
+        horizon: int | None = None,
+        normalizer: Normalizer | None = None,
         relative: RelativeActions | None = None,
         model_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if horizon < 1:
-            raise ValueError(f"horizon is {horizon}; a chunk needs 1 step or more.")
+        if horizon is None or horizon < 1:
+            raise ValueError(
+                f"actions.horizon: expected 1 step or more, got {horizon}. Set it to the horizon "
+                "of the data."
+            )
+        if normalizer is None:
+            raise ValueError(
+                "actions.normalizer: expected a normalizer such as QuantileNormalizer(dim), got "
+                "None."
+            )
         if model_dim is not None and model_dim < normalizer.dim:
             raise ValueError(
-                f"model_dim is {model_dim}, but the robot has {normalizer.dim} action dimensions; "
-                "give as many or more, or leave it out."
+                f"actions.model_dim: expected at least the {normalizer.dim} action dimensions of "
+                f"the robot, got {model_dim}. Raise it, or leave it out."
             )
         self.horizon = horizon
         self.normalizer = normalizer
         self.relative = relative
         self.model_dim = model_dim
-        marks = torch.arange(self.width) >= self.dim
-        self.register_buffer("padding", marks, persistent=False)
+        is_padding = torch.arange(self.width) >= self.dim
+        self.register_buffer("padding", is_padding, persistent=False)
 
     @property
     def dim(self) -> int:
@@ -60,12 +72,18 @@ class ActionSpace(nn.Module):
         """Action dimensions of the model; ``padding``, ``(width,)`` bool, marks those past D."""
         return self.dim if self.model_dim is None else self.model_dim
 
-    def fit(self, windows: Iterable[tuple[Tensor, Tensor, Tensor]]) -> ActionSpace:
+    def resolve_state(self, spec: PolicySpec) -> Self:
+        """Look up the state parts of relative actions; see ``RelativeActions.resolve_state``."""
+        if self.relative is not None:
+            self.relative.resolve_state(spec)
+        return self
+
+    def fit(self, chunks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Self:
         """Fit the normalizer to demonstrations, in one pass.
 
         Args:
-            windows: Batches of actions ``(N, H, D)`` and state ``(N, Q)`` in robot units, and of
-                valid steps ``(N, H)`` bool; the others count for nothing.
+            chunks: Batches of actions ``(N, H, D)`` and state ``(N, Q)`` in robot units, and of
+                valid steps ``(N, H)`` bool; other steps are ignored.
 
         Returns:
             This object.
@@ -74,49 +92,60 @@ class ActionSpace(nn.Module):
             ValueError: If there is no valid step, one is not finite, or a shape does not fit.
         """
         statistics = RunningQuantiles(self.dim)
-        for actions, state, valid in windows:
+        for actions, state, valid in chunks:
             self._check(actions, self.dim)
-            statistics.update(self._relative(actions, state)[valid])
+            statistics.update(self._to_relative(actions, state)[valid])
         self.normalizer.fit_statistics(statistics)
         return self
 
     def normalize(self, actions: Tensor, state: Tensor) -> Tensor:
-        """Turn a chunk in robot units into one for the model.
+        """Convert a chunk from robot units to the model's.
 
         Args:
             actions: ``(B, H, D)``, robot units.
             state: ``(B, Q)``, robot units.
 
         Returns:
-            ``(B, H, width)``; within [-1, 1] but for outliers.
+            ``(B, H, width)``; within [-1, 1] except for outliers.
 
         Raises:
-            ValueError: If a shape does not fit, or nothing was fitted.
+            ValueError: If a shape does not fit, or the normalizer is not fitted.
         """
         self._check(actions, self.dim)
-        normalized: Tensor = self.normalizer(self._relative(actions, state))
+        normalized: Tensor = self.normalizer(self._to_relative(actions, state))
         return nn.functional.pad(normalized, (0, self.width - self.dim))
 
     def undo(self, normalized: Tensor, state: Tensor) -> Tensor:
-        """Return a chunk of the model, ``(B, H, width)``, to robot units, ``(B, H, D)``.
+        """Convert a chunk of the model, ``(B, H, width)``, to robot units, ``(B, H, D)``.
 
         Raises:
-            ValueError: If a shape does not fit, or nothing was fitted.
+            ValueError: If a shape does not fit, or the normalizer is not fitted.
         """
         self._check(normalized, self.width)
         actions = self.normalizer.undo(normalized[..., : self.dim])
         return actions if self.relative is None else self.relative.undo(actions, state)
 
     def loss_mask(self, valid: Tensor) -> Tensor:
-        """Mark the values that count, ``(B, H, width)``, given the valid steps ``(B, H)``."""
+        """Values included in the loss, ``(B, H, width)`` bool, given valid steps ``(B, H)``."""
         return valid.unsqueeze(-1) & ~self.padding
 
-    def _relative(self, actions: Tensor, state: Tensor) -> Tensor:
+    def normalized_entropy(self, logits: Tensor) -> Tensor:
+        """Uncertainty of each step: entropy of its tokens over ``ln K``, ``(B, H)`` in [0, 1].
+
+        Args:
+            logits: ``(B, L, K)`` of the posterior over tokens; padding is left out of the mean.
+        """
+        entropy = torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1)
+        by_step = entropy.unflatten(1, (self.horizon, self.width))[..., ~self.padding]
+        normalized: Tensor = by_step.mean(dim=-1) / math.log(logits.shape[-1])
+        return normalized
+
+    def _to_relative(self, actions: Tensor, state: Tensor) -> Tensor:
         return actions if self.relative is None else self.relative(actions, state)
 
     def _check(self, actions: Tensor, dim: int) -> None:
         if actions.ndim != 3 or actions.shape[1:] != (self.horizon, dim):
             raise ValueError(
-                f"actions of shape {tuple(actions.shape)}; expected (B, {self.horizon}, {dim}): "
-                f"a horizon of {self.horizon} steps and {dim} dimensions."
+                f"actions: expected shape (B, {self.horizon}, {dim}), a horizon of {self.horizon} "
+                f"steps and {dim} dimensions, got {tuple(actions.shape)}."
             )

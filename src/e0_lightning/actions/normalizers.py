@@ -1,4 +1,4 @@
-"""Robot units to the unit interval of the tokenizer, dimension by dimension, and back."""
+"""Per-dimension normalization of actions and states, fitted to demonstrations."""
 
 from __future__ import annotations
 
@@ -13,43 +13,59 @@ from e0_lightning.actions.quantiles import RunningQuantiles
 
 _EPSILON = 1e-6
 
+_MIN_RANGE = 1e-4
+"""Range in robot units up to which a dimension is constant: 0.1 mm, 0.1 mrad."""
+
+_RARE = 0.001
+"""Fraction of values at either end that are outliers where the bulk is constant."""
+
 
 class Normalizer(nn.Module, ABC):
-    """An affine map per action dimension, fitted to demonstrations and kept in the state dict.
+    """An affine map per dimension, fitted to demonstrations and saved in the state dict.
 
-    A dimension that does not move maps to 0, and back to its value exactly.
+    A constant dimension, whose values stay within 1e-4 (robot units) of each other, maps to 0 and
+    back to its value exactly. Without this rule, sensor jitter of 1e-6 m would turn a deviation of
+    1 mm into hundreds of normalized units.
 
     Args:
-        dim: Action dimensions D.
+        dim: Dimensions D.
+
+    Raises:
+        ValueError: If ``dim`` is None or negative.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
+        if dim is None or dim < 0:
+            raise ValueError(
+                f"{type(self).__name__}.dim: expected a number of dimensions, got {dim}. "
+                "Set it to the action dimensions of the demonstrations."
+            )
         self.dim = dim
-        self._fitted = False
+        self._is_fitted = False
 
     @abstractmethod
     def fit_statistics(self, statistics: RunningQuantiles) -> Self:
-        """Take the map from statistics of D dimensions, and return this object."""
+        """Fit the map to statistics of D dimensions, and return this object."""
 
     @abstractmethod
-    def _centre_and_scale(self) -> tuple[Tensor, Tensor]:
-        """What maps to 0 and the distance that maps to 1 (0 if constant), each ``(D,)``."""
+    def _center_and_scale(self) -> tuple[Tensor, Tensor]:
+        """Value that maps to 0 and distance that maps to 1 (0 if constant), each ``(D,)``."""
 
     def fit(self, actions: Tensor) -> Self:
-        """Take the map from actions held in memory, with exact quantiles.
+        """Fit the map to actions in memory, with exact quantiles.
 
         Args:
             actions: ``(N, D)``, robot units.
 
         Raises:
-            ValueError: If the shape is another, there are none, or one is not finite.
+            ValueError: If the shape differs, there are no actions, or a value is not finite.
         """
         capacity = max(2, len(actions) + len(actions) % 2)
         return self.fit_statistics(RunningQuantiles(self.dim, capacity).update(actions))
 
     def forward(self, actions: Tensor) -> Tensor:
-        """Normalise actions.
+        """Normalize actions.
 
         Args:
             actions: ``(…, D)``, robot units.
@@ -58,47 +74,50 @@ class Normalizer(nn.Module, ABC):
             ``(…, D)``, without unit.
 
         Raises:
-            ValueError: If the last dimension is not D, or nothing was fitted.
+            ValueError: If the last dimension is not D, or the normalizer is not fitted.
         """
         self._check(actions)
-        centre, scale = self._centre_and_scale()
-        return torch.where(scale > 0, (actions - centre) / scale, 0.0)
+        center, scale = self._center_and_scale()
+        return torch.where(scale > 0, (actions - center) / scale, 0.0)
 
     def undo(self, normalized: Tensor) -> Tensor:
-        """Return to robot units, ``(…, D)``: the inverse of calling this object.
+        """Convert back to robot units, ``(…, D)``.
 
         Raises:
-            ValueError: If the last dimension is not D, or nothing was fitted.
+            ValueError: If the last dimension is not D, or the normalizer is not fitted.
         """
         self._check(normalized)
-        centre, scale = self._centre_and_scale()
-        return torch.where(scale > 0, normalized * scale + centre, centre)
+        center, scale = self._center_and_scale()
+        return torch.where(scale > 0, normalized * scale + center, center)
 
     def _check(self, actions: Tensor) -> None:
         if actions.shape[-1] != self.dim:
             raise ValueError(
-                f"actions of shape {tuple(actions.shape)}; this normalizer has {self.dim} "
-                "dimensions."
+                f"{type(self).__name__}: expected {self.dim} dimensions, got a tensor of shape "
+                f"{tuple(actions.shape)}."
             )
-        # Asked once, as reading a buffer would make a GPU wait at every call.
-        if not self._fitted:
+        # Checked once, as reading a buffer synchronizes with the GPU at every call.
+        if not self._is_fitted:
             if any(buffer.isnan().any() for buffer in self.buffers()):
                 raise ValueError(
-                    f"this {type(self).__name__} has seen no actions; call fit, or load a "
-                    "checkpoint."
+                    f"{type(self).__name__}: not fitted yet. Call fit, or load a checkpoint."
                 )
-            self._fitted = True
+            self._is_fitted = True
 
     def _check_statistics(self, statistics: RunningQuantiles) -> None:
         if statistics.dim != self.dim:
             raise ValueError(
-                f"statistics of {statistics.dim} dimensions; this normalizer has {self.dim}."
+                f"{type(self).__name__}: expected statistics of {self.dim} dimensions, got "
+                f"{statistics.dim}."
             )
         if not statistics.count:
-            raise ValueError("statistics of no actions at all; are all steps masked as invalid?")
+            raise ValueError(
+                f"{type(self).__name__}: expected statistics of some values, got none. Check that "
+                "the demonstrations have valid steps."
+            )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow the module to another device, but never to another precision."""
+        """Move to another device, but keep the precision."""
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in before.items():
@@ -111,49 +130,53 @@ class Normalizer(nn.Module, ABC):
 class QuantileNormalizer(Normalizer):
     """``2 (x − q_low) / (q_high − q_low + 1e-6) − 1`` (E0, eq. 21).
 
-    Where the quantiles lie within a thousandth of the extremes' distance (a gripper that is seldom
-    closed), a grid between them would lose the rare values: there the extremes take their place.
+    The quantiles ignore outliers of any size. Where they coincide (within 1e-4), as for a gripper
+    that rarely closes, the 0.1 % and 99.9 % quantiles replace them: values more frequent than that
+    stay distinguishable, and rarer ones, at least one at either end, are outliers. Where these
+    coincide too, the dimension is constant.
 
     Args:
-        dim: Action dimensions D.
-        low: Share of actions below −1.
-        high: Share of actions below 1.
+        dim: Dimensions D.
+        low: Fraction of values below −1.
+        high: Fraction of values below 1.
 
     Raises:
-        ValueError: If the shares are not increasing within [0, 1].
+        ValueError: If ``dim`` is None, or the fractions are not increasing within [0, 1].
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, dim: int, low: float = 0.01, high: float = 0.99) -> None:
+    def __init__(self, dim: int | None = None, low: float = 0.01, high: float = 0.99) -> None:
         super().__init__(dim)
         if not 0 <= low < high <= 1:
             raise ValueError(
-                f"quantiles {low} and {high}; give two shares with 0 ≤ low < high ≤ 1."
+                f"low, high: expected fractions with 0 ≤ low < high ≤ 1, got {low} and {high}."
             )
-        self.shares = (low, high)
-        self.register_buffer("low", torch.full((dim,), torch.nan))
-        self.register_buffer("high", torch.full((dim,), torch.nan))
+        self.fractions = (low, high)
+        self.register_buffer("low", torch.full((self.dim,), torch.nan))
+        self.register_buffer("high", torch.full((self.dim,), torch.nan))
 
     def fit_statistics(self, statistics: RunningQuantiles) -> Self:
-        """Take the quantiles from statistics of D dimensions, and return this object.
+        """Fit the map to quantiles of D dimensions, and return this object.
 
         Raises:
-            ValueError: If the statistics are of other dimensions, or of nothing.
+            ValueError: If the statistics have other dimensions or no values.
         """
         self._check_statistics(statistics)
-        low, high = (statistics.quantile(share) for share in self.shares)
-        collapsed = high - low <= 1e-3 * (statistics.max - statistics.min)
-        low = torch.where(collapsed, statistics.min, low)
-        high = torch.where(collapsed, statistics.max, high)
-        constant = _is_constant(high - low, torch.maximum(low.abs(), high.abs()))
+        low, high = (statistics.quantile(fraction) for fraction in self.fractions)
+        coincide = _is_constant(low, high)
+        # The half rank keeps rounding from including the most extreme value.
+        rare = min(max(_RARE, 1.5 / max(statistics.count - 1, 1)), 0.5)
+        low = torch.where(coincide, statistics.quantile(rare, "lower"), low)
+        high = torch.where(coincide, statistics.quantile(1 - rare, "higher"), high)
         middle = low + (high - low) / 2
+        constant = _is_constant(low, high)
         self.low.copy_(torch.where(constant, middle, low))
         self.high.copy_(torch.where(constant, middle, high))
         return self
 
-    def _centre_and_scale(self) -> tuple[Tensor, Tensor]:
+    def _center_and_scale(self) -> tuple[Tensor, Tensor]:
         width = self.high - self.low
         scale = torch.where(width > 0, (width + _EPSILON) / 2, 0.0)
         return self.low + scale, scale
@@ -163,35 +186,39 @@ class MeanStdNormalizer(Normalizer):
     """``(x − μ) / (σ + 1e-6)`` (E0, eq. 20), the paper's ablation.
 
     Args:
-        dim: Action dimensions D.
+        dim: Dimensions D.
+
+    Raises:
+        ValueError: If ``dim`` is None.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__(dim)
-        self.register_buffer("mean", torch.full((dim,), torch.nan))
-        self.register_buffer("std", torch.full((dim,), torch.nan))
+        self.register_buffer("mean", torch.full((self.dim,), torch.nan))
+        self.register_buffer("std", torch.full((self.dim,), torch.nan))
 
     def fit_statistics(self, statistics: RunningQuantiles) -> Self:
-        """Take mean and deviation from statistics of D dimensions, and return this object.
+        """Fit the map to mean and standard deviation of D dimensions, and return this object.
 
         Raises:
-            ValueError: If the statistics are of other dimensions, or of nothing.
+            ValueError: If the statistics have other dimensions or no values.
         """
         self._check_statistics(statistics)
         low, high = statistics.min, statistics.max
-        constant = _is_constant(high - low, torch.maximum(low.abs(), high.abs()))
+        constant = _is_constant(low, high)
         middle = low + (high - low) / 2
         self.mean.copy_(torch.where(constant, middle, statistics.mean.float()))
         self.std.copy_(torch.where(constant, 0.0, statistics.std.float()))
         return self
 
-    def _centre_and_scale(self) -> tuple[Tensor, Tensor]:
+    def _center_and_scale(self) -> tuple[Tensor, Tensor]:
         return self.mean, torch.where(self.std > 0, self.std + _EPSILON, 0.0)
 
 
-def _is_constant(width: Tensor, size: Tensor) -> Tensor:
-    """Whether a dimension moves by no more than the rounding of its float32 values."""
-    return width <= _EPSILON * size.clamp(min=1)
+def _is_constant(low: Tensor, high: Tensor) -> Tensor:
+    """Whether the range is at most `_MIN_RANGE`, or the rounding of large float32 values."""
+    size = torch.maximum(low.abs(), high.abs())
+    return high - low <= (_EPSILON * size).clamp(min=_MIN_RANGE)

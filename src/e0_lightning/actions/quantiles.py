@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 
 class RunningQuantiles:
-    """Per-dimension statistics of a stream; quantiles exact until the stream outgrows ``capacity``.
+    """Per-dimension statistics of a stream; quantiles are exact up to ``capacity`` values.
 
     A deterministic compactor sketch (Manku, Rajagopalan and Lindsay, SIGMOD 1998; Karnin, Lang and
-    Liberty, FOCS 2016). Level h holds values that each stand for 2^h of the stream. A level that
-    reaches the capacity k is sorted and every other value moves up a level, the odd and the even
-    ones in turn. One such step moves the rank of any value by at most 2^h, and two in turn by no
-    more than one does, so after N values no rank is off by more than
+    Liberty, FOCS 2016). Level h holds values that each represent 2^h values of the stream. A level
+    that reaches the capacity k is sorted, and every second value moves up a level, alternately the
+    odd and the even ones. One such step changes the rank of any value by at most 2^h, and two in
+    turn by no more than one does, so that after N values no rank is off by more than
     ``(floor(log2(N / k)) + 3) / (2 k)`` of N: below 0.0005 for 10^8 values at the default capacity,
-    which then takes 0.9 MB per dimension. ``rank_error`` is the bound for the stream as it was.
+    which then takes 0.9 MB per dimension. ``rank_error`` is the bound for the actual stream.
 
     Args:
         dim: Dimensions D.
@@ -27,7 +29,7 @@ class RunningQuantiles:
 
     def __init__(self, dim: int, capacity: int = 16384) -> None:
         if capacity < 2 or capacity % 2:
-            raise ValueError(f"capacity is {capacity}; give an even number of values, 2 or more.")
+            raise ValueError(f"capacity: expected an even number from 2 on, got {capacity}.")
         self.dim = dim
         self.capacity = capacity
         self.count = 0
@@ -47,11 +49,11 @@ class RunningQuantiles:
 
     @property
     def rank_error(self) -> float:
-        """By how much of the stream, at most, a quantile may miss its rank; 0 while exact."""
+        """Bound on the error of a quantile's rank, as a fraction of the stream; 0 while exact."""
         return max(self._over, self._under) / max(self.count, 1)
 
     def update(self, values: Tensor) -> RunningQuantiles:
-        """Take in the next values of the stream.
+        """Add the next values of the stream.
 
         Args:
             values: ``(N, D)``, any unit.
@@ -60,15 +62,15 @@ class RunningQuantiles:
             This object.
 
         Raises:
-            ValueError: If the shape is another, or a value is not finite.
+            ValueError: If the shape differs, or a value is not finite.
         """
         if values.ndim != 2 or values.shape[1] != self.dim:
-            raise ValueError(f"values of shape {tuple(values.shape)}; expected (N, {self.dim}).")
+            raise ValueError(f"values: expected shape (N, {self.dim}), got {tuple(values.shape)}.")
         if not values.isfinite().all():
             row, dimension = (~values.isfinite()).nonzero()[0].tolist()
             raise ValueError(
-                f"value {values[row, dimension].item()} in row {row}, dimension {dimension}; "
-                "statistics need finite numbers. Repair or leave out the demonstration."
+                f"values: expected finite numbers, got {values[row, dimension].item()} in row "
+                f"{row}, dimension {dimension}. Repair or leave out the demonstration."
             )
         if len(values):
             self._levels[0].append(values.detach().to("cpu", torch.float32, copy=True))
@@ -76,22 +78,25 @@ class RunningQuantiles:
             self._compact()
         return self
 
-    def quantile(self, q: float) -> Tensor:
-        """Value below which a share q of the stream lies, interpolated as ``torch.quantile`` does.
+    def quantile(
+        self, q: float, interpolation: Literal["linear", "lower", "higher"] = "linear"
+    ) -> Tensor:
+        """Value below which a fraction q of the stream lies, as ``torch.quantile`` defines it.
 
         Args:
-            q: Share in [0, 1].
+            q: Fraction in [0, 1].
+            interpolation: Between two neighboring values, or the lower or higher one of them.
 
         Returns:
             ``(D,)`` float32.
 
         Raises:
-            ValueError: If nothing was seen, or q is no share.
+            ValueError: If there are no values yet, or q lies outside [0, 1].
         """
         if not self.count:
-            raise ValueError("no values seen; update the statistics before asking for a quantile.")
+            raise ValueError("quantile: expected some values, got none. Call update first.")
         if not 0 <= q <= 1:
-            raise ValueError(f"q is {q}; a quantile is asked for by a share between 0 and 1.")
+            raise ValueError(f"q: expected a fraction between 0 and 1, got {q}.")
         parts = [(torch.cat(level), 2**h) for h, level in enumerate(self._levels) if level]
         values, order = torch.cat([part for part, _ in parts]).sort(dim=0)
         weights = torch.cat([torch.full((len(part),), weight) for part, weight in parts])
@@ -101,7 +106,9 @@ class RunningQuantiles:
             values.T.gather(1, torch.searchsorted(ranks, rank.repeat(self.dim, 1), right=True))
             for rank in (position.floor().long(), position.ceil().long())
         )
-        return torch.lerp(lower.double(), upper.double(), position.frac()).float().squeeze(1)
+        ends = {"lower": torch.zeros_like(position), "higher": torch.ones_like(position)}
+        fraction = ends.get(interpolation, position.frac())
+        return torch.lerp(lower.double(), upper.double(), fraction).float().squeeze(1)
 
     @staticmethod
     def _moments_of(values: Tensor) -> tuple[int, Tensor, Tensor, Tensor, Tensor]:
@@ -116,7 +123,7 @@ class RunningQuantiles:
         )
 
     def _add_moments(self, moments: tuple[int, Tensor, Tensor, Tensor, Tensor]) -> None:
-        """Pool two streams' moments without cancellation (Chan, Golub and LeVeque, 1979)."""
+        """Combine moments without cancellation (Chan, Golub and LeVeque, 1979)."""
         count, mean, squares, low, high = moments
         total = self.count + count
         shift = mean - self.mean
@@ -126,7 +133,7 @@ class RunningQuantiles:
         self.max = torch.maximum(self.max, high)
         self.count = total
 
-    def _reach(self, level: int) -> None:
+    def _add_level(self, level: int) -> None:
         while len(self._levels) <= level:
             self._levels.append([])
             self._keep_odd.append(False)
@@ -135,7 +142,7 @@ class RunningQuantiles:
         level = 0
         while level < len(self._levels):
             size = sum(map(len, self._levels[level]))
-            # The first time anything is dropped is when the stream no longer fits one level.
+            # Nothing is dropped while the stream fits into level 0.
             if size > self.capacity or (level and size >= self.capacity):
                 self._promote(level, torch.cat(self._levels[level]))
             level += 1
@@ -144,7 +151,7 @@ class RunningQuantiles:
         even = len(values) // 2 * 2
         odd = self._keep_odd[level]
         # Clones, as a view would keep the whole level in memory.
-        self._reach(level + 1)
+        self._add_level(level + 1)
         self._levels[level + 1].append(values[:even].sort(dim=0).values[int(odd) :: 2].clone())
         self._levels[level] = [values[even:].clone()] if even < len(values) else []
         self._keep_odd[level] = not odd

@@ -1,4 +1,4 @@
-"""Mathematics over tokens: processes, schedules, samplers; torch only."""
+"""Diffusion over action tokens: processes, schedules, samplers; torch only."""
 
 from e0_lightning.diffusion.flow_matching import PathPoint, RectifiedFlow
 from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
@@ -8,7 +8,6 @@ from e0_lightning.diffusion.samplers import (
     ArgmaxSampler,
     CategoricalSampler,
     ReleasedSampler,
-    Sample,
     Sampler,
     TweedieSampler,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "PathPoint",
     "RectifiedFlow",
     "ReleasedSampler",
-    "Sample",
     "Sampler",
     "Schedule",
     "TauDistribution",

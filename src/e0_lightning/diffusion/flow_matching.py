@@ -11,18 +11,18 @@ from torch import Tensor
 
 from e0_lightning.diffusion.losses import masked_mean
 from e0_lightning.diffusion.schedules import BetaTau, TauDistribution
-from e0_lightning.random import sample_normal
+from e0_lightning.random import Generator, sample_normal
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """``(x_tau (B, H, D), tau (B,)) → velocity (B, H, D)``."""
 
 
 class PathPoint(NamedTuple):
-    """A point of a path, and how fast the path runs there.
+    """A point of a path and the velocity there.
 
     Args:
         x_tau: ``(B, H, D)`` float32.
-        velocity: ``(B, H, D)`` float32, the derivative of ``x_tau`` in τ.
+        velocity: ``(B, H, D)`` float32, the derivative of ``x_tau`` with respect to τ.
     """
 
     x_tau: Tensor
@@ -32,11 +32,11 @@ class PathPoint(NamedTuple):
 class RectifiedFlow:
     """``x_τ = τ A + (1 − τ) ε`` with velocity ``A − ε`` (π0, arXiv 2410.24164, section IV).
 
-    τ = 1 is clean, τ = 0 pure noise. What minimises the squared error to ``A − ε`` is the velocity
-    of a flow that carries noise to actions.
+    τ = 1 is clean, τ = 0 pure noise. The minimizer of the squared error to ``A − ε`` is the
+    velocity of a flow from noise to actions.
 
     Args:
-        tau_distribution: How training draws τ; None is π0's ``BetaTau()``.
+        tau_distribution: Distribution of τ in training; None is π0's ``BetaTau()``.
     """
 
     def __init__(self, tau_distribution: TauDistribution | None = None) -> None:
@@ -46,48 +46,49 @@ class RectifiedFlow:
         self,
         actions: Tensor,
         tau: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         valid: Tensor | None = None,
     ) -> PathPoint:
-        """Draw a point of the path to given actions.
+        """Sample a point of the path to given actions.
 
         Args:
             actions: ``(B, H, D)``, normalized.
             tau: ``(B,)`` in [0, 1].
-            generator: What decides the noise; None is torch's own.
-            valid: ``(B, H, D)`` bool; the others are noise on its way to 0, which tells a network
-                nothing of them. None is all.
+            generator: Random generator, or one per row.
+            valid: ``(B, H, D)`` bool; other values are noise on a path to 0, which carries no
+                information. None is all.
         """
         noise = sample_normal(actions.shape, generator, actions.device)
         target = actions.float() if valid is None else torch.where(valid, actions.float(), 0.0)
         return PathPoint(torch.lerp(noise, target, tau[:, None, None]), target - noise)
 
     def loss(self, predicted: Tensor, velocity: Tensor, valid: Tensor) -> Tensor:
-        """Mean squared error over valid numbers, a scalar; arguments ``(B, H, D)``."""
+        """Mean squared error over valid values, a scalar; arguments ``(B, H, D)``."""
         return masked_mean((predicted.float() - velocity) ** 2, valid)
 
     def integrate(
         self,
         velocity: Velocity,
         shape: Sequence[int],
-        levels: Tensor,
-        generator: torch.Generator | None = None,
+        taus: Tensor,
+        generator: Generator = None,
         device: torch.device | str | None = None,
     ) -> list[Tensor]:
-        """Walk from noise to actions by Euler's steps, ``x ← x + (τ' − τ) v(x, τ)``.
+        """Integrate from noise to actions by Euler steps, ``x ← x + (τ' − τ) v(x, τ)``.
 
         Args:
-            velocity: The learned field.
+            velocity: The velocity field.
             shape: ``(B, H, D)``.
-            levels: Noise levels ``(N,)`` to call it at, increasing from 0; the last step ends at 1.
-            generator: What decides the first noise; None is torch's own.
-            device: Where to work; None is the generator's device, or the CPU.
+            taus: Noise levels ``(N,)`` of the evaluations, increasing from 0; the last step ends at
+                τ = 1.
+            generator: Random generator, or one per row.
+            device: Device to compute on; None is the generator's device, or the CPU.
 
         Returns:
-            ``N + 1`` tensors ``(B, H, D)``: what the field saw at each level, and the actions.
+            ``N + 1`` tensors ``(B, H, D)``: the state at each level, and the actions.
         """
         states = [sample_normal(shape, generator, device)]
-        for tau, following in pairwise([*levels.tolist(), 1.0]):
+        for tau, next_tau in pairwise([*taus.tolist(), 1.0]):
             level = torch.full((shape[0],), tau, device=states[-1].device)
-            states.append(states[-1] + (following - tau) * velocity(states[-1], level).float())
+            states.append(states[-1] + (next_tau - tau) * velocity(states[-1], level).float())
         return states

@@ -1,4 +1,9 @@
-"""Chunks that begin as they must: denoisers that are told what is decided already."""
+"""Inpainting of an action prefix: sampling the rest of a chunk given its first actions.
+
+Real-time chunking (arXiv 2506.07339) executes the first actions of the new chunk while it is
+computed; they are an input of sampling. Tokens of the prefix are given as ``prefix_tokens``,
+``(B, L)`` int64, −1 after the prefix; numbers as ``action_prefix``, ``(B, H, D)``, NaN after it.
+"""
 
 from __future__ import annotations
 
@@ -11,76 +16,78 @@ from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Denoise
 
 
-def inpaint(denoise: Denoise, process: OneHotDiffusion, known: Tensor | None) -> Denoise:
-    """A denoiser of the tokens that are left, given those that are known.
+def inpaint_denoiser(
+    denoise: Denoise, process: OneHotDiffusion, prefix_tokens: Tensor | None
+) -> Denoise:
+    """Condition a one-hot denoiser on the tokens of an action prefix.
 
-    What a step needs is ``Pr(k_U | x_U, k_K)``, U unknown and K known. The network gives
-    ``Pr(k_U | x_U, x_K) = Σ_k Pr(k | x_U, x_K) Pr(k_U | x_U, k)``, the sum over all values k of the
-    known tokens, so that it errs by at most ``1 − Pr(k_K | x_U, x_K)`` in total variation: by its
-    doubt about what is known. An ``x_K`` that is drawn from the true tokens at the step's own τ
-    leaves that doubt where it matters, in the early steps that decide which way a chunk goes;
-    :meth:`OneHotDiffusion.reveal` takes it away.
+    A step needs ``Pr(k_U | x_U, k_P)``, P the prefix and U the rest. The network gives
+    ``Pr(k_U | x_U, x_P) = Σ_k Pr(k | x_U, x_P) Pr(k_U | x_U, k)``, summed over all values k of the
+    prefix tokens, with a total variation error of at most ``1 − Pr(k_P | x_U, x_P)``: the
+    uncertainty about the prefix. An ``x_P`` sampled at the step's own τ leaves it high in the early
+    steps, which decide the mode of a chunk; :meth:`OneHotDiffusion.inpaint` removes it.
 
-    The known tokens' own posterior is certain, hence any rule chooses them.
+    The returned posterior of prefix tokens is certain, so that every sampler chooses them.
 
     Args:
         denoise: The posterior over tokens given noisy ones.
         process: The forward process.
-        known: ``(B, L)`` int64, the known tokens and −1 elsewhere; None is none at all. Chunks
-            without a known token are denoised as if this function were not there.
+        prefix_tokens: ``(B, L)``; None is no prefix. Rows without a prefix are denoised as without
+            this function.
     """
-    if known is None:
+    if prefix_tokens is None:
         return denoise
-    is_known = (known >= 0)[..., None]
+    in_prefix = (prefix_tokens >= 0)[..., None]
 
-    def informed(x_tau: Tensor, tau: Tensor) -> Tensor:
-        revealed = process.reveal(known.clamp(min=0), tau)
-        return decide(denoise(torch.where(is_known, revealed, x_tau), tau), known)
+    def conditioned(x_tau: Tensor, tau: Tensor) -> Tensor:
+        clean = process.inpaint(prefix_tokens.clamp(min=0), tau)
+        return inpaint_logits(denoise(torch.where(in_prefix, clean, x_tau), tau), prefix_tokens)
 
-    return informed
+    return conditioned
 
 
-def unmask(predict: Predict, known: Tensor | None) -> Predict:
-    """What :func:`inpaint` does, for a network that sees tokens or masks: the known are bare."""
-    if known is None:
+def inpaint_predictor(predict: Predict, prefix_tokens: Tensor | None) -> Predict:
+    """Condition a predictor of masked tokens on an action prefix, whose tokens are unmasked."""
+    if prefix_tokens is None:
         return predict
 
-    def informed(tokens: Tensor) -> Tensor:
-        return decide(predict(torch.where(known < 0, tokens, known)), known)
+    def conditioned(tokens: Tensor) -> Tensor:
+        inputs = torch.where(prefix_tokens < 0, tokens, prefix_tokens)
+        return inpaint_logits(predict(inputs), prefix_tokens)
 
-    return informed
+    return conditioned
 
 
-def steer(velocity: Velocity, ends: Tensor | None) -> Velocity:
-    """A velocity whose known numbers run straight to where they must end.
+def inpaint_velocity(velocity: Velocity, action_prefix: Tensor | None) -> Velocity:
+    """Condition a velocity field on an action prefix.
 
-    ``v = (A − x_τ) / (1 − τ)``, which is ``A − ε`` on the path ``x_τ = τ A + (1 − τ) ε``: they stay
-    on the path that training shows, whatever first noise ε they started from.
+    In the prefix ``v = (A − x_τ) / (1 − τ)``, which is ``A − ε`` on the path
+    ``x_τ = τ A + (1 − τ) ε``: the state stays on a path of training, from any first noise ε.
 
     Args:
-        velocity: The learned field.
-        ends: ``(B, H, D)``, the known numbers A and NaN elsewhere; None is none at all.
+        velocity: The velocity field.
+        action_prefix: ``(B, H, D)``, NaN after the prefix; None is no prefix.
     """
-    if ends is None:
+    if action_prefix is None:
         return velocity
 
-    def informed(x_tau: Tensor, tau: Tensor) -> Tensor:
-        straight = (ends - x_tau) / (1 - tau[:, None, None])
-        return torch.where(ends.isnan(), velocity(x_tau, tau).float(), straight)
+    def conditioned(x_tau: Tensor, tau: Tensor) -> Tensor:
+        straight = (action_prefix - x_tau) / (1 - tau[:, None, None])
+        return torch.where(action_prefix.isnan(), velocity(x_tau, tau).float(), straight)
 
-    return informed
+    return conditioned
 
 
-def decide(logits: Tensor, known: Tensor) -> Tensor:
-    """Leave no doubt about known tokens.
+def inpaint_logits(logits: Tensor, prefix_tokens: Tensor) -> Tensor:
+    """Make the posterior of prefix tokens certain.
 
     Args:
         logits: ``(B, L, K)``.
-        known: ``(B, L)`` int64, −1 where not known.
+        prefix_tokens: ``(B, L)`` int64, −1 after the prefix.
 
     Returns:
-        ``(B, L, K)``: 0 at the known token and −∞ at the others, the given logits where not known.
+        ``(B, L, K)``: in the prefix 0 at its token and −∞ elsewhere, after it the given logits.
     """
     bins = torch.arange(logits.shape[-1], device=logits.device)
-    certain = torch.where(bins == known[..., None], 0.0, -torch.inf).to(logits.dtype)
-    return torch.where(known[..., None] < 0, logits, certain)
+    certain = torch.where(bins == prefix_tokens[..., None], 0.0, -torch.inf).to(logits.dtype)
+    return torch.where(prefix_tokens[..., None] < 0, logits, certain)

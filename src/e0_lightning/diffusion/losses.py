@@ -1,27 +1,42 @@
-"""Means over what counts, whatever lies elsewhere."""
+"""Token losses: cross-entropy, also with Gaussian soft targets, averaged over valid tokens."""
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of ``values`` where ``valid``, bool of the same shape; 0 where nothing is."""
+    """Mean of ``values`` where ``valid``, bool of the same shape; 0 if nothing is valid."""
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 
-def cross_entropy(logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor, tokens: Tensor, valid: Tensor, target_sigma: float = 0.0
+) -> Tensor:
     """Mean cross-entropy over valid tokens, in nats.
+
+    With ``target_sigma`` σ > 0 the target is a Gaussian over the bins around the true one,
+    ``∝ exp(−(j − k)² / 2 σ²)`` for ``|j − k| ≤ 4 σ``, renormalized at the ends of the grid.
 
     Args:
         logits: ``(B, L, K)``.
-        tokens: ``(B, L)`` int64 in [0, K).
+        tokens: ``(B, L)`` int64 in [0, K); any value where not valid.
         valid: ``(B, L)`` bool.
+        target_sigma: Standard deviation σ in bins; 0 is a one-hot target.
 
     Returns:
-        Scalar, computed in float32; 0 where nothing is valid.
+        Scalar, computed in float32; 0 if nothing is valid.
     """
-    entropy = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none")
-    return masked_mean(entropy.view(tokens.shape), valid)
+    num_bins, radius = logits.shape[-1], math.ceil(4 * target_sigma)
+    offsets = torch.arange(-radius, radius + 1, device=logits.device)
+    # Invalid tokens may hold any value; without a bin, their weights would divide by zero.
+    bins = tokens.clamp(0, num_bins - 1)[..., None] + offsets
+    weights = torch.exp(-0.5 * (offsets / max(target_sigma, 1e-6)) ** 2)
+    weights = torch.where((bins >= 0) & (bins < num_bins), weights, 0.0)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    # Gathering the few bins with weight avoids a target as large as the logits.
+    nearby = logits.float().log_softmax(dim=-1).gather(-1, bins.clamp(0, num_bins - 1))
+    return masked_mean(-(weights * nearby).sum(dim=-1), valid)

@@ -1,4 +1,4 @@
-"""Which noise levels τ a sampler visits, and which ones training draws; τ = 1 is clean."""
+"""Noise levels τ: schedules of samplers and distributions in training; τ = 1 is clean."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from e0_lightning.random import sample_uniform
+from e0_lightning.random import Generator, sample_uniform
 
-_CLEANEST = 0.999
-"""Largest τ that training draws: at τ = 1 the noise is gone and the score diverges."""
+_MAX_TAU = 0.999
+"""Largest τ in training: at τ = 1 there is no noise and the score diverges."""
 
 
 class Schedule(ABC):
-    """The τ grid of a sampler."""
+    """The noise levels of a sampler."""
 
     @abstractmethod
     def __call__(self, num_steps: int) -> Tensor:
-        """List the noise levels of ``num_steps`` steps: ``(N,)``, increasing from 0, below 1."""
+        """Noise levels of ``num_steps`` steps: ``(N,)``, increasing from 0, below 1."""
 
 
 class UniformSchedule(Schedule):
     """Even steps in τ, as in the paper: ``τ_i = i / N``."""
 
     def __call__(self, num_steps: int) -> Tensor:
-        """List ``(N,)`` noise levels."""
+        """Noise levels, ``(N,)``."""
         return torch.arange(num_steps) / num_steps
 
 
 class IdentifiabilitySchedule(Schedule):
-    """Even steps in the logarithm of the signal-to-noise ratio, over the range where it decides.
+    """Even steps in the log signal-to-noise ratio, over the range where it matters.
 
-    A token stands out from K noise values only when ``r = (τ α / (1 − τ))²`` nears ``2 ln K``; the
-    first step is at τ = 0, where sampling starts, the others spread from r = 0.02 to 8 ln K, with
-    ``τ = √r / (α + √r)``.
+    A token stands out from K noise values only when ``r = (τ α / (1 − τ))²`` nears ``2 ln K``. The
+    first step is at τ = 0, where sampling starts; the others spread from r = 0.02 to r = 8 ln K,
+    with ``τ = √r / (α + √r)``. The last step is always at r = 8 ln K, also with two steps.
 
     Args:
         num_bins: Bins K.
-        alpha: Smooth factor α of the one-hots.
+        alpha: One-hot smooth factor α.
     """
 
     def __init__(self, num_bins: int = 2048, alpha: float = 0.1) -> None:
@@ -47,32 +47,33 @@ class IdentifiabilitySchedule(Schedule):
         self.alpha = alpha
 
     def __call__(self, num_steps: int) -> Tensor:
-        """List ``(N,)`` noise levels."""
-        position = torch.linspace(0, 1, num_steps - 1)
+        """Noise levels, ``(N,)``."""
+        # Counted from the end, so that a single position is 1 and not 0.
+        position = torch.linspace(1, 0, num_steps - 1).flip(0)
         return torch.cat([torch.zeros(1), identifiable_tau(position, self.num_bins, self.alpha)])
 
 
 class TauDistribution(ABC):
-    """How training draws τ."""
+    """Distribution of τ in training."""
 
     @abstractmethod
     def sample(
         self,
         batch: int,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw one τ per sample: ``(B,)`` float32 in [0, 1)."""
+        """Sample one τ per row: ``(B,)`` float32 in [0, 1)."""
 
 
 class BetaTau(TauDistribution):
-    """``1 − τ = 0.999 · Beta(a, 1) + 0.001``: biased to high noise, as openpi and the paper do.
+    """``1 − τ = 0.999 · Beta(a, 1) + 0.001``: prefers high noise, as openpi and the paper do.
 
-    The second parameter of the Beta stays at the paper's 1, for which ``U^(1/a)`` is an exact draw
-    that a generator can decide; the bias is set by a.
+    The second parameter of the Beta is the paper's 1, for which ``U^(1/a)`` is an exact sample; a
+    sets the preference.
 
     Args:
-        a: First parameter of the Beta, positive; above 1 leans to noise, 1 is uniform.
+        a: First parameter of the Beta, positive; above 1 prefers noise, 1 is uniform.
 
     Raises:
         ValueError: If a is not positive.
@@ -80,18 +81,18 @@ class BetaTau(TauDistribution):
 
     def __init__(self, a: float = 1.5) -> None:
         if a <= 0:
-            raise ValueError(f"a is {a}; a Beta tau_distribution needs a positive parameter.")
+            raise ValueError(f"a: expected a positive number, got {a}.")
         self.a = a
 
     def sample(
         self,
         batch: int,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw ``(B,)`` noise levels."""
+        """Sample noise levels, ``(B,)``."""
         noise = sample_uniform((batch,), generator, device) ** (1 / self.a)
-        return _CLEANEST * (1 - noise)
+        return _MAX_TAU * (1 - noise)
 
 
 class UniformTau(TauDistribution):
@@ -100,29 +101,29 @@ class UniformTau(TauDistribution):
     def sample(
         self,
         batch: int,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw ``(B,)`` noise levels."""
-        return _CLEANEST * sample_uniform((batch,), generator, device)
+        """Sample noise levels, ``(B,)``."""
+        return _MAX_TAU * sample_uniform((batch,), generator, device)
 
 
 class IdentifiabilityTau(TauDistribution):
-    """τ as ``IdentifiabilitySchedule`` visits it: log-uniform signal-to-noise ratio, and τ = 0.
+    """τ over the range of ``IdentifiabilitySchedule``: log-uniform signal-to-noise, and τ = 0.
 
     Args:
         num_bins: Bins K.
-        alpha: Smooth factor α of the one-hots.
-        pure_noise: Share of samples at τ = 0, the first of a sampler's steps, where the answer must
-            come from the observation alone.
+        alpha: One-hot smooth factor α.
+        pure_noise: Fraction of samples at τ = 0, a sampler's first step, where the prediction
+            depends on the observation alone.
 
     Raises:
-        ValueError: If ``pure_noise`` is no share.
+        ValueError: If ``pure_noise`` lies outside [0, 1].
     """
 
     def __init__(self, num_bins: int = 2048, alpha: float = 0.1, pure_noise: float = 0.1) -> None:
         if not 0 <= pure_noise <= 1:
-            raise ValueError(f"pure_noise is {pure_noise}; give a share between 0 and 1.")
+            raise ValueError(f"pure_noise: expected a number between 0 and 1, got {pure_noise}.")
         self.num_bins = num_bins
         self.alpha = alpha
         self.pure_noise = pure_noise
@@ -130,23 +131,22 @@ class IdentifiabilityTau(TauDistribution):
     def sample(
         self,
         batch: int,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw ``(B,)`` noise levels."""
-        position, lot = sample_uniform((2, batch), generator, device)
-        return torch.where(
-            lot < self.pure_noise, 0.0, identifiable_tau(position, self.num_bins, self.alpha)
-        )
+        """Sample noise levels, ``(B,)``."""
+        position, uniform = sample_uniform((batch, 2), generator, device).unbind(dim=1)
+        tau = identifiable_tau(position, self.num_bins, self.alpha)
+        return torch.where(uniform < self.pure_noise, 0.0, tau)
 
 
 def identifiable_tau(position: Tensor, num_bins: int, alpha: float) -> Tensor:
-    """Map [0, 1] to τ so that even positions are even in log signal-to-noise ratio.
+    """Map [0, 1] to τ so that even positions are even in the log signal-to-noise ratio.
 
     Args:
-        position: 0 is r = 0.02 (a token is lost in noise), 1 is r = 8 ln K (it is plain).
+        position: 0 is r = 0.02 (the token is hidden by noise), 1 is r = 8 ln K (it is certain).
         num_bins: Bins K.
-        alpha: Smooth factor α of the one-hots.
+        alpha: One-hot smooth factor α.
 
     Returns:
         τ of the same shape, ``√r / (α + √r)``.

@@ -1,6 +1,8 @@
-"""The action expert: a small transformer that reads the prefix layer by layer, moved by τ."""
+"""The action expert: a transformer over action tokens that attends to the prefix in each layer."""
 
 from __future__ import annotations
+
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from e0_lightning.networks.attention import PrefixAttention, rotary
+from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.prefix_encoder import Prefix
 
 
@@ -15,15 +18,16 @@ class ActionExpert(nn.Module):
     """Transformer over action tokens with adaptive RMSNorm on τ (π0.5; E0, section 4).
 
     Each layer attends to ``[prefix, action tokens]`` with the keys and values of one layer of the
-    language model; fewer expert layers than language layers read evenly spaced ones.
+    language model; fewer expert layers than language layers use evenly spaced ones. The layers are
+    built by :meth:`connect`, which takes the sizes left None from the language model.
 
     Args:
         width: Token width W.
         depth: Layers, at most those of the language model.
         heads: Query heads, a multiple of ``kv_heads``.
-        kv_heads: Key and value heads of the language model.
-        head_dim: Size of a head of the language model.
         mlp: Width of the gated MLP.
+        kv_heads: Key and value heads of the language model.
+        head_dim: Head size of the language model.
         rope_theta: Base of the language model's rotary positions.
     """
 
@@ -32,122 +36,182 @@ class ActionExpert(nn.Module):
         width: int = 1024,
         depth: int = 18,
         heads: int = 8,
-        kv_heads: int = 1,
-        head_dim: int = 256,
         mlp: int = 4096,
-        rope_theta: float = 10_000.0,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        rope_theta: float | None = None,
     ) -> None:
         super().__init__()
-        if heads % kv_heads:
-            raise ValueError(f"expert: {heads} heads are no multiple of {kv_heads} kv_heads.")
-        self.width, self.depth = width, depth
+        self.width, self.depth, self.heads, self.mlp = width, depth, heads, mlp
         self.kv_heads, self.head_dim, self.rope_theta = kv_heads, head_dim, rope_theta
-        self.time = nn.Sequential(
-            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
-        self.layers = nn.ModuleList(
-            ExpertLayer(width, heads, kv_heads, head_dim, mlp) for _ in range(depth)
-        )
-        self.norm = AdaptiveRMSNorm(width, gated=False)
+        self.layers = nn.ModuleList()
         self.gradient_checkpointing = False
-        """Keep no layer's activations in training, but compute them again."""
+        """Recompute activations in the backward pass instead of keeping them."""
 
-    def forward(self, tokens: Tensor, tau: Tensor, prefix: Prefix, causal: bool = False) -> Tensor:
+    def connect(self, language: LanguageModel, diffusion_time: bool = True) -> Self:
+        """Build the layers for a language model, and return this object.
+
+        Args:
+            language: Its sizes are taken where they are None here, and checked where given.
+            diffusion_time: Condition the layers on τ; without, there are no weights for it, and
+                every call has ``tau`` None.
+
+        Raises:
+            ValueError: If a given size differs from the language model's, it has too few layers, or
+                ``heads`` is no multiple of its ``kv_heads``.
+        """
+        for name in ("kv_heads", "head_dim", "rope_theta"):
+            own, expected = getattr(self, name), getattr(language, name)
+            if None not in (own, expected) and own != expected:
+                raise ValueError(
+                    f"expert.{name}: expected {expected:g} as in the language model, got {own:g}. "
+                    "Leave it out."
+                )
+            if own is None:
+                setattr(self, name, expected)
+        if self.depth > language.depth:
+            raise ValueError(
+                f"expert.depth: expected at most the {language.depth} layers of the language "
+                f"model, got {self.depth}."
+            )
+        assert self.kv_heads is not None
+        assert self.head_dim is not None
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"expert.heads: expected a multiple of the language model's {self.kv_heads} "
+                f"kv_heads, got {self.heads}."
+            )
+        if self.rope_theta is None:
+            self.rope_theta = 10_000.0
+        if not self.layers:
+            self._build(self.kv_heads, self.head_dim, diffusion_time)
+        return self
+
+    def _build(self, kv_heads: int, head_dim: int, diffusion_time: bool) -> None:
+        width = self.width
+        self.time = (
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+            if diffusion_time
+            else None
+        )
+        for _ in range(self.depth):
+            layer = ExpertLayer(width, self.heads, kv_heads, head_dim, self.mlp, diffusion_time)
+            self.layers.append(layer)
+        self.norm = AdaptiveRMSNorm(width, gated=False, conditioned=diffusion_time)
+
+    def forward(
+        self, tokens: Tensor, prefix: Prefix, tau: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
         """Refine action tokens, ``(B, T, W)``; see :meth:`extend`."""
-        return self.extend(tokens, tau, prefix, causal)[0]
+        return self.extend(tokens, prefix, tau, causal)[0]
 
     def extend(
-        self, tokens: Tensor, tau: Tensor, prefix: Prefix, causal: bool = False
+        self, tokens: Tensor, prefix: Prefix, tau: Tensor | None = None, causal: bool = False
     ) -> tuple[Tensor, Prefix]:
-        """Refine action tokens, and append them to the prefix for tokens that follow.
+        """Refine action tokens, and append them to the prefix for later tokens.
 
-        What follows reads the longer prefix and is not read by it: so one token after another is
-        decoded without computing the earlier ones again, and one block of tokens sees another that
-        does not see it.
+        Later tokens attend to the longer prefix and not the other way round. So tokens are decoded
+        one by one without recomputing the earlier ones, and one block of tokens attends to another
+        that does not attend to it.
 
         Args:
             tokens: ``(B, T, W)``.
-            tau: ``(B,)`` in [0, 1].
-            prefix: Encoded observations, or what this method returned for the tokens before.
-            causal: Let a token see itself and those before it, not all T.
+            prefix: Encoded observations, or the result of this method for the tokens before.
+            tau: Diffusion time ``(B,)`` in [0, 1]; None is no diffusion time.
+            causal: Let a token attend to itself and those before it only, not to all T.
 
         Returns:
             Refined tokens ``(B, T, W)`` and a prefix that ends with them, of ``depth`` layers.
 
         Raises:
-            ValueError: If the prefix's layers, heads, head size or rotary base do not fit this
-                expert's.
+            ValueError: If the expert is not connected, was built without diffusion time but τ is
+                given, or the prefix has other layers, heads, head size or rotary base.
         """
-        self._require_fit(prefix)
+        rope_theta = self._check(prefix, tau)
         batch, length, _ = tokens.shape
-        condition = self.time(sine_cosine(tau, self.width).to(tokens.dtype))
+        condition: Tensor | None = None
+        if tau is not None and self.time is not None:
+            condition = self.time(sine_cosine(tau, self.width).to(tokens.dtype))
         positions = prefix.lengths[:, None] + torch.arange(length, device=tokens.device)
-        turn = rotary(positions, self.head_dim, self.rope_theta)
-        itself = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
-        present = torch.cat([prefix.mask, itself], dim=1)
+        rotation = rotary(positions, prefix.keys[0].shape[-1], rope_theta)
+        own = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
+        present = torch.cat([prefix.mask, own], dim=1)
         mask = present[:, None, None].expand(-1, 1, length, -1)
         if causal:
             mask = mask.tril(diagonal=prefix.mask.shape[1])
-        longer = []
+        extended = []
         for layer, index in zip(self.layers, self._sources(len(prefix.keys)), strict=True):
-            seen = (tokens, condition, turn, prefix.keys[index], prefix.values[index], mask)
-            tokens, *grown = (
-                checkpoint(layer, *seen, use_reentrant=False)
+            inputs = (tokens, condition, rotation, prefix.keys[index], prefix.values[index], mask)
+            tokens, *keys_values = (
+                checkpoint(layer, *inputs, use_reentrant=False)
                 if self.gradient_checkpointing and self.training
-                else layer(*seen)
+                else layer(*inputs)
             )
-            longer.append(grown)
-        keys, values = zip(*longer, strict=True)
-        return self.norm(tokens, condition)[0], Prefix(keys, values, present, self.rope_theta)
+            extended.append(keys_values)
+        keys, values = zip(*extended, strict=True)
+        return self.norm(tokens, condition)[0], Prefix(keys, values, present, rope_theta)
 
     def _sources(self, layers: int) -> list[int]:
-        """Language layer that each expert layer reads, the last one by the last."""
+        """Language layer that each expert layer attends to; the last one to the last."""
         return [((index + 1) * layers) // self.depth - 1 for index in range(self.depth)]
 
-    def _require_fit(self, prefix: Prefix) -> None:
-        _, kv_heads, _, head_dim = prefix.keys[0].shape
-        found = {"layers": len(prefix.keys), "kv_heads": kv_heads, "head_dim": head_dim}
-        fits = self.depth <= len(prefix.keys) and (kv_heads, head_dim) == (
-            self.kv_heads,
-            self.head_dim,
-        )
-        if not fits:
+    def _check(self, prefix: Prefix, tau: Tensor | None) -> float:
+        """Check the inputs, and return the rotary base."""
+        if self.rope_theta is None or not self.layers:
             raise ValueError(
-                f"The language model has {found}; the expert has depth {self.depth}, kv_heads "
-                f"{self.kv_heads}, head_dim {self.head_dim}. Give the expert the same kv_heads and "
-                "head_dim and at most as many layers."
+                "ActionExpert: not connected yet. Call expert.connect(encoder.language) first."
+            )
+        if tau is not None and self.time is None:
+            raise ValueError(
+                "tau: expected None, got a tensor. Connect the expert with diffusion_time=True."
+            )
+        _, kv_heads, _, head_dim = prefix.keys[0].shape
+        own = (self.kv_heads, self.head_dim)
+        if self.depth > len(prefix.keys) or own != (kv_heads, head_dim):
+            raise ValueError(
+                f"prefix: expected at least {self.depth} layers of {own[0]} kv_heads and head_dim "
+                f"{own[1]}, got {len(prefix.keys)} layers of {kv_heads} kv_heads and head_dim "
+                f"{head_dim}. Connect the expert to the language model of the encoder."
             )
         if prefix.rope_theta not in (None, self.rope_theta):
             raise ValueError(
-                f"The language model turns its keys with a rotary base of {prefix.rope_theta:g}, "
-                f"the expert its queries with {self.rope_theta:g}. Set expert.rope_theta to the "
-                "former."
+                f"prefix: expected keys of rotary base {self.rope_theta:g}, got "
+                f"{prefix.rope_theta:g}. Connect the expert to the language model of the encoder."
             )
+        return self.rope_theta
 
 
 class ExpertLayer(nn.Module):
-    """Attention and gated MLP, each normalized, moved and gated by the condition."""
+    """Attention and gated MLP, each with adaptive RMSNorm and a gated residual."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, mlp: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        mlp: int,
+        conditioned: bool = True,
+    ) -> None:
         super().__init__()
-        self.attention_norm = AdaptiveRMSNorm(width)
+        self.attention_norm = AdaptiveRMSNorm(width, conditioned=conditioned)
         self.attention = PrefixAttention(width, heads, kv_heads, head_dim)
-        self.mlp_norm = AdaptiveRMSNorm(width)
+        self.mlp_norm = AdaptiveRMSNorm(width, conditioned=conditioned)
         self.mlp = GatedMLP(width, mlp)
 
     def forward(
         self,
         x: Tensor,
-        condition: Tensor,
-        turn: tuple[Tensor, Tensor],
+        condition: Tensor | None,
+        rotation: tuple[Tensor, Tensor],
         keys: Tensor,
         values: Tensor,
         mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One layer over ``(B, T, W)``; arguments and results as `PrefixAttention.forward`."""
         normed, gate = self.attention_norm(x, condition)
-        heard, keys, values = self.attention(normed, turn, keys, values, mask)
-        attended: Tensor = gate * heard + x
+        update, keys, values = self.attention(normed, rotation, keys, values, mask)
+        attended: Tensor = gate * update + x
         normed, gate = self.mlp_norm(attended, condition)
         return attended + gate * self.mlp(normed), keys, values
 
@@ -157,23 +221,38 @@ class AdaptiveRMSNorm(nn.Module):
 
     Args:
         width: Token width W.
-        gated: Also give the gate of the residual branch.
+        gated: Return a gate of the residual branch.
+        conditioned: Build the weights of the condition; without, only the bias is learned.
+        eps: Added to the mean square.
     """
 
-    def __init__(self, width: int, gated: bool = True, eps: float = 1e-6) -> None:
+    def __init__(
+        self, width: int, gated: bool = True, conditioned: bool = True, eps: float = 1e-6
+    ) -> None:
         super().__init__()
         self.eps = eps
         self.parts = 3 if gated else 2
-        self.modulation = nn.Linear(width, self.parts * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        bias = torch.zeros(self.parts * width)
         if gated:
-            # An open gate at the start: from scratch, closed ones cost many steps.
-            nn.init.ones_(self.modulation.bias[2 * width :])
+            # Open gates at initialization: from scratch, closed ones cost many steps.
+            bias[2 * width :] = 1.0
+        # The bias has the same name in both cases, so that a checkpoint of one fits the other.
+        self.modulation: Any = nn.ParameterDict({"bias": nn.Parameter(bias)})
+        if conditioned:
+            self.modulation = nn.Linear(width, self.parts * width)
+            nn.init.zeros_(self.modulation.weight)
+            self.modulation.bias = nn.Parameter(bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalise ``(B, T, W)`` under a condition ``(B, W)``; returns it and the gate."""
-        scale, shift, *gate = self.modulation(condition).unsqueeze(1).chunk(self.parts, dim=-1)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normalize ``(B, T, W)`` under a condition ``(B, W)``; None uses the bias alone.
+
+        Returns:
+            The normalized tokens and the gate, ones if not gated.
+        """
+        modulation: Tensor = (
+            self.modulation.bias[None] if condition is None else self.modulation(condition)
+        )
+        scale, shift, *gate = modulation.unsqueeze(1).chunk(self.parts, dim=-1)
         variance = x.float().square().mean(dim=-1, keepdim=True)
         normed = (x.float() * torch.rsqrt(variance + self.eps)).to(x.dtype)
         return normed * (1 + scale) + shift, gate[0] if gate else torch.ones_like(scale)
@@ -198,7 +277,7 @@ class GatedMLP(nn.Module):
 
 def sine_cosine(tau: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
     """Embed τ ``(B,)`` in [0, 1] as sines and cosines ``(B, width)`` of geometric periods."""
-    # The shortest period turns 250 times; in single precision its angle would err by 1e-4.
+    # The shortest period repeats 250 times; in float32 its angle would be off by 1e-4.
     precise = torch.float32 if tau.device.type == "mps" else torch.float64
     steps = torch.linspace(0, 1, width // 2, device=tau.device, dtype=precise)
     periods = shortest * (longest / shortest) ** steps

@@ -1,4 +1,4 @@
-"""Attention of the action expert: rotary positions, and queries over a prefix and themselves."""
+"""Attention of the action expert over the prefix and the action tokens, with rotary positions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of rotary positions, laid out as Hugging Face decoders do.
+    """Cosine and sine of rotary positions, in the layout of Hugging Face decoders.
 
     Args:
         positions: ``(B, T)`` integers.
         head_dim: Size of a head, even.
-        theta: Base of the periods; that of the language model, so that expert and prefix agree.
+        theta: Base of the periods, the language model's.
 
     Returns:
         Two tensors ``(B, 1, T, head_dim)``, float32.
@@ -27,20 +27,20 @@ def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn queries or keys ``(B, heads, T, head_dim)`` by their positions, in float32."""
+    """Rotate queries or keys ``(B, heads, T, head_dim)`` by their positions, in float32."""
     first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    quarter = torch.cat([-second, first], dim=-1)
+    return (x.float() * cos + quarter * sin).to(x.dtype)
 
 
 class PrefixAttention(nn.Module):
-    """Grouped-query attention of T tokens over ``[prefix, themselves]``.
+    """Grouped-query attention of T action tokens over ``[prefix, action tokens]``.
 
     Args:
         width: Token width W.
         heads: Query heads.
-        kv_heads: Key and value heads, those of the language model; divides ``heads``.
-        head_dim: Size of a head, that of the language model.
+        kv_heads: Key and value heads of the language model; divides ``heads``.
+        head_dim: Head size of the language model.
     """
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int) -> None:
@@ -52,19 +52,19 @@ class PrefixAttention(nn.Module):
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Tensor
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attend.
 
         Args:
             x: ``(B, T, W)``.
-            turn: Rotary cosine and sine of the T tokens.
-            keys: The prefix's keys ``(B, kv_heads, P, head_dim)``, already turned.
-            values: The prefix's values, same shape.
+            rotation: Rotary cosine and sine of the T tokens.
+            keys: Keys of the prefix ``(B, kv_heads, P, head_dim)``, already rotated.
+            values: Values of the prefix, same shape.
             mask: ``(B, 1, T, P + T)`` bool, true where attention is allowed.
 
         Returns:
-            ``(B, T, W)``, and keys and values of prefix and tokens,
+            ``(B, T, W)``, and the keys and values of prefix and action tokens,
             ``(B, kv_heads, P + T, head_dim)``.
         """
         batch, length, _ = x.shape
@@ -73,8 +73,8 @@ class PrefixAttention(nn.Module):
             out: Tensor = projection(x)
             return out.view(batch, length, heads, self.head_dim).transpose(1, 2)
 
-        query = rotate(split(self.q_proj, self.heads), *turn)
-        key = rotate(split(self.k_proj, self.kv_heads), *turn)
+        query = rotate(split(self.q_proj, self.heads), *rotation)
+        key = rotate(split(self.k_proj, self.kv_heads), *rotation)
         value = split(self.v_proj, self.kv_heads)
         keys = torch.cat([keys.to(key.dtype), key], dim=2)
         values = torch.cat([values.to(value.dtype), value], dim=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -80,8 +81,25 @@ class VisionEncoder(nn.Module):
                 "that it does, such as a multiple of its patches."
             ) from error
 
+    def check_views(self, views: Mapping[str, int]) -> None:
+        """Check the crops against the views of the observation.
+
+        Args:
+            views: View name to image side in pixels.
+
+        Raises:
+            ValueError: If a crop is of another view, or leaves the image.
+        """
+        for view, crop in self.crop.items():
+            if view not in views:
+                raise ValueError(
+                    f"vision.crop: expected views among {list(views)}, got {view!r}. Name one of "
+                    "them, or set vision.crop to null."
+                )
+            _check_crop(view, crop, views[view])
+
     def forward(self, images: Tensor, view: str = "") -> Tensor:
-        """Encode the frames of one view.
+        """Encode the images of one view.
 
         Args:
             images: ``(B, 3, S, S)`` uint8, or float in [0, 1].
@@ -98,14 +116,10 @@ class VisionEncoder(nn.Module):
         return (features + positions).flatten(1, 2)
 
     def prepare(self, images: Tensor, view: str = "") -> Tensor:
-        """Crop, resize and standardise frames to ``(B, 3, side, side)`` float."""
+        """Crop, resize and standardize images to ``(B, 3, side, side)`` float."""
         if view in self.crop:
+            _check_crop(view, self.crop[view], images.shape[-1])
             top, left, side = self.crop[view]
-            if top < 0 or left < 0 or max(top, left) + side > images.shape[-1]:
-                raise ValueError(
-                    f"vision.crop[{view!r}] = [{top}, {left}, {side}] (top, left, side) leaves the "
-                    f"frame of {images.shape[-1]} pixels; choose a square inside it."
-                )
             images = images[..., top : top + side, left : left + side]
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         if scaled.shape[-2:] != (self.side, self.side):
@@ -135,6 +149,15 @@ class VisionEncoder(nn.Module):
         features = self._features(weight.new_zeros(1, 3, self.side, self.side))
         self.backbone.train(was_training)
         return features.shape[-1], features.ndim == 4
+
+
+def _check_crop(view: str, crop: Sequence[int], image_side: int) -> None:
+    top, left, side = crop
+    if top < 0 or left < 0 or max(top, left) + side > image_side:
+        raise ValueError(
+            f"vision.crop[{view!r}]: expected a square inside the image of {image_side} pixels, "
+            f"got [{top}, {left}, {side}] (top, left, side)."
+        )
 
 
 class RelativeSphericalEmbedding(nn.Module):

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from e0_lightning.actions.action_prefix import ActionPrefix, Draw, doubt
+from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
-from e0_lightning.diffusion.inpainting import decide
+from e0_lightning.diffusion.inpainting import inpaint_logits
 from e0_lightning.diffusion.losses import cross_entropy
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.random import sample_tokens
-from e0_lightning.types import Batch
+from e0_lightning.types import ActionSample, Batch
 
 
 class Autoregressive(Policy):
@@ -49,7 +49,7 @@ class Autoregressive(Policy):
         self.tokenizer = ActionTokenizer(num_bins)
         self.temperature = temperature
         self.tokens = actions.horizon * actions.width
-        self.expert = expert
+        self.expert = expert.connect(encoder.language, diffusion_time=False)
         # One token more than bins stands before the first, and wherever there is no action.
         self.blank = num_bins
         embed = nn.Embedding(num_bins + 1, expert.width)
@@ -61,26 +61,23 @@ class Autoregressive(Policy):
         valid = self.actions.loss_mask(batch["valid"]).flatten(1)
         before = tokens.masked_fill(~valid, self.blank).roll(1, dims=1)
         before[:, 0] = self.blank
-        refined = self.expert(
-            self.projection.embed(before), self._clock(prefix), prefix, causal=True
-        )
+        refined = self.expert(self.projection.embed(before), prefix, causal=True)
         return {"cross_entropy": cross_entropy(self.projection.project_out(refined), tokens, valid)}
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Decode token by token, each appended to the prefix of the next."""
-        return Autoregressive.draw(self, prefix).chunk
+        return Autoregressive.draw(self, prefix).actions
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Decode what is not decided; what is comes first, and the rest is given it exactly."""
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
-        tau = self._clock(prefix)
-        token = torch.full((prefix.batch_size, 1), self.blank, device=tau.device)
+        token = torch.full((prefix.batch_size, 1), self.blank, device=prefix.mask.device)
         decoded, judged = [], []
         for index in range(self.tokens):
-            refined, prefix = self.expert.extend(self.projection.embed(token, index), tau, prefix)
+            refined, prefix = self.expert.extend(self.projection.embed(token, index), prefix)
             logits = self.projection.project_out(refined).float()
             if known is not None:
-                logits = decide(logits, known[:, index, None])
+                logits = inpaint_logits(logits, known[:, index, None])
             token = sample_tokens(logits, self.temperature)
             decoded.append(token)
             judged.append(logits)
@@ -88,8 +85,4 @@ class Autoregressive(Policy):
                 token = torch.full_like(token, self.blank)
         values = self.tokenizer.decode(torch.cat(decoded, dim=1))
         chunk = values.view(-1, self.actions.horizon, self.actions.width)
-        return Draw(chunk, doubt(torch.cat(judged, dim=1), self.actions))
-
-    def _clock(self, prefix: Prefix) -> Tensor:
-        """The expert's τ ``(B,)``, which stands still: there is no noise."""
-        return torch.zeros(prefix.batch_size, device=prefix.mask.device)
+        return ActionSample(chunk, self.actions.normalized_entropy(torch.cat(judged, dim=1)))

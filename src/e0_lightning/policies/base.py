@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor
 
-from e0_lightning.actions.action_prefix import ActionPrefix, Draw, read_action_prefix
+from e0_lightning.actions.action_prefix import ActionPrefix, read_action_prefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.normalizers import QuantileNormalizer
 from e0_lightning.metrics import ActionL1, SuccessRate
@@ -87,7 +87,7 @@ class Policy(pl.LightningModule):
             own.draw = Policy.draw
         # One that refines the draw of a policy that samples leaves the sampling to it.
         elif draws[0] < samples[0] and line[draws[1]]["draw"] is not Policy.draw:
-            own.sample = lambda self, prefix: cls.draw(self, prefix).chunk
+            own.sample = lambda self, prefix: cls.draw(self, prefix).actions
 
     @abstractmethod
     def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ class Policy(pl.LightningModule):
         Where a subclass overrides this alone, its ``draw`` becomes this.
         """
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Draw as :meth:`sample` does, with uncertainty, and chunks that begin as is decided.
 
         A subclass that can do either overrides it; this one has no uncertainty.
@@ -115,11 +115,11 @@ class Policy(pl.LightningModule):
         """
         if action_prefix is not None:
             raise ValueError(
-                f"action_prefix: found {int(action_prefix.steps.sum(dim=1).max())} decided actions, wanted "
+                f"action_prefix: found {int(action_prefix.mask.sum(dim=1).max())} decided actions, wanted "
                 f"none: {type(self).__name__} cannot continue a chunk that is being carried out. "
                 "Leave the key out, or use a policy that can, such as E0 or FlowMatching."
             )
-        return Draw(self.sample(prefix))
+        return ActionSample(self.sample(prefix))
 
     @property
     def spec(self) -> PolicySpec:
@@ -156,10 +156,10 @@ class Policy(pl.LightningModule):
         moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
         action_prefix = read_action_prefix(moved, self.actions)
         drawn = self.draw(self.prefix(moved), action_prefix)
-        actions = self.actions.undo(drawn.chunk, moved["state"])
+        actions = self.actions.undo(drawn.actions, moved["state"])
         if action_prefix is not None:
             # Tokens would round them, and saturate outliers.
-            actions = torch.where(action_prefix.steps[..., None], action_prefix.actions, actions)
+            actions = torch.where(action_prefix.mask[..., None], action_prefix.actions, actions)
         return ActionSample(actions, drawn.uncertainty)
 
     def prefix(self, observation: Observation) -> Prefix:

@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e0_lightning.actions.action_prefix import ActionPrefix, Draw, doubt
+from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
-from e0_lightning.diffusion.inpainting import inpaint
+from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.diffusion.inpainting import inpaint_denoiser
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.projected_noise import corrupt_projected
-from e0_lightning.diffusion.samplers import Denoise, Sample, Sampler, TweedieSampler
+from e0_lightning.diffusion.samplers import Denoise, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.readout import read_out, tokenizer_for
 from e0_lightning.random import sample_uniform
-from e0_lightning.types import Batch
+from e0_lightning.types import ActionSample, Batch
 
 
 class E0(Policy):
@@ -73,8 +73,8 @@ class E0(Policy):
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
         self.token_per = token_per
-        self.expert = expert
-        self.tokenizer = tokenizer_for(self.process, self.sampler)
+        self.expert = expert.connect(encoder.language)
+        self.tokenizer = ActionTokenizer(self.process.num_bins)
         joined = actions.width if token_per == "step" else 1
         self.tokens = actions.horizon * actions.width
         features = joined * self.process.num_bins
@@ -102,20 +102,20 @@ class E0(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Denoise chunks from pure noise and read them off."""
-        return E0.draw(self, prefix).chunk
+        return E0.draw(self, prefix).actions
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Denoise what is not decided, and tell how sure the last step was."""
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
-        drawn: Sample = self.sampler(
+        tokens, logits = self.sampler(
             self._denoiser(prefix, known),
             self.process,
             shape=(prefix.batch_size, self.tokens),
             device=prefix.mask.device,
         )
-        values = read_out(drawn, self.sampler, self.tokenizer)
+        values = self.tokenizer.read_out(tokens, logits, self.sampler.readout, self.sampler.window)
         chunk = values.view(prefix.batch_size, self.actions.horizon, self.actions.width)
-        return Draw(chunk, doubt(drawn.logits, self.actions))
+        return ActionSample(chunk, self.actions.normalized_entropy(logits))
 
     def denoise(
         self,
@@ -144,7 +144,7 @@ class E0(Policy):
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
             return self.denoise(x_tau, tau, prefix, last, known)
 
-        informed = inpaint(denoise, self.process, known)
+        informed = inpaint_denoiser(denoise, self.process, known)
 
         def remember(x_tau: Tensor, tau: Tensor) -> Tensor:
             nonlocal last
@@ -196,13 +196,13 @@ class E0(Policy):
         """The expert's view of noisy tokens, whose one-hots need not be formed if none is known."""
         if known is not None:
             noisy = self.process.corrupt(tokens, tau, valid=valid)
-            clear = self.process.reveal(tokens, tau)
+            clear = self.process.inpaint(tokens, tau)
             x_tau = torch.where(known[..., None] < 0, noisy, clear)
             return self._tell(known, self._enter(x_tau))
         if not self.process.projected:
             return self._enter(self.process.corrupt(tokens, tau, valid=valid))
         layer, shape = (
-            cast(nn.Linear, self.projection.embedding),
+            self.projection.embedding,
             (len(tokens), len(self.projection.positions), -1),
         )
         x_tau = corrupt_projected(
@@ -216,14 +216,14 @@ class E0(Policy):
         """Logits ``(B, L, K)`` of embedded tokens, and of an embedded estimate, ``(B, T, W)``."""
         if self.estimate is not None:
             entered = entered + self.estimate(torch.zeros_like(entered) if seen is None else seen)
-        logits = self.projection.project_out(self.expert(entered, tau, prefix))
+        logits = self.projection.project_out(self.expert(entered, prefix, tau))
         return logits.view(len(logits), self.tokens, self.process.num_bins)
 
     def _recall(self, estimate: Tensor) -> Tensor:
         """Logits as wide as tokens, ``(B, T, W)``, by the weights that embed noise."""
         # As long as noise where it is sure.
         certain = self.process.num_bins**0.5 * estimate.float().softmax(dim=-1)
-        weight = cast(nn.Linear, self.projection.embedding).weight
+        weight = self.projection.embedding.weight
         joined = certain.reshape(len(estimate), len(self.projection.positions), -1)
         return F.linear(joined.to(weight.dtype), weight)
 

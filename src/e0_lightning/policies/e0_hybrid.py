@@ -6,18 +6,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from e0_lightning.actions.action_prefix import ActionPrefix, Draw, doubt
+from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
+from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.diffusion.flow_matching import RectifiedFlow
-from e0_lightning.diffusion.inpainting import inpaint, steer
+from e0_lightning.diffusion.inpainting import inpaint_denoiser, inpaint_velocity
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Sampler, TweedieSampler
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.policies.readout import read_out, tokenizer_for
-from e0_lightning.types import Batch
+from e0_lightning.types import ActionSample, Batch
 
 
 class E0Hybrid(Policy):
@@ -51,9 +51,9 @@ class E0Hybrid(Policy):
         self.flow = flow or RectifiedFlow()
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
-        self.tokenizer = tokenizer_for(self.process, self.sampler)
+        self.tokenizer = ActionTokenizer(self.process.num_bins)
         self.tokens = actions.horizon * actions.width
-        self.expert = expert
+        self.expert = expert.connect(encoder.language)
         bins, width = self.process.num_bins, expert.width
         self.flow_projection = ActionProjection(
             nn.Linear(actions.width, width), actions.horizon, width, actions.width
@@ -75,11 +75,11 @@ class E0Hybrid(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Walk the flow and the tokens over the same levels, and average their ends."""
-        return E0Hybrid.draw(self, prefix).chunk
+        return E0Hybrid.draw(self, prefix).actions
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Walk what is not decided, and tell how sure the tokens are."""
-        ends = None if action_prefix is None else action_prefix.chunk
+        ends = None if action_prefix is None else action_prefix.normalized
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
         device = prefix.mask.device
@@ -89,30 +89,31 @@ class E0Hybrid(Policy):
         def velocity(x_tau: Tensor, tau: Tensor) -> Tensor:
             return self._flow(x_tau, tau, prefix)[0]
 
-        states = self.flow.integrate(steer(velocity, ends), shape, levels, device=device)
+        states = self.flow.integrate(inpaint_velocity(velocity, ends), shape, levels, device=device)
         seen = iter(states)
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
             return self._denoise(x_tau, tau, self._flow(next(seen), tau, prefix)[1])
 
-        drawn = self.sampler(
-            inpaint(denoise, self.process, known),
+        tokens, logits = self.sampler(
+            inpaint_denoiser(denoise, self.process, known),
             self.process,
             (prefix.batch_size, self.tokens),
             device=device,
         )
-        chunk = (states[-1] + read_out(drawn, self.sampler, self.tokenizer).view(shape)) / 2
-        return Draw(chunk, doubt(drawn.logits, self.actions))
+        values = self.tokenizer.read_out(tokens, logits, self.sampler.readout, self.sampler.window)
+        chunk = (states[-1] + values.view(shape)) / 2
+        return ActionSample(chunk, self.actions.normalized_entropy(logits))
 
     def _flow(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
         """Velocity ``(B, H, width)`` of a chunk, and the prefix that its tokens see."""
         # Padding has no velocity to learn, so what it would drift to must not be seen.
         entered = self.flow_projection.embed(x_tau.masked_fill(self.actions.padding, 0.0))
-        refined, longer = self.expert.extend(entered, tau, prefix)
+        refined, longer = self.expert.extend(entered, prefix, tau)
         return self.flow_projection.project_out(refined), longer
 
     def _denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens behind the flow's."""
         return self.token_projection.project_out(
-            self.expert(self.token_projection.embed(x_tau), tau, prefix)
+            self.expert(self.token_projection.embed(x_tau), prefix, tau)
         )

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from e0_lightning.actions.action_prefix import ActionPrefix, Draw
+from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.diffusion.flow_matching import RectifiedFlow
-from e0_lightning.diffusion.inpainting import steer
+from e0_lightning.diffusion.inpainting import inpaint_velocity
 from e0_lightning.diffusion.schedules import UniformSchedule
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.types import Batch
+from e0_lightning.types import ActionSample, Batch
 
 
 class FlowMatching(Policy):
@@ -46,7 +46,7 @@ class FlowMatching(Policy):
         super().__init__(encoder, actions, **common)
         self.flow = flow or RectifiedFlow()
         self.levels = UniformSchedule()(num_steps)
-        self.expert = expert
+        self.expert = expert.connect(encoder.language)
         embed = nn.Linear(actions.width, expert.width)
         self.projection = ActionProjection(embed, actions.horizon, expert.width, actions.width)
 
@@ -59,14 +59,14 @@ class FlowMatching(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Follow the velocity from pure noise."""
-        return FlowMatching.draw(self, prefix).chunk
+        return FlowMatching.draw(self, prefix).actions
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Follow the velocity, but for what is decided, which runs straight to its end."""
-        ends = None if action_prefix is None else action_prefix.chunk
-        return Draw(
+        ends = None if action_prefix is None else action_prefix.normalized
+        return ActionSample(
             self.flow.integrate(
-                steer(partial(self.velocity, prefix=prefix), ends),
+                inpaint_velocity(partial(self.velocity, prefix=prefix), ends),
                 (prefix.batch_size, self.actions.horizon, self.actions.width),
                 self.levels,
                 device=prefix.mask.device,
@@ -77,4 +77,4 @@ class FlowMatching(Policy):
         """Velocity ``(B, H, width)`` of noisy chunks at ``tau`` ``(B,)``."""
         # Padding has no velocity to learn, so what it would drift to must not be seen.
         seen = x_tau.masked_fill(self.actions.padding, 0.0)
-        return self.projection.project_out(self.expert(self.projection.embed(seen), tau, prefix))
+        return self.projection.project_out(self.expert(self.projection.embed(seen), prefix, tau))

@@ -5,19 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from e0_lightning.actions.action_prefix import ActionPrefix, Draw
+from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
-from e0_lightning.diffusion.inpainting import unmask
+from e0_lightning.diffusion.inpainting import inpaint_predictor
 from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.types import Batch
+from e0_lightning.types import ActionSample, Batch
 
 
 class MaskedDiffusion(Policy):
@@ -49,7 +48,7 @@ class MaskedDiffusion(Policy):
         self.sampler = sampler or ConfidenceSampler()
         self.tokenizer = ActionTokenizer(self.process.num_bins)
         self.tokens = actions.horizon * actions.width
-        self.expert = expert
+        self.expert = expert.connect(encoder.language, diffusion_time=False)
         embed = nn.Embedding(self.process.num_bins + 1, expert.width)
         self.projection = ActionProjection(embed, self.tokens, expert.width, self.process.num_bins)
 
@@ -63,25 +62,23 @@ class MaskedDiffusion(Policy):
 
     def sample(self, prefix: Prefix) -> Tensor:
         """Uncover chunks from masks alone."""
-        return MaskedDiffusion.draw(self, prefix).chunk
+        return MaskedDiffusion.draw(self, prefix).actions
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> Draw:
+    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Uncover what is not decided; what is, the network sees from the start."""
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
-        tokens = self.sampler(
-            unmask(partial(self.predict, prefix=prefix), known),
+        tokens, _ = self.sampler(
+            inpaint_predictor(partial(self.predict, prefix=prefix), known),
             self.process,
             (prefix.batch_size, self.tokens),
             device=prefix.mask.device,
-            counted=~self.actions.padding.repeat(self.actions.horizon),
+            valid=~self.actions.padding.repeat(self.actions.horizon),
         )
         values = self.tokenizer.decode(tokens)
-        return Draw(values.view(-1, self.actions.horizon, self.actions.width))
+        return ActionSample(values.view(-1, self.actions.horizon, self.actions.width))
 
     def predict(self, tokens: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for tokens ``(B, L)``, K where masked."""
         padding = self.actions.padding.repeat(self.actions.horizon)
         seen = tokens.masked_fill(padding, self.process.mask)
-        # The share of masks is plain to see, so the expert's clock stands still.
-        tau = torch.zeros(len(tokens), device=tokens.device)
-        return self.projection.project_out(self.expert(self.projection.embed(seen), tau, prefix))
+        return self.projection.project_out(self.expert(self.projection.embed(seen), prefix))

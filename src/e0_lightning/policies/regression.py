@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from e0_lightning.actions.action_space import ActionSpace
@@ -38,7 +37,7 @@ class Regression(Policy):
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
-        self.expert = expert
+        self.expert = expert.connect(encoder.language, diffusion_time=False)
         # The tokens hold nothing but their learned positions.
         self.projection = ActionProjection(
             nn.Identity(), actions.horizon, expert.width, actions.width
@@ -53,6 +52,4 @@ class Regression(Policy):
         """Predict chunks; there is nothing to draw."""
         weight = self.projection.positions
         empty = weight.new_zeros(prefix.batch_size, *weight.shape)
-        # The expert's clock stands still.
-        tau = torch.zeros(prefix.batch_size, device=weight.device)
-        return self.projection.project_out(self.expert(self.projection.embed(empty), tau, prefix))
+        return self.projection.project_out(self.expert(self.projection.embed(empty), prefix))
