@@ -1,4 +1,4 @@
-"""What training and evaluation report: token accuracy, action error, success rate."""
+"""Metrics of training and evaluation: token accuracy, action error, success rate."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from e0_lightning.types import EpisodeResult
 
 
 class TokenAccuracy(Metric):
-    """Share of tokens whose most likely bin is the true one, overall and by noise level.
+    """Fraction of tokens whose most likely bin is the true one, overall and by noise level.
 
-    Accuracy that does not rise with τ says that the noisy tokens tell the network nothing.
+    If accuracy does not rise with τ, the network ignores the noisy tokens.
 
     Args:
-        edges: Increasing borders of the τ bins, each of which includes its lower border.
+        edges: Increasing edges of the τ bins, each bin including its lower edge.
 
     Raises:
-        ValueError: If there are fewer than two borders, or they do not increase.
+        ValueError: If there are fewer than two edges, or they do not increase.
     """
 
     full_state_update = False
@@ -37,7 +37,7 @@ class TokenAccuracy(Metric):
     def __init__(self, edges: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)) -> None:
         super().__init__()
         if len(edges) < 2 or any(low >= high for low, high in pairwise(edges)):
-            raise ValueError(f"edges are {tuple(edges)}; give two or more, in increasing order.")
+            raise ValueError(f"edges: expected two or more, increasing, got {tuple(edges)}.")
         self.register_buffer("edges", torch.tensor(list(edges)), persistent=False)
         counts = torch.zeros(len(edges) - 1, dtype=torch.long)
         self.add_state("correct", counts, dist_reduce_fx="sum")
@@ -49,7 +49,7 @@ class TokenAccuracy(Metric):
         Args:
             logits: ``(B, L, K)``.
             tokens: ``(B, L)`` int64.
-            valid: ``(B, L)`` bool; the others do not count.
+            valid: ``(B, L)`` bool; other tokens are ignored.
             tau: ``(B,)``, within the edges.
         """
         bins = torch.bucketize(tau.float(), self.edges[1:-1], right=True)
@@ -58,7 +58,7 @@ class TokenAccuracy(Metric):
         self.total.index_add_(0, bins, valid.sum(dim=-1))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``overall``, a scalar, and ``by_tau``, one share per τ bin; NaN where empty."""
+        """Return ``overall``, a scalar, and ``by_tau``, one fraction per τ bin; NaN if empty."""
         return {
             "overall": self.correct.sum() / self.total.sum(),
             "by_tau": self.correct / self.total,
@@ -82,24 +82,24 @@ class ActionL1(Metric):
         self.add_state("steps", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, actions: Tensor, valid: Tensor) -> None:
-        """Add up errors.
+        """Accumulate errors.
 
         Args:
             predicted: ``(B, H, D)``, robot units.
             actions: ``(B, H, D)``, robot units.
-            valid: ``(B, H)`` bool; the others do not count.
+            valid: ``(B, H)`` bool; other steps are ignored.
         """
         error = (predicted - actions).abs()[valid]
         self.error += error.sum(dim=0, dtype=torch.float32)
         self.steps += valid.sum()
 
     def compute(self) -> Tensor:
-        """Return ``(D,)``; NaN where no step was valid."""
+        """Return ``(D,)``; NaN if no step was valid."""
         return self.error / self.steps
 
 
 class Proportion(NamedTuple):
-    """A success rate with its 95 % interval."""
+    """A success rate over n episodes with its 95 % interval."""
 
     rate: float
     low: float
@@ -108,11 +108,11 @@ class Proportion(NamedTuple):
 
 
 def wilson(successes: int, n: int) -> Proportion:
-    """Share of successes with Wilson's 95 % score interval (Wilson 1927).
+    """Success rate with Wilson's 95 % score interval (Wilson 1927).
 
     With k successes of n and z = 1.96, ``(k + z²/2 ± z √(k (n - k) / n + z²/4)) / (n + z²)``:
-    unlike the normal interval it stays within [0, 1] and does not vanish at 0 or n. Without an
-    episode the rate is NaN, between 0 and 1.
+    unlike the normal interval it stays within [0, 1] and does not vanish for k = 0 or n. Without
+    episodes the rate is NaN and the interval [0, 1].
     """
     if n == 0:
         return Proportion(math.nan, 0.0, 1.0, 0)
@@ -120,12 +120,12 @@ def wilson(successes: int, n: int) -> Proportion:
     half = z * math.sqrt(successes * (n - successes) / n + z**2 / 4)
     middle = successes + z**2 / 2
     low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
-    # At 0 and n a bound is exactly 0 or 1, but for rounding.
+    # For k = 0 and n a bound is exactly 0 or 1, apart from rounding.
     return Proportion(successes / n, max(low, 0.0), min(high, 1.0), n)
 
 
 class Difference(NamedTuple):
-    """A success rate less another on the same n episodes, with its 95 % interval."""
+    """Difference of two success rates on the same n episodes, with its 95 % interval."""
 
     difference: float
     low: float
@@ -134,55 +134,55 @@ class Difference(NamedTuple):
 
 
 def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """How much likelier ``first`` succeeds, with Newcombe's interval for pairs.
+    """Success rate of ``first`` minus that of ``second``, with Newcombe's paired interval.
 
-    The square-and-add interval of Wilson's bounds [l, u] of either rate p, joined by the
-    correlation φ of the pairs (Newcombe 1998, Statistics in Medicine 17:2635, method 10),
-    ``p₁ − p₂ − √((p₁ − l₁)² − 2 φ (p₁ − l₁)(u₂ − p₂) + (u₂ − p₂)²)`` and likewise above. φ comes
-    from the table of both, its numerator brought n/2 nearer to 0 where it is positive. Without an
-    episode the difference is NaN, between -1 and 1.
+    The square-and-add interval of Wilson's bounds [l, u] of each rate p, with the correlation φ of
+    the pairs (Newcombe 1998, Statistics in Medicine 17:2635, method 10); the lower bound is
+    ``p₁ − p₂ − √((p₁ − l₁)² − 2 φ (p₁ − l₁)(u₂ − p₂) + (u₂ − p₂)²)``, the upper one analogous. φ is
+    computed from the 2×2 table, its numerator reduced by n/2 (not below 0) if positive. Without
+    episodes the difference is NaN and the interval [-1, 1].
 
     Args:
         first: Successes.
-        second: Successes of the other in the same episodes, in the same order.
+        second: Successes in the same episodes, in the same order.
 
     Raises:
-        ValueError: If they are not as many.
+        ValueError: If the lengths differ.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} episodes make no pairs; give the same.")
+        raise ValueError(f"expected the same episodes twice, got {len(first)} and {len(second)}.")
     n = len(first)
     if n == 0:
         return Difference(math.nan, -1.0, 1.0, 0)
     one, two = wilson(sum(first), n), wilson(sum(second), n)
     phi = _correlation(first, second)
 
-    def reach(below: float, above: float) -> float:
+    def half_width(below: float, above: float) -> float:
         return math.sqrt(max(below**2 - 2 * phi * below * above + above**2, 0.0))
 
-    found = one.rate - two.rate
-    low = found - reach(one.rate - one.low, two.high - two.rate)
-    high = found + reach(two.rate - two.low, one.high - one.rate)
-    return Difference(found, low, high, n)
+    difference = one.rate - two.rate
+    low = difference - half_width(one.rate - one.low, two.high - two.rate)
+    high = difference + half_width(two.rate - two.low, one.high - one.rate)
+    return Difference(difference, low, high, n)
 
 
 def _correlation(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Correlation φ of pairs with Newcombe's correction for continuity; 0 where one is constant."""
+    """Correlation φ of pairs with Newcombe's continuity correction; 0 if either is constant."""
     n, ones, twos = len(first), sum(first), sum(second)
-    spread = ones * (n - ones) * twos * (n - twos)
-    if spread == 0:
+    product = ones * (n - ones) * twos * (n - twos)
+    if product == 0:
         return 0.0
     both = sum(a and b for a, b in zip(first, second, strict=True))
     determinant = n * both - ones * twos
     corrected = determinant if determinant < 0 else max(determinant - n / 2, 0.0)
-    return corrected / math.sqrt(spread)
+    return corrected / math.sqrt(product)
 
 
 class SuccessRate(Metric):
-    """Share of episodes that succeeded, with its interval, over all ranks.
+    """Success rate over the episodes of all ranks, with its 95 % interval.
 
-    An episode counts once, though a distributed sampler lets two ranks play it to share evenly;
-    then what the later rank saw counts.
+    An episode counts once, even if a distributed sampler pads by running it on two ranks; the
+    result of the later rank is used.
     """
 
     full_state_update = False
@@ -195,20 +195,20 @@ class SuccessRate(Metric):
         self.add_state("successes", [], dist_reduce_fx="cat")
 
     def update(self, results: Sequence[EpisodeResult]) -> None:
-        """Count episodes; one that broke off is no success."""
-        numbers = [_number(each) for each in results]
-        self.episodes.append(torch.tensor(numbers, dtype=torch.long, device=self.device))
-        success = [each.success for each in results]
+        """Count episodes; one that failed with an error is no success."""
+        keys = [_key(result) for result in results]
+        self.episodes.append(torch.tensor(keys, dtype=torch.long, device=self.device))
+        success = [result.success for result in results]
         self.successes.append(torch.tensor(success, dtype=torch.bool, device=self.device))
 
     def compute(self) -> Proportion:
-        """Return rate, bounds and n, as :func:`wilson` has them."""
+        """Return the rate with its interval, see :func:`wilson`."""
         episodes, successes = dim_zero_cat(self.episodes), dim_zero_cat(self.successes)
-        once = dict(zip(episodes.tolist(), successes.tolist(), strict=True))
-        return wilson(sum(once.values()), len(once))
+        by_episode = dict(zip(episodes.tolist(), successes.tolist(), strict=True))
+        return wilson(sum(by_episode.values()), len(by_episode))
 
 
-def _number(result: EpisodeResult) -> int:
-    """What tells an episode from all others, as ranks can exchange it."""
+def _key(result: EpisodeResult) -> int:
+    """Hash of an episode's identity, which ranks can exchange."""
     text = repr((result.task, result.seed, tuple(map(float, result.camera))))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)

@@ -1,14 +1,14 @@
-"""Reproducible random numbers: generators by seed and position, and draws from them.
+"""Reproducible random numbers: generators derived from a seed and a position, and samples.
 
-No code of this package seeds or draws from torch's global generator, except where a caller passes
-no generator at all.
+No code of this package seeds torch's global generator, and it is used only where a caller passes no
+generator.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ def derive_seed(*key: int | str) -> int:
     """Derive a seed from the run's seed and a position in the run.
 
     Args:
-        key: What the draw is for and where it happens, such as ``("train", step, rank)``.
+        key: Purpose and position of the samples, such as ``("train", step, rank)``.
 
     Returns:
         A seed in [0, 2^63); equal keys give equal seeds in every process.
@@ -43,9 +43,9 @@ def sample_normal(
     generator: Generator = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw standard normal float32 values.
+    """Sample standard normal float32 values.
 
-    They are drawn on the generator's device and then moved, so that a generator on the CPU gives
+    They are sampled on the generator's device and then moved, so that a generator on the CPU gives
     the same values to a model on any device.
 
     Args:
@@ -59,8 +59,8 @@ def sample_normal(
     if isinstance(generator, Sequence):
         return _by_row(sample_normal, shape, generator, device)
     source = device if generator is None else generator.device
-    drawn = torch.randn(tuple(shape), generator=generator, device=source)
-    return drawn.to(device or source or "cpu")
+    values = torch.randn(tuple(shape), generator=generator, device=source)
+    return values.to(device or source or "cpu")
 
 
 def sample_uniform(
@@ -68,20 +68,20 @@ def sample_uniform(
     generator: Generator = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw float32 values from [0, 1); arguments as those of `sample_normal`."""
+    """Sample float32 values from [0, 1); arguments as those of `sample_normal`."""
     if isinstance(generator, Sequence):
         return _by_row(sample_uniform, shape, generator, device)
     source = device if generator is None else generator.device
-    drawn = torch.rand(tuple(shape), generator=generator, device=source)
-    return drawn.to(device or source or "cpu")
+    values = torch.rand(tuple(shape), generator=generator, device=source)
+    return values.to(device or source or "cpu")
 
 
 def sample_tokens(logits: Tensor, temperature: float = 1.0, generator: Generator = None) -> Tensor:
-    """Draw tokens from ``softmax(logits / T)`` by inverting the cumulative distribution.
+    """Sample tokens from ``softmax(logits / T)`` by inverting the cumulative distribution.
 
     Args:
         logits: ``(B, …, K)``.
-        temperature: T; 0 takes the most likely tokens and draws nothing.
+        temperature: T; 0 takes the most likely tokens without randomness.
         generator: One generator, one per row, or None for torch's global one.
 
     Returns:
@@ -96,7 +96,7 @@ def sample_tokens(logits: Tensor, temperature: float = 1.0, generator: Generator
 
 
 def _by_row(
-    draw: object,
+    sample: Callable[..., Tensor],
     shape: Sequence[int],
     generators: Sequence[torch.Generator],
     device: torch.device | str | None,
@@ -105,5 +105,4 @@ def _by_row(
         raise ValueError(
             f"expected one generator for each of {shape[0]} rows, got {len(generators)}."
         )
-    assert callable(draw)
-    return torch.stack([draw(shape[1:], generator, device) for generator in generators])
+    return torch.stack([sample(shape[1:], generator, device) for generator in generators])

@@ -1,7 +1,7 @@
-"""Networks that know no noise: vision, language, prefix, action expert."""
+"""Networks, independent of the diffusion process: vision, language, prefix, action expert."""
 
 from e0_lightning.networks.action_expert import ActionExpert
-from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
@@ -10,6 +10,7 @@ __all__ = [
     "ActionExpert",
     "ActionProjection",
     "LanguageModel",
+    "NoisyTokenEmbedding",
     "Prefix",
     "PrefixEncoder",
     "RelativeSphericalEmbedding",

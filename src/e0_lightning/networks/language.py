@@ -1,4 +1,4 @@
-"""Any decoder of transformers, read layer by layer as keys and values."""
+"""Language model: any decoder of transformers, as keys and values of every layer."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LanguageModel(nn.Module):
     Args:
         config: Configuration of a model from scratch, with its ``model_type``, e.g.
             ``{model_type: llama, hidden_size: 128, ...}``.
-        name: Or the name or folder of a pretrained model.
-        tokenizer: Name or folder of a tokenizer; ``byt5`` is the byte-level one, which needs no
-            download. By default ``byt5`` with ``config``, the model's own with ``name``. A
-            checkpoint holds the tokenizer itself here, as JSON.
-        max_tokens: Longest instruction in tokens; a longer one is an error, never cut.
-        attention: One of transformers' implementations, such as ``eager``; None for its choice.
+        name: Name or folder of a pretrained model, instead of ``config``.
+        tokenizer: Name or folder of a tokenizer; ``byt5`` is byte-level and needs no download. The
+            default is ``byt5`` with ``config``, the model's own with ``name``. Checkpoints contain
+            the tokenizer itself here, as JSON.
+        max_tokens: Maximum instruction length in tokens; a longer one is an error, not truncated.
+        attention: Attention implementation of transformers, such as ``eager``; None is its default.
 
     Raises:
         ValueError: If neither or both of ``config`` and ``name`` are given.
@@ -49,18 +49,20 @@ class LanguageModel(nn.Module):
         super().__init__()
         if (config is None) == (name is None):
             raise ValueError(
-                f"language: give either config (a model from scratch) or name (a pretrained one), "
-                f"found config={config!r}, name={name!r}."
+                "language: expected either config (a model from scratch) or name (a pretrained "
+                f"one), got config={config!r}, name={name!r}."
             )
         self.tokenizer = _tokenizer(tokenizer or name or "byt5")
-        chosen = {} if attention is None else {"attn_implementation": attention}
+        implementation = {} if attention is None else {"attn_implementation": attention}
         if name is not None:
-            # In single precision whatever the files hold: averages and small steps need it.
-            self.model = AutoModel.from_pretrained(name, dtype=torch.float32, **chosen).train()
+            # In float32 whatever the files contain, as weight averages and small steps need it.
+            self.model = AutoModel.from_pretrained(
+                name, dtype=torch.float32, **implementation
+            ).train()
         else:
-            found = _config(dict(config or {}), len(self.tokenizer))
-            self.model = AutoModel.from_config(found, **chosen)
-        for weight in _idle(self.model):
+            settings = _config(dict(config or {}), len(self.tokenizer))
+            self.model = AutoModel.from_config(settings, **implementation)
+        for weight in _unused_weights(self.model):
             self.model.get_parameter(weight).requires_grad_(False)
         self.max_tokens, self.attention = max_tokens, attention
         self.cache_name = _cache_name(self.model)
@@ -77,10 +79,10 @@ class LanguageModel(nn.Module):
         )
 
     def embed(self, instruction: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tokenise and embed.
+        """Tokenize and embed instructions.
 
         Returns:
-            Embeddings ``(B, T, width)`` and the mask ``(B, T)`` of true tokens.
+            Embeddings ``(B, T, width)`` and the mask ``(B, T)``, false at padding.
 
         Raises:
             ValueError: If an instruction is longer than ``max_tokens``.
@@ -89,9 +91,9 @@ class LanguageModel(nn.Module):
         if encoded["input_ids"].shape[1] > self.max_tokens:
             longest = max(instruction, key=len)
             raise ValueError(
-                f"An instruction has {encoded['input_ids'].shape[1]} tokens, "
-                f"language.max_tokens is {self.max_tokens}: {longest!r}. "
-                "Raise max_tokens or shorten the instruction."
+                f"language.max_tokens: expected at most {self.max_tokens} tokens, got "
+                f"{encoded['input_ids'].shape[1]} for {longest!r}. Raise max_tokens or shorten the "
+                "instruction."
             )
         embedded: Tensor = self.model.get_input_embeddings()(encoded["input_ids"].to(device))
         return embedded, encoded["attention_mask"].bool().to(device)
@@ -99,14 +101,14 @@ class LanguageModel(nn.Module):
     def forward(
         self, embeddings: Tensor, mask: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Run the decoder over a prefix, every token seeing every other.
+        """Run the decoder over a prefix with bidirectional attention.
 
         Args:
             embeddings: ``(B, P, width)``.
-            mask: ``(B, P)`` bool, false at padding, which nothing attends to.
+            mask: ``(B, P)`` bool, false at padding, which no token attends to.
 
         Returns:
-            Keys and values of each layer, ``(B, kv_heads, P, head_dim)``; gradients flow through.
+            Keys and values of each layer, ``(B, kv_heads, P, head_dim)``, differentiable.
         """
         lowest = torch.finfo(embeddings.dtype).min
         allowed = torch.zeros(mask.shape, dtype=embeddings.dtype, device=embeddings.device)
@@ -116,7 +118,7 @@ class LanguageModel(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=allowed.expand(-1, 1, mask.shape[1], -1),
             position_ids=mask.long().cumsum(dim=-1).sub(1).clamp(min=0),
-            # Asks for no cache besides the one that is given.
+            # False refers to a new cache; the given one is filled anyway.
             use_cache=False,
             **{self.cache_name: recorder},
         )
@@ -124,10 +126,10 @@ class LanguageModel(nn.Module):
         return keys, values
 
     def recompute(self) -> None:
-        """Keep no layer's activations in training, but compute them again (gradient checkpointing).
+        """Recompute activations in the backward pass (gradient checkpointing).
 
         Raises:
-            ValueError: If the layers do not know how.
+            ValueError: If the layers do not support it.
         """
         layers: list[Any] = [
             module
@@ -136,17 +138,17 @@ class LanguageModel(nn.Module):
         ]
         if not layers:
             raise ValueError(
-                f"The layers of {type(self.model).__name__} cannot be computed again; leave "
-                "gradient_checkpointing off or choose another decoder."
+                f"gradient_checkpointing: {type(self.model).__name__} does not support it. Turn it "
+                "off or choose another decoder."
             )
         for layer in layers:
             layer.gradient_checkpointing = True
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-            # Meant for layers that only read a cache; a recorder is not written twice either.
+            # Allowed, as the recorder ignores the second computation.
             layer._can_checkpoint_with_cache = True
 
     def settings(self) -> dict[str, Any]:
-        """Constructor arguments that build this model again without its files or the hub."""
+        """Constructor arguments that rebuild this model without its files or the hub."""
         is_bytes = isinstance(self.tokenizer, ByT5Tokenizer)
         return {
             "config": self.model.config.to_dict(),
@@ -157,9 +159,9 @@ class LanguageModel(nn.Module):
 
 
 class _Recorder(DynamicCache):
-    """Keys and values of each layer as first computed; computing a layer again adds nothing.
+    """Records keys and values of each layer once; recomputing a layer changes nothing.
 
-    Made without the model's configuration, it takes every layer whole, sliding ones too.
+    Built without the model's configuration, it keeps all tokens of sliding-window layers too.
     """
 
     def __init__(self) -> None:
@@ -169,71 +171,71 @@ class _Recorder(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Record a layer's keys and values, and hand them back for its attention."""
+        """Record a layer's keys and values, and return them for its attention."""
         self.recorded.setdefault(layer_idx, (key_states, value_states))
         return key_states, value_states
 
 
 def _cache_name(model: Any) -> str:
-    """What a decoder calls its cache: ``past_key_values`` until transformers renamed it."""
+    """Name of a decoder's cache argument: ``past_key_values`` until transformers renamed it."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def _idle(model: Any) -> list[str]:
-    """Names of weights that no key and no value depends on: what follows them in the last layer.
+def _unused_weights(model: Any) -> list[str]:
+    """Names of weights that no key or value depends on: those after them in the last layer.
 
-    An optimizer has nothing to do with them, and strategies that share gradients wait for theirs.
+    They have no gradient, which distributed strategies would wait for.
     """
-    # Whoever builds a policy may be in a block without gradients.
+    # Policies may be built where gradients are disabled.
     with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
-        imagined = AutoModel.from_config(model.config)
+        copy = AutoModel.from_config(model.config)
         embedded = torch.zeros(1, 2, model.config.get_text_config().hidden_size)
         recorder: Any = _Recorder()
-        imagined(inputs_embeds=embedded, use_cache=False, **{_cache_name(imagined): recorder})
+        copy(inputs_embeds=embedded, use_cache=False, **{_cache_name(copy): recorder})
         sum(part.sum() for pair in recorder.recorded.values() for part in pair).backward()
-    words = imagined.get_input_embeddings().weight
-    weights = imagined.named_parameters()
-    return [name for name, weight in weights if weight.grad is None and weight is not words]
+    vocabulary = copy.get_input_embeddings().weight
+    weights = copy.named_parameters()
+    return [name for name, weight in weights if weight.grad is None and weight is not vocabulary]
 
 
 def _tokenizer(choice: str) -> Any:
-    """A tokenizer by name, by folder, or from the JSON of a checkpoint."""
+    """Load a tokenizer by name, from a folder, or from the JSON of a checkpoint."""
     if choice == "byt5":
         return ByT5Tokenizer()
     if choice.startswith("{"):
         from tokenizers import Tokenizer
 
-        stored = json.loads(choice)
-        backend = Tokenizer.from_str(stored.pop("tokenizer"))
-        return PreTrainedTokenizerFast(tokenizer_object=backend, **stored)
+        settings = json.loads(choice)
+        backend = Tokenizer.from_str(settings.pop("tokenizer"))
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
     try:
         tokenizer = AutoTokenizer.from_pretrained(choice)
     except OSError as error:
         raise ValueError(
-            f"language.tokenizer: {choice!r} is no folder here, and the hub did not give it "
-            f"({str(error).splitlines()[0]}). Name a folder with its files; or, where the hub asks "
-            "for it, accept the model's terms there and log in with `hf auth login`. To count or "
-            "time a model, `byt5` does as well."
+            f"language.tokenizer: expected a folder or a name on the Hugging Face hub, got "
+            f"{choice!r} ({str(error).splitlines()[0]}). Name a folder with its files; or, for a "
+            "gated model, accept its terms on the hub and log in with `hf auth login`. To count "
+            "parameters or measure speed, use `byt5`."
         ) from error
     if tokenizer.pad_token is None:
-        # Padding is masked, so any token will do.
+        # Padding is masked, so that any token serves.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def _tokenizer_as_json(tokenizer: Any) -> str:
-    """What :func:`_tokenizer` builds the tokenizer from again."""
+    """JSON from which :func:`_tokenizer` rebuilds the tokenizer."""
     special = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
-    stored = {"tokenizer": tokenizer.backend_tokenizer.to_str()} | special
-    return json.dumps(stored | {"padding_side": tokenizer.padding_side})
+    settings = {"tokenizer": tokenizer.backend_tokenizer.to_str()} | special
+    return json.dumps(settings | {"padding_side": tokenizer.padding_side})
 
 
 def _config(settings: dict[str, Any], vocabulary: int) -> Any:
     """A transformers configuration from plain values, with the tokenizer's vocabulary."""
     if "model_type" not in settings:
         raise ValueError(
-            f"language.config has no model_type (found {sorted(settings)}); name one of "
-            "transformers' decoders, e.g. llama, gemma, qwen3."
+            f"language.config: expected a model_type, got {sorted(settings)}. Name a decoder of "
+            "transformers, e.g. llama, gemma, qwen3."
         )
     settings.setdefault("vocab_size", vocabulary)
     return AutoConfig.for_model(**settings)

@@ -1,4 +1,4 @@
-"""Camera frames to tokens: any timm backbone, and the embedding of a camera's displacement."""
+"""Image tokens from any timm backbone, and the embedding of a camera's displacement."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data.config import resolve_model_data_config
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 
 class VisionEncoder(nn.Module):
-    """A timm backbone read as tokens, shared by all views.
+    """Tokens of a timm backbone, shared by all views.
 
-    A convolutional backbone gives one token for each cell of its feature map, with fixed 2-D
-    sine-cosine positions added; a transformer gives its patch tokens, which carry positions.
+    A convolutional backbone gives one token per cell of its feature map, with fixed 2-D sine-cosine
+    positions added; a transformer gives its patch tokens, which include positions.
 
     Args:
         name: Any name of ``timm.list_models()``.
         pretrained: Load timm's weights for that name.
-        stage: Read the feature map of this stage and drop what follows it; None reads the end.
-        side: Image side in pixels that the backbone is given.
-        crop: View name to ``[top, left, side]`` in pixels of the incoming frame; other views are
-            taken whole. Cropping after viewpoint warps lets true pixels move in from outside.
-        model_args: More arguments for ``timm.create_model``.
+        stage: Use the feature map of this stage and drop later ones; None uses the last features.
+        side: Image side in pixels at the input of the backbone.
+        crop: View name to ``[top, left, side]`` in pixels of the input image; other views are not
+            cropped. After a viewpoint warp, a crop moves in true pixels instead of black ones.
+        model_args: Further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: If timm has no such model, or it has no such stage or argument.
+        ValueError: If timm has no such model, or the model no such stage, argument or image side.
     """
 
     mean: Tensor
@@ -47,8 +48,8 @@ class VisionEncoder(nn.Module):
         if not timm.is_model(name.split(".")[0]):
             family = name.split("_")[0]
             raise ValueError(
-                f"vision.name: timm has no model {name!r}; near it: "
-                f"{timm.list_models(f'*{family}*')[:8]}. See timm.list_models()."
+                f"vision.name: expected a model of timm, got {name!r}. Similar names: "
+                f"{timm.list_models(f'*{family}*')[:8]}; timm.list_models() lists all."
             )
         args = dict(model_args or {})
         if stage is None:
@@ -61,13 +62,13 @@ class VisionEncoder(nn.Module):
             self.backbone: Any = timm.create_model(name, pretrained=pretrained, **args)
         except IndexError as error:
             raise ValueError(
-                f"vision.stage: found {stage}, which {name!r} does not have ({error}). Count its "
-                "stages from 0; null reads the end."
+                f"vision.stage: expected a stage of {name!r} counted from 0, got {stage} "
+                f"({error}). Set null for the last features."
             ) from error
         except TypeError as error:
             raise ValueError(
-                f"vision.model_args: timm cannot make {name!r} with {args}: {error}. Arguments are "
-                "a family's own: leave out what this one does not take; null takes none."
+                f"vision.model_args: expected arguments of {name!r}, got {args}: {error}. Families of "
+                "models differ: leave out the arguments that this one does not accept, or set null."
             ) from error
         self.stage, self.side, self.crop = stage, side, dict(crop or {})
         settings = resolve_model_data_config(self.backbone)
@@ -77,8 +78,8 @@ class VisionEncoder(nn.Module):
             self.width, self.is_map = self._measure()
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"vision.side: {name!r} takes no images of {side} pixels ({error}). Choose a side "
-                "that it does, such as a multiple of its patches."
+                f"vision.side: expected an image side that {name!r} accepts, got {side} pixels "
+                f"({error}). Use a multiple of its patch size."
             ) from error
 
     def check_views(self, views: Mapping[str, int]) -> None:
@@ -112,8 +113,7 @@ class VisionEncoder(nn.Module):
         if not self.is_map:
             return features
         _, height, width, channels = features.shape
-        positions = sine_cosine_grid(height, width, channels).to(features)
-        return (features + positions).flatten(1, 2)
+        return features.flatten(1, 2) + sine_cosine_grid(height, width, channels).to(features)
 
     def prepare(self, images: Tensor, view: str = "") -> Tensor:
         """Crop, resize and standardize images to ``(B, 3, side, side)`` float."""
@@ -142,7 +142,7 @@ class VisionEncoder(nn.Module):
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, bool]:
-        """Width of the tokens and whether they are cells of a map, found by one small pass."""
+        """Token width and whether tokens are cells of a feature map, by a forward pass."""
         was_training = self.backbone.training
         self.backbone.eval()
         weight = next(self.backbone.parameters())
@@ -161,9 +161,9 @@ def _check_crop(view: str, crop: Sequence[int], image_side: int) -> None:
 
 
 class RelativeSphericalEmbedding(nn.Module):
-    """``z' = z + f_proj(δ)``: tells the network how far a camera is displaced (E0, eq. 8, 18-19).
+    """Embedding of a camera's displacement δ, ``z' = z + f_proj(δ)`` (E0, eq. 8 and 18-19).
 
-    Zero at the start, so that a pretrained backbone is unchanged at step 0.
+    Zero at initialization, so that a pretrained backbone is unchanged at step 0.
     """
 
     def __init__(self, width: int) -> None:
@@ -179,19 +179,10 @@ class RelativeSphericalEmbedding(nn.Module):
 
 
 def sine_cosine_grid(height: int, width: int, channels: int) -> Tensor:
-    """Fixed 2-D positions ``(height, width, channels)``: half the channels for each axis.
+    """Fixed 2-D positions ``(height · width, channels)``, half of the channels for each axis.
 
-    Periods run geometrically from 2 cells to 100 times as many; channels left over by the division
-    into four are zero.
+    Periods are geometric from 6 to 63 cells, so that positions of grids up to 32 cells are unique.
+    The remainder of ``channels`` modulo 4 is zero.
     """
-    count = channels // 4
-    periods = 2 * 100 ** (torch.arange(count) / max(count - 1, 1))
-
-    def axis(length: int) -> Tensor:
-        angles = 2 * torch.pi * torch.arange(length)[:, None] / periods
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-    grid = torch.zeros(height, width, channels)
-    grid[..., : 2 * count] = axis(height)[:, None]
-    grid[..., 2 * count : 4 * count] = axis(width)[None]
-    return grid
+    positions = build_sincos2d_pos_embed([height, width], channels // 4 * 4, temperature=10.0)
+    return F.pad(positions, (0, channels % 4))
