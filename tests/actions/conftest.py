@@ -1,4 +1,4 @@
-"""Property tests repeat the same examples in every run, however slow the machine is."""
+"""Property tests use the same examples in every run, without a deadline."""
 
 from hypothesis import settings
 

@@ -11,17 +11,17 @@ from e0_lightning.diffusion.schedules import (
     UniformTau,
 )
 
-DENSITIES = [BetaTau(), UniformTau(), IdentifiabilityTau()]
+DISTRIBUTIONS = [BetaTau(), UniformTau(), IdentifiabilityTau()]
 
 
 @pytest.mark.parametrize("schedule", [UniformSchedule(), IdentifiabilitySchedule()])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 100])
-def test_every_grid_rises_from_zero_and_stays_below_one(schedule, num_steps):
-    levels = schedule(num_steps)
-    assert levels.shape == (num_steps,)
-    assert levels[0] == 0
-    assert (levels.diff() > 0).all()
-    assert levels[-1] < 1
+def test_schedules_increase_from_zero_and_stay_below_one(schedule, num_steps):
+    taus = schedule(num_steps)
+    assert taus.shape == (num_steps,)
+    assert taus[0] == 0
+    assert (taus.diff() > 0).all()
+    assert taus[-1] < 1
 
 
 def test_uniform_steps_are_even():
@@ -30,15 +30,21 @@ def test_uniform_steps_are_even():
 
 @pytest.mark.parametrize(("num_bins", "alpha"), [(2048, 0.1), (256, 1.0)])
 def test_identifiability_steps_are_even_in_log_signal_to_noise(num_bins, alpha):
-    levels = IdentifiabilitySchedule(num_bins, alpha)(10)[1:].double()
-    ratio = (levels * alpha / (1 - levels)) ** 2
+    taus = IdentifiabilitySchedule(num_bins, alpha)(10)[1:].double()
+    ratio = (taus * alpha / (1 - taus)) ** 2
     assert ratio[0].item() == pytest.approx(0.02, rel=1e-4)
     assert ratio[-1].item() == pytest.approx(8 * math.log(num_bins), rel=1e-4)
     assert torch.allclose(ratio.log().diff(), ratio.log().diff()[:1], rtol=1e-3)
 
 
+def test_two_identifiability_steps_end_at_the_cleanest_level():
+    schedule = IdentifiabilitySchedule()
+    assert schedule(2)[1] == schedule(10)[-1] == schedule(3)[-1]
+    assert schedule(2)[1] > 0.98
+
+
 @pytest.mark.parametrize("a", [1.0, 1.5, 4.0])
-def test_beta_density_has_the_moments_of_a_beta(a):
+def test_beta_tau_has_the_moments_of_a_beta(a):
     tau = BetaTau(a).sample(200_000, torch.Generator().manual_seed(0)).double()
     beta = (1 - tau - 0.001) / 0.999
     variance = a / ((a + 1) ** 2 * (a + 2))
@@ -46,7 +52,7 @@ def test_beta_density_has_the_moments_of_a_beta(a):
     assert beta.var().item() == pytest.approx(variance, rel=0.02)
 
 
-def test_identifiable_density_is_even_in_log_signal_to_noise_with_a_share_at_noise():
+def test_identifiability_tau_is_uniform_in_log_signal_to_noise_apart_from_pure_noise():
     tau_distribution = IdentifiabilityTau(2048, 0.1, pure_noise=0.25)
     tau = tau_distribution.sample(100_000, torch.Generator().manual_seed(0)).double()
     noise = tau == 0
@@ -58,8 +64,8 @@ def test_identifiable_density_is_even_in_log_signal_to_noise_with_a_share_at_noi
     assert torch.allclose(quartiles, expected, atol=0.05)
 
 
-@pytest.mark.parametrize("tau_distribution", DENSITIES)
-def test_every_density_draws_below_one_as_the_generator_says(tau_distribution):
+@pytest.mark.parametrize("tau_distribution", DISTRIBUTIONS)
+def test_equal_seeds_give_equal_taus_below_one(tau_distribution):
     first, second = (
         tau_distribution.sample(10_000, torch.Generator().manual_seed(3)) for _ in range(2)
     )
@@ -69,6 +75,15 @@ def test_every_density_draws_below_one_as_the_generator_says(tau_distribution):
 
 
 @pytest.mark.parametrize("build", [lambda: BetaTau(0.0), lambda: IdentifiabilityTau(pure_noise=2)])
-def test_impossible_densities_are_refused(build):
-    with pytest.raises(ValueError, match=r"a is 0.0|pure_noise is 2"):
+def test_invalid_distributions_are_refused(build):
+    with pytest.raises(ValueError, match=r"a: expected .* got 0.0|pure_noise: expected .* got 2"):
         build()
+
+
+@pytest.mark.parametrize("tau_distribution", DISTRIBUTIONS)
+def test_rows_with_their_own_generators_do_not_depend_on_the_batch(tau_distribution):
+    def sample(*seeds):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return tau_distribution.sample(len(seeds), generators)
+
+    assert sample(1, 2, 3)[1:].equal(sample(2, 3))

@@ -67,8 +67,8 @@ class VisionEncoder(nn.Module):
             ) from error
         except TypeError as error:
             raise ValueError(
-                f"vision.model_args: expected arguments of {name!r}, got {args}: {error}. Families of "
-                "models differ: leave out the arguments that this one does not accept, or set null."
+                f"vision.model_args: expected arguments of {name!r}, got {args}: {error}. Families "
+                "of models differ: leave out those that this one does not accept, or set null."
             ) from error
         self.stage, self.side, self.crop = stage, side, dict(crop or {})
         settings = resolve_model_data_config(self.backbone)

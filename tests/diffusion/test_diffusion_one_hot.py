@@ -12,7 +12,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_corrupted_tokens_have_the_mean_and_deviation_of_the_process():
+def test_corrupted_tokens_have_the_mean_and_deviation_of_the_equation():
     process = OneHotDiffusion(num_bins=6, alpha=0.5)
     tokens = torch.tensor([2, 5]).expand(40_000, 2)
     x = process.corrupt(tokens, torch.full((40_000,), 0.4), seeded())
@@ -21,15 +21,15 @@ def test_corrupted_tokens_have_the_mean_and_deviation_of_the_process():
     assert torch.allclose(x.std(dim=0), torch.full((2, 6), 0.6), atol=0.01)
 
 
-def test_clean_and_pure_noise_are_the_ends():
+def test_tau_1_is_clean_and_tau_0_is_the_prior():
     process = OneHotDiffusion(num_bins=6, alpha=0.5)
     tokens = torch.tensor([[2, 5], [2, 5]])
     x = process.corrupt(tokens, torch.tensor([1.0, 0.0]), seeded())
     assert x[0].equal(0.5 * torch.nn.functional.one_hot(tokens[0], 6))
-    assert x[1].equal(torch.randn(2, 2, 6, generator=seeded())[1])
+    assert x[1].equal(process.prior((2, 2), seeded())[1])
 
 
-def test_a_generator_decides_the_noise():
+def test_equal_seeds_give_equal_noise():
     process, tokens, tau = OneHotDiffusion(8), torch.zeros(2, 3, dtype=torch.long), torch.rand(2)
     first, second = (process.corrupt(tokens, tau, seeded(7)) for _ in range(2))
     assert first.equal(second)
@@ -44,14 +44,14 @@ def test_score_is_the_gradient_of_the_log_density():
     x.requires_grad_()
     signal = 0.7 * level[..., None] * torch.eye(5)
     distance = (x[..., None, :] - signal).square().sum(dim=-1)
-    tau_distribution = (prior.log() - distance / (2 * (1 - level) ** 2)).logsumexp(dim=-1)
-    (expected,) = torch.autograd.grad(tau_distribution.sum(), x)
+    density = (prior.log() - distance / (2 * (1 - level) ** 2)).logsumexp(dim=-1)
+    (expected,) = torch.autograd.grad(density.sum(), x)
     ratio = (level * 0.7 * x - (level * 0.7) ** 2 / 2) / (1 - level) ** 2
     score = process.score(x, prior.log() + ratio, tau)
     assert torch.allclose(score, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_codes_are_bumps_of_unit_length():
+def test_codes_are_gaussians_of_unit_norm():
     process = OneHotDiffusion(num_bins=20, alpha=0.5, code_sigma=2.0)
     codes = process.encode(torch.arange(20))
     assert torch.allclose(codes.norm(dim=-1), torch.ones(20))
@@ -75,7 +75,7 @@ def test_score_of_codes_is_the_gradient_of_the_log_density():
     assert torch.allclose(process.score(x, joint, tau), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_mean_and_noise_put_the_input_together_again():
+def test_mean_and_noise_add_up_to_the_input():
     process = OneHotDiffusion(num_bins=7, alpha=0.2)
     x, logits, tau = torch.randn(3, 2, 7), torch.randn(3, 2, 7), torch.rand(3)
     mean = process.mean(logits)
@@ -92,7 +92,7 @@ def test_loss_is_the_cross_entropy():
 
 
 @pytest.mark.parametrize("target_sigma", [0.5, 3.0])
-def test_ordinal_targets_spread_over_neighbouring_bins(target_sigma):
+def test_gaussian_targets_spread_over_neighboring_bins(target_sigma):
     logits, tokens = torch.randn(1, 4, 30), torch.tensor([[0, 1, 15, 29]])
     distance = torch.arange(30) - tokens[..., None]
     target = (-0.5 * (distance / target_sigma) ** 2).softmax(dim=-1)
@@ -102,7 +102,7 @@ def test_ordinal_targets_spread_over_neighbouring_bins(target_sigma):
 
 
 @pytest.mark.parametrize("target_sigma", [0.0, 2.0])
-def test_a_masked_token_changes_nothing(target_sigma):
+def test_invalid_tokens_change_neither_loss_nor_gradient(target_sigma):
     process = OneHotDiffusion(12, target_sigma=target_sigma)
     logits, tokens = torch.randn(2, 5, 12, requires_grad=True), torch.randint(0, 12, (2, 5))
     valid = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
@@ -117,18 +117,18 @@ def test_a_masked_token_changes_nothing(target_sigma):
     assert (gradient[valid] != 0).all()
 
 
-def test_nothing_valid_is_no_loss_and_no_gradient():
+def test_without_valid_tokens_loss_and_gradient_are_zero():
     logits = torch.randn(2, 3, 8, requires_grad=True)
-    nothing = torch.zeros(2, 3, dtype=torch.bool)
-    loss = OneHotDiffusion(8).loss(logits, torch.zeros(2, 3, dtype=torch.long), nothing)
+    valid = torch.zeros(2, 3, dtype=torch.bool)
+    loss = OneHotDiffusion(8).loss(logits, torch.zeros(2, 3, dtype=torch.long), valid)
     loss.backward()
     assert loss == 0
     assert (logits.grad == 0).all()
 
 
-@pytest.mark.parametrize("code", [0.0, 2.0])
-def test_half_precision_logits_lose_nothing_more(code):
-    process = OneHotDiffusion(64, code_sigma=code)
+@pytest.mark.parametrize("code_sigma", [0.0, 2.0])
+def test_half_precision_logits_are_processed_in_float32(code_sigma):
+    process = OneHotDiffusion(64, code_sigma=code_sigma)
     logits, tokens = torch.randn(2, 3, 64).bfloat16(), torch.randint(0, 64, (2, 3))
     valid = torch.ones(2, 3, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
@@ -137,7 +137,7 @@ def test_half_precision_logits_lose_nothing_more(code):
     assert mean.equal(process.mean(logits.float()))
 
 
-def test_a_configuration_builds_it_with_its_density():
+def test_a_configuration_builds_it_with_its_tau_distribution():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(OneHotDiffusion, "process")
     tau_distribution = {
@@ -155,8 +155,34 @@ def test_a_configuration_builds_it_with_its_density():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"target_sigma": -1.0}, {"code": -1.0}]
+    "arguments", [{"num_bins": 1}, {"alpha": 0.0}, {"target_sigma": -1.0}, {"code_sigma": -1.0}]
 )
 def test_impossible_settings_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         OneHotDiffusion(**arguments)
+
+
+def test_the_prior_of_a_subclass_is_the_noise_of_the_whole_process():
+    class ShiftedNoise(OneHotDiffusion):
+        def prior(self, shape, generator=None, device=None):
+            return 5 + super().prior(shape, generator, device)
+
+    process, tokens = ShiftedNoise(8), torch.zeros(50, 4, dtype=torch.long)
+    assert process.corrupt(tokens, torch.zeros(50), seeded()).mean().item() == pytest.approx(
+        5, abs=0.2
+    )
+
+
+@pytest.mark.parametrize("method", ["prior", "corrupt"])
+def test_projected_noise_of_a_subclass_with_another_noise_is_refused(method):
+    other = type("OtherNoise", (OneHotDiffusion,), {method: lambda self, *args: None})
+    with pytest.raises(ValueError, match=f"projected: .* OtherNoise, which overrides `{method}`"):
+        other(projected=True)
+    assert type("SameNoise", (OneHotDiffusion,), {})(projected=True).projected
+
+
+def test_rows_with_their_own_generators_do_not_depend_on_the_batch():
+    process, tau = OneHotDiffusion(8), torch.tensor([0.2, 0.7])
+    tokens = torch.tensor([[1, 2], [3, 4]])
+    both = process.corrupt(tokens, tau, [seeded(1), seeded(2)])
+    assert both[1:].equal(process.corrupt(tokens[1:], tau[1:], [seeded(2)]))

@@ -1,4 +1,4 @@
-"""Projected noise against the plain form: equal in law, by mean and covariance and by gradient."""
+"""Projected noise and the plain form are equal in mean, covariance and mean gradient."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.projected_noise import corrupt_projected
 
 PROCESS = OneHotDiffusion(num_bins=12, alpha=0.7)
-DRAWS = 60_000
+SAMPLES = 60_000
 
 
 def seeded(seed):
@@ -20,37 +20,37 @@ def weight():
 
 
 @pytest.fixture
-def drawn(weight):
-    """The same step of two tokens, many times: ``(DRAWS, 5)`` projected, and plain."""
-    tokens = torch.tensor([[[3, 9]]]).expand(DRAWS, 1, 2)
-    tau = torch.full((DRAWS,), 0.4)
+def samples(weight):
+    """Samples of one step of two tokens: ``(SAMPLES, 5)`` projected, and plain."""
+    tokens = torch.tensor([[[3, 9]]]).expand(SAMPLES, 1, 2)
+    tau = torch.full((SAMPLES,), 0.4)
     projected = corrupt_projected(PROCESS, weight, tokens, tau, seeded(1))[:, 0]
     plain = PROCESS.corrupt(tokens[:, 0], tau, seeded(2)).flatten(1) @ weight.T
     return projected, plain
 
 
-def test_means_are_equal(drawn, weight):
-    projected, plain = drawn
+def test_means_are_equal(samples, weight):
+    projected, plain = samples
     exact = 0.4 * 0.7 * (weight[:, 3] + weight[:, 12 + 9])
     # Five standard errors of a mean.
-    bound = 5 * 0.6 * weight.square().sum(dim=1).sqrt() / DRAWS**0.5
+    bound = 5 * 0.6 * weight.square().sum(dim=1).sqrt() / SAMPLES**0.5
     assert ((projected.mean(dim=0) - exact).abs() < bound).all()
     assert ((plain.mean(dim=0) - exact).abs() < bound).all()
 
 
-def test_covariances_are_equal(drawn, weight):
-    projected, plain = drawn
+def test_covariances_are_equal(samples, weight):
+    projected, plain = samples
     exact = 0.36 * weight @ weight.T
     scale = exact.diagonal().outer(exact.diagonal()).sqrt()
     # Five standard errors of a covariance, √(c_ii c_jj + c_ij²) / √n.
-    bound = 5 * (scale**2 + exact**2).sqrt() / DRAWS**0.5
+    bound = 5 * (scale**2 + exact**2).sqrt() / SAMPLES**0.5
     assert ((projected.T.cov() - exact).abs() < bound).all()
     assert ((plain.T.cov() - exact).abs() < bound).all()
 
 
 def test_gradients_of_the_mean_loss_are_equal(weight):
-    tokens = torch.tensor([[[3, 9]]]).expand(DRAWS, 1, 2)
-    tau = torch.full((DRAWS,), 0.4)
+    tokens = torch.tensor([[[3, 9]]]).expand(SAMPLES, 1, 2)
+    tau = torch.full((SAMPLES,), 0.4)
 
     def gradient(project):
         matrix = weight.clone().requires_grad_()
@@ -69,7 +69,7 @@ def test_clean_tokens_are_columns_of_the_layer(weight):
     torch.testing.assert_close(x, 0.7 * weight.T[tokens[..., 0]])
 
 
-def test_clean_codes_are_bumps_of_columns(weight):
+def test_clean_codes_are_weighted_columns_of_the_layer(weight):
     process = OneHotDiffusion(num_bins=12, alpha=0.7, code_sigma=1.0)
     tokens = torch.randint(0, 12, (4, 3, 2), generator=seeded(3))
     x = corrupt_projected(process, weight, tokens, torch.ones(4))
@@ -77,13 +77,15 @@ def test_clean_codes_are_bumps_of_columns(weight):
     torch.testing.assert_close(x, plain @ weight.T)
 
 
-def test_a_generator_decides_the_noise(weight):
+def test_equal_seeds_give_equal_noise(weight):
     tokens, tau = torch.zeros(2, 3, 2, dtype=torch.long), torch.rand(2)
     first, second = (corrupt_projected(PROCESS, weight, tokens, tau, seeded(7)) for _ in range(2))
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("shape", "message"), [((5, 20), "20 inputs"), ((24, 24), "24 rows")])
+@pytest.mark.parametrize(
+    ("shape", "message"), [((5, 20), "expected 24 inputs .*, got 20"), ((24, 24), "got 24 outputs")]
+)
 def test_a_weight_that_does_not_fit_is_refused(shape, message):
     tokens = torch.zeros(1, 1, 2, dtype=torch.long)
     with pytest.raises(ValueError, match=message):
