@@ -8,11 +8,11 @@ from e0_lightning.metrics import ActionL1, SuccessRate, TokenAccuracy, paired_di
 from e0_lightning.types import EpisodeResult
 
 
-def test_accuracy_is_counted_by_noise_level():
+def test_token_accuracy_is_reported_by_noise_level():
     metric = TokenAccuracy(edges=(0.0, 0.5, 0.9, 1.0))
     tokens = torch.tensor([[0, 1], [2, 3], [0, 0]])
-    guesses = torch.tensor([[0, 1], [2, 0], [1, 1]])
-    logits = torch.nn.functional.one_hot(guesses, 4).float()
+    predicted = torch.tensor([[0, 1], [2, 0], [1, 1]])
+    logits = torch.nn.functional.one_hot(predicted, 4).float()
     valid = torch.tensor([[True, True], [True, True], [True, False]])
     metric.update(logits, tokens, valid, torch.tensor([0.5, 0.6, 0.0]))
     result = metric.compute()
@@ -20,7 +20,7 @@ def test_accuracy_is_counted_by_noise_level():
     assert torch.allclose(result["by_tau"], torch.tensor([0.0, 0.75, torch.nan]), equal_nan=True)
 
 
-def test_accuracy_adds_up_over_batches():
+def test_token_accuracy_accumulates_over_batches():
     torch.manual_seed(0)
     whole, parts = TokenAccuracy(), TokenAccuracy()
     logits, tokens = torch.randn(40, 3, 5), torch.randint(0, 5, (40, 3))
@@ -38,7 +38,7 @@ def test_edges_that_do_not_increase_are_refused():
         TokenAccuracy(edges=(0.0, 0.5, 0.5))
 
 
-def test_action_error_is_the_mean_over_valid_steps():
+def test_action_l1_is_the_mean_over_valid_steps():
     metric = ActionL1(2)
     predicted, actions = torch.zeros(1, 3, 2), torch.tensor([[[1.0, -2.0], [3.0, 0.0], [0.0, 0.0]]])
     predicted[0, 2] = torch.nan
@@ -46,13 +46,13 @@ def test_action_error_is_the_mean_over_valid_steps():
     assert metric.compute().tolist() == [2.0, 1.0]
 
 
-def test_action_error_of_no_valid_step_is_not_a_number():
+def test_action_l1_without_a_valid_step_is_nan():
     metric = ActionL1(2)
     metric.update(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool))
     assert metric.compute().isnan().all()
 
 
-def played(successes, first_seed=0):
+def episodes(successes, first_seed=0):
     return [EpisodeResult("push", first_seed + i, ok, 1) for i, ok in enumerate(successes)]
 
 
@@ -67,30 +67,30 @@ def played(successes, first_seed=0):
 )
 def test_success_rate_has_wilsons_interval(successes, n, low, high):
     metric = SuccessRate()
-    metric.update(played(seed < successes for seed in range(n)))
-    found = metric.compute()
-    assert found.rate == pytest.approx(successes / n)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
-    assert found.n == n
+    metric.update(episodes(seed < successes for seed in range(n)))
+    rate = metric.compute()
+    assert rate.rate == pytest.approx(successes / n)
+    assert (rate.low, rate.high) == pytest.approx((low, high), abs=1e-5)
+    assert rate.n == n
 
 
-def test_an_episode_that_is_played_twice_counts_once():
+def test_an_episode_that_runs_twice_counts_once():
     metric = SuccessRate()
-    metric.update(played([True, False]))
-    metric.update(played([True, False]))
-    moved = [replace(each, camera=(15.0, 0.0, 0.0)) for each in played([True])]
+    metric.update(episodes([True, False]))
+    metric.update(episodes([True, False]))
+    moved = [replace(result, camera=(15.0, 0.0, 0.0)) for result in episodes([True])]
     metric.update([*moved, EpisodeResult("pick", 0, False, 1)])
     assert (metric.compute().rate, metric.compute().n) == (0.5, 4)
 
 
-def test_success_rate_adds_up_over_batches():
+def test_success_rate_accumulates_over_batches():
     metric = SuccessRate()
-    metric.update(played([True, False]))
-    metric.update(played([True], first_seed=2))
+    metric.update(episodes([True, False]))
+    metric.update(episodes([True], first_seed=2))
     assert (metric.compute().rate, metric.compute().n) == (pytest.approx(2 / 3), 3)
 
 
-def test_success_rate_without_an_episode_says_nothing():
+def test_success_rate_without_episodes_is_nan_with_the_widest_interval():
     metric = SuccessRate()
     metric.update([])
     rate, low, high, n = metric.compute()
@@ -99,7 +99,7 @@ def test_success_rate_without_an_episode_says_nothing():
 
 
 def pairs(both, first, second, neither):
-    """Two lists of successes with so many in common."""
+    """Successes of two policies with these counts in their 2×2 table."""
     one = [True] * (both + first) + [False] * (second + neither)
     other = [True] * both + [False] * first + [True] * second + [False] * neither
     return one, other
@@ -115,25 +115,25 @@ def pairs(both, first, second, neither):
 )
 def test_paired_difference_has_newcombes_interval(table, low, high):
     one, other = pairs(*table)
-    found = paired_difference(one, other)
-    assert found.difference == pytest.approx((table[1] - table[2]) / sum(table))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
-    turned = paired_difference(other, one)
-    assert turned[:3] == pytest.approx((-found.difference, -found.high, -found.low))
+    paired = paired_difference(one, other)
+    assert paired.difference == pytest.approx((table[1] - table[2]) / sum(table))
+    assert (paired.low, paired.high) == pytest.approx((low, high), abs=5e-4)
+    swapped = paired_difference(other, one)
+    assert swapped[:3] == pytest.approx((-paired.difference, -paired.high, -paired.low))
 
 
-def test_pairs_that_agree_tell_more_than_pairs_that_do_not():
+def test_correlated_pairs_have_a_narrower_interval():
     alike, unlike = paired_difference(*pairs(20, 5, 0, 25)), paired_difference(*pairs(0, 25, 20, 5))
     assert alike.difference == unlike.difference == pytest.approx(0.1)
     assert alike.high - alike.low < 0.5 * (unlike.high - unlike.low)
 
 
-def test_a_difference_of_nothing_says_nothing():
-    found = paired_difference([], [])
-    assert math.isnan(found.difference)
-    assert found[1:] == (-1.0, 1.0, 0)
+def test_a_difference_without_episodes_is_nan_with_the_widest_interval():
+    paired = paired_difference([], [])
+    assert math.isnan(paired.difference)
+    assert paired[1:] == (-1.0, 1.0, 0)
 
 
-def test_unequal_lists_make_no_pairs():
-    with pytest.raises(ValueError, match="2 and 1 episodes"):
+def test_lists_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="expected the same episodes twice, got 2 and 1"):
         paired_difference([True, True], [True])

@@ -4,17 +4,19 @@ import torch
 from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.prefix_encoder import PrefixEncoder
 from e0_lightning.networks.vision import VisionEncoder
+from e0_lightning.types import PolicySpec
 
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
 LLAMA |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 
 
-def encoder(state_dim=3, binarize_state_at_inference=None):
+SPEC = PolicySpec(views={"cam": 32}, state={"qpos": 1, "gripper": 2})
+
+
+def encoder(binarize=None, crop=None):
     torch.manual_seed(0)
-    vision = VisionEncoder("convnext_atto", stage=1, side=32)
-    return PrefixEncoder(
-        vision, LanguageModel(config=LLAMA), state_dim, binarize_state_at_inference
-    ).eval()
+    vision = VisionEncoder("convnext_atto", stage=1, side=32, crop=crop)
+    return PrefixEncoder(vision, LanguageModel(config=LLAMA), 3, binarize).eval()
 
 
 @torch.no_grad()
@@ -27,43 +29,69 @@ def encode(encoder, *state):
     return encoder(observation).keys[-1]
 
 
-def test_of_a_switch_no_more_is_read_than_its_side():
-    switched = encoder(binarize_state_at_inference=[1])
-    closed = encode(switched, 0.3, -1.0, 0.5)
-    assert torch.equal(encode(switched, 0.3, -0.1, 0.5), closed)
-    assert not torch.allclose(encode(switched, 0.3, 0.1, 0.5), closed)
-    assert not torch.allclose(encode(switched, 0.3, -1.0, 0.6), closed)
+def test_of_a_binarized_dimension_only_the_sign_matters():
+    binarized = encoder({"gripper": [0]}).resolve_state(SPEC)
+    closed = encode(binarized, 0.3, -1.0, 0.5)
+    assert torch.equal(encode(binarized, 0.3, -0.1, 0.5), closed)
+    assert not torch.allclose(encode(binarized, 0.3, 0.1, 0.5), closed)
+    assert not torch.allclose(encode(binarized, 0.3, -1.0, 0.6), closed)
 
 
-def test_a_switch_at_the_end_of_its_range_is_read_as_it_is():
+def test_the_ends_of_the_range_are_unchanged_by_binarization():
     torch.testing.assert_close(
-        encode(encoder(binarize_state_at_inference=[1]), 0.3, 1.0, 0.5),
+        encode(encoder({"gripper": [0]}).resolve_state(SPEC), 0.3, 1.0, 0.5),
         encode(encoder(), 0.3, 1.0, 0.5),
     )
 
 
-def test_in_training_a_switch_is_read_as_it_is():
+def test_the_state_is_not_binarized_in_training():
     torch.testing.assert_close(
-        encode(encoder(binarize_state_at_inference=[1]).train(), 0.3, -0.1, 0.5),
+        encode(encoder({"gripper": [0]}).train(), 0.3, -0.1, 0.5),
         encode(encoder(), 0.3, -0.1, 0.5),
     )
 
 
-def test_reading_switches_leaves_the_state_as_it_was():
+def test_binarization_does_not_modify_the_observation():
     state = torch.tensor([[0.3, -0.1, 0.5]])
     observation = {
         "images": {"cam": torch.zeros(1, 3, 32, 32, dtype=torch.uint8)},
         "instruction": ["push"],
         "state": state,
     }
-    encoder(binarize_state_at_inference=[1])(observation)
+    encoder({"gripper": [0]}).resolve_state(SPEC)(observation)
     assert state.tolist() == torch.tensor([[0.3, -0.1, 0.5]]).tolist()
 
 
-@pytest.mark.parametrize("binarize_state_at_inference", [[3], [-1], [0, 5]])
-def test_a_switch_that_is_no_dimension_of_the_state_is_refused(binarize_state_at_inference):
-    with pytest.raises(
-        ValueError,
-        match=r"binarize_state_at_inference: found \[.*the state has 3 dimensions\. Name",
-    ):
-        encoder(binarize_state_at_inference=binarize_state_at_inference)
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"hand": [0]}, r"expected state parts among \['qpos', 'gripper'\], got 'hand'"),
+        ({"gripper": [2]}, r"expected dimensions of 'gripper' from 0 to 1, got \[2\]"),
+    ],
+)
+def test_unknown_state_parts_and_dimensions_are_refused(parts, message):
+    with pytest.raises(ValueError, match=f"encoder.binarize_state_at_inference: {message}"):
+        encoder(parts).resolve_state(SPEC)
+
+
+def test_binarization_before_the_state_is_resolved_is_refused():
+    with pytest.raises(ValueError, match=r"Call encoder.resolve_state\(spec\)"):
+        encode(encoder({"gripper": [0]}), 0.3, -0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ({"wrist": [0, 0, 16]}, r"vision.crop: expected views among \['cam'\], got 'wrist'"),
+        ({"cam": [20, 0, 16]}, r"vision.crop\['cam'\]: expected a square inside .* of 32 pixels"),
+    ],
+)
+def test_crops_that_do_not_fit_the_views_are_refused(crop, message):
+    with pytest.raises(ValueError, match=message):
+        encoder(crop=crop).resolve_state(SPEC)
+
+
+def test_a_missing_number_of_state_dimensions_is_refused_by_name():
+    vision = VisionEncoder("convnext_atto", stage=1, side=32)
+    with pytest.raises(ValueError, match=r"encoder.state_dim: expected .*, got None"):
+        PrefixEncoder(vision, LanguageModel(config=LLAMA))
