@@ -53,8 +53,8 @@ class ActionExpert(nn.Module):
 
         Args:
             language: Its sizes are taken where they are None here, and checked where given.
-            diffusion_time: Condition the layers on τ; without, there are no weights for it, and
-                every call has ``tau`` None.
+            diffusion_time: Build the weights that condition the layers on τ. Set false in a policy
+                without diffusion: distributed training stops at weights without a gradient.
 
         Raises:
             ValueError: If a given size differs from the language model's, it has too few layers, or
