@@ -1,29 +1,43 @@
+"""Spec, statistics, steps and metrics of every policy."""
+
 from typing import ClassVar
 
 import h5py
 import lightning.pytorch as pl
 import pytest
 import torch
+from tiny_policy import (
+    SPEC,
+    Episodes,
+    InMemoryDemos,
+    make_batch,
+    new_policy,
+    quiet_trainer,
+    tiny_settings,
+)
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
-from e0_lightning.policies.checkpoint import build_policy, load_policy
+from e0_lightning.policies.checkpoint import load_policy
 from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
 from e0_lightning.types import PolicySpec
-
-from .conftest import SPEC, ChunkDataset, Episodes, make_batch, tiny_settings, trainer
 
 
 @pytest.fixture
 def fitted(tmp_path):
-    policy = build_policy(tiny_settings())
-    runner = trainer(tmp_path, max_steps=4)
-    runner.fit(policy, datamodule=ChunkDataset())
+    policy = new_policy(tiny_settings())
+    trainer = quiet_trainer(tmp_path, max_steps=4)
+    trainer.fit(policy, datamodule=InMemoryDemos())
     path = tmp_path / "last.ckpt"
-    runner.save_checkpoint(path)
+    trainer.save_checkpoint(path)
     return policy, path
 
 
-def test_fit_learns_contract_and_statistics_from_the_data(fitted):
+def other_spec(**changes):
+    return PolicySpec(**(SPEC.as_dict() | changes))
+
+
+def test_fit_takes_spec_and_statistics_from_the_data(fitted):
     policy, path = fitted
     assert policy.spec == SPEC
     low = make_batch()["actions"].flatten(0, 1).quantile(0.01, dim=0)
@@ -31,150 +45,174 @@ def test_fit_learns_contract_and_statistics_from_the_data(fitted):
     assert load_policy(path).spec == SPEC
 
 
-def test_weight_averaging_sees_fitted_statistics(tmp_path):
-    policy = build_policy(tiny_settings())
+def test_weight_averaging_copies_fitted_statistics(tmp_path):
+    policy = new_policy(tiny_settings())
     averaging = pl.callbacks.EMAWeightAveraging(decay=0.9)
-    trainer(tmp_path, max_steps=2, callbacks=[averaging]).fit(policy, datamodule=ChunkDataset())
+    trainer = quiet_trainer(tmp_path, max_steps=2, callbacks=[averaging])
+    trainer.fit(policy, datamodule=InMemoryDemos())
     assert policy.actions.normalizer.low.isfinite().all()
 
 
-def test_bf16_trains_with_statistics_in_full_precision(tmp_path):
-    policy = build_policy(tiny_settings())
-    trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(policy, datamodule=ChunkDataset())
+def test_bf16_training_keeps_statistics_in_full_precision(tmp_path):
+    policy = new_policy(tiny_settings())
+    trainer = quiet_trainer(tmp_path, max_steps=2, precision="bf16-mixed")
+    trainer.fit(policy, datamodule=InMemoryDemos())
     assert policy.actions.normalizer.low.dtype == torch.float32
     assert policy.act(make_batch()).isfinite().all()
 
 
-def test_training_in_bf16_throughout_is_refused(tmp_path):
-    runner = trainer(tmp_path, max_steps=1, precision="bf16-true")
-    with pytest.raises(ValueError, match=r"trainer.precision: found bf16-true.*Use bf16-mixed"):
-        runner.fit(build_policy(tiny_settings()), datamodule=ChunkDataset())
+def test_training_draws_depend_on_step_and_batch_only(tmp_path):
+    class Draws(pl.Callback):
+        values: ClassVar[list[float]] = []
+
+    def losses(policy, batch, prefix):
+        Draws.values.append(torch.rand((), generator=policy.generator).item())
+        return {"loss": sum(weight.sum() for weight in policy.parameters()) * 0}
+
+    def draws(seed):
+        Draws.values = []
+        torch.manual_seed(seed)  # without effect
+        policy = new_policy(tiny_settings("Regression"))
+        policy.losses = lambda *inputs: losses(policy, *inputs)
+        trainer = quiet_trainer(
+            tmp_path, max_steps=1, accumulate_grad_batches=3, limit_val_batches=0
+        )
+        trainer.fit(policy, datamodule=InMemoryDemos())
+        return Draws.values
+
+    first = draws(1)
+    assert len(set(first)) == 3
+    assert draws(2) == first
 
 
-@pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_bf16_on_a_processor_without_it_warns(tmp_path, monkeypatch, recwarn, has_bfloat16):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bfloat16)
-    runner = trainer(tmp_path, max_steps=1, precision="bf16-mixed")
-    runner.fit(build_policy(tiny_settings()), datamodule=ChunkDataset())
-    warned = [str(each.message) for each in recwarn if "trainer.precision" in str(each.message)]
-    assert bool(warned) is not has_bfloat16
-    assert all("32-true" in each for each in warned)
-
-
-def test_batches_accumulated_to_a_step_draw_for_themselves(tmp_path):
-    class Seeds(pl.Callback):
-        seen: ClassVar[list[int]] = []
-
-        def on_train_batch_end(self, *_):
-            self.seen.append(torch.initial_seed())
-
-    runner = trainer(tmp_path, max_steps=1, accumulate_grad_batches=3, callbacks=[Seeds()])
-    runner.fit(build_policy(tiny_settings()), datamodule=ChunkDataset())
-    assert len(Seeds.seen) == len(set(Seeds.seen)) == 3
-
-
-def test_test_plays_episodes_and_logs_their_success(fitted, tmp_path):
+def test_no_step_touches_the_global_generator(fitted, tmp_path):
     policy, _ = fitted
-    runner = trainer(tmp_path)
-    (logged,) = runner.test(policy, DataLoader([Episodes([1, 2, 3])], batch_size=None))
-    assert logged["test/success"] == 1.0
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    quiet_trainer(tmp_path).predict(policy, datamodule=InMemoryDemos())
+    policy.act({**make_batch(), "noise_seed": [0, 1, 2, 3]})
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_predict_gives_chunks_in_robot_units(fitted, tmp_path):
+def test_episodes_of_a_test_are_run_and_their_success_rate_logged(fitted, tmp_path):
     policy, _ = fitted
-    chunks = trainer(tmp_path).predict(policy, datamodule=ChunkDataset())
+    loader = DataLoader([Episodes([1, 2, 3])], batch_size=None)
+    (logged,) = quiet_trainer(tmp_path).test(policy, loader, verbose=False)
+    assert logged == {"test/success_rate": 1.0}
+
+
+def test_predict_returns_chunks_in_robot_units(fitted, tmp_path):
+    policy, _ = fitted
+    chunks = quiet_trainer(tmp_path).predict(policy, datamodule=InMemoryDemos())
     assert chunks[0].shape == (4, SPEC.horizon, SPEC.action_dim)
 
 
-def test_predicted_chunks_are_written_beside_the_demonstrators(fitted, tmp_path):
+def test_predictions_are_written_with_the_demonstrators_actions_and_their_origin(fitted, tmp_path):
+    class NamedDemos(InMemoryDemos):
+        def predict_dataloader(self):
+            batches = [make_batch(seed=seed) for seed in range(2)]
+            for index, batch in enumerate(batches):
+                batch |= {"demo": [f"demos.h5/demo_{index}"] * 4, "step": torch.arange(4)}
+            return DataLoader(batches, batch_size=None)
+
     policy, _ = fitted
-    data = ChunkDataset()
-    chunks = trainer(tmp_path, callbacks=[PredictionWriter()]).predict(policy, datamodule=data)
+    data = NamedDemos()
+    chunks = quiet_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(policy, datamodule=data)
     (path,) = tmp_path.rglob("predictions/rank_0.h5")
-    with h5py.File(path) as file:
-        found = {name: torch.from_numpy(file[name][:]) for name in file}
-    torch.testing.assert_close(found["predicted"], torch.cat(chunks))
     batches = list(data.predict_dataloader())
-    for name in ("actions", "state", "valid"):
-        torch.testing.assert_close(found[name], torch.cat([batch[name] for batch in batches]))
+    with h5py.File(path) as file:
+        torch.testing.assert_close(torch.from_numpy(file["predicted"][:]), torch.cat(chunks))
+        for name in ("actions", "state", "valid"):
+            expected = torch.cat([batch[name] for batch in batches])
+            torch.testing.assert_close(torch.from_numpy(file[name][:]), expected)
+        assert file["demo"].asstr()[:].tolist() == [name for b in batches for name in b["demo"]]
+        assert file["step"][:].tolist() == [0, 1, 2, 3] * 2
+        assert file["instruction"].asstr()[0] == "push the cube"
+        assert file["predicted"].fletcher32
 
 
-def test_an_observation_of_another_contract_is_refused(fitted):
-    policy, _ = fitted
-    shown = make_batch()
-    with pytest.raises(ValueError, match=r"images: found \{\}, wanted \{"):
-        policy.act({**shown, "images": {}})
-    with pytest.raises(ValueError, match=r"state: found 1 dimensions, wanted \d"):
-        policy.act({**shown, "state": shown["state"][:, :1]})
+class LargestError(Metric):
+    """Largest error of each action dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("largest", torch.zeros(3), dist_reduce_fx="max")
+
+    def update(self, predicted, actions, valid):
+        error = (predicted - actions).abs()[valid].amax(dim=0)
+        self.largest = torch.maximum(self.largest, error)
+
+    def compute(self):
+        return {"all": self.largest.max(), "by_dim": self.largest}
 
 
-def test_views_count_by_name_not_by_place():
-    spec = PolicySpec(views={"front": 4, "wrist": 8}, state={"place": 1})
-    front, wrist = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 8, 8)
-    shown = {"images": {"wrist": wrist, "front": front}, "state": torch.zeros(1, 1)}
-    assert list(spec.check_observation(shown)["images"]) == ["front", "wrist"]
-    for images in (
-        {"front": front},
-        {"front": front, "wrsit": wrist},
-        {"front": front, "wrist": front},
-    ):
-        with pytest.raises(ValueError, match=r"images: found .*'wrist': \(3, 8, 8\)"):
-            spec.check_observation({**shown, "images": images})
+def test_metrics_of_a_user_are_logged_beside_the_default_ones(tmp_path):
+    metric = {"class_path": f"{__name__}.LargestError"}
+    policy = new_policy(tiny_settings("Regression", metrics={"worst": metric}))
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer.fit(policy, datamodule=InMemoryDemos())
+    logged = {name for name in trainer.callback_metrics if name.startswith("val/")}
+    dims = {f"val/{name}/dim_{i}" for name in ("action_l1", "worst/by_dim") for i in range(3)}
+    assert logged == dims | {"val/loss", "val/action_l1", "val/worst/all", "val/worst/by_dim"}
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert list(load_policy(tmp_path / "last.ckpt").metrics) == ["action_l1"]
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("control_mode", "pd_ee_delta_pose"), ("views", {"wrist": 32}), ("state", {"tcp_pose": 5})],
 )
-def test_data_of_another_contract_is_refused_naming_both_sides(fitted, tmp_path, field, value):
+def test_data_with_another_spec_are_refused_naming_both(fitted, tmp_path, field, value):
     policy, path = fitted
-    other = PolicySpec(**(SPEC.as_dict() | {field: value}))
-    with pytest.raises(
-        ValueError, match=f"{field}: the policy of the checkpoint has .*, the data has"
-    ):
-        trainer(tmp_path).validate(load_policy(path), datamodule=ChunkDataset(other))
+    data = InMemoryDemos(other_spec(**{field: value}))
+    message = f"{field}: the policy of the checkpoint has .*, the data has"
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(tmp_path).validate(load_policy(path), datamodule=data)
     assert policy.spec == SPEC
 
 
-def test_a_checkpoint_is_not_resumed_on_other_data(fitted, tmp_path):
+def test_a_checkpoint_is_not_resumed_on_data_with_another_spec(fitted, tmp_path):
     _, path = fitted
-    other = PolicySpec(**(SPEC.as_dict() | {"control_mode": "pd_ee_delta_pose"}))
-    data = ChunkDataset(other)
-    data.origin = "demos.h5"
-    found = r"the policy of demos\.h5 has pd_ee_delta_pose, the checkpoint .*last\.ckpt has pd_j"
-    with pytest.raises(ValueError, match=found):
-        trainer(tmp_path, max_steps=8).fit(
-            build_policy(tiny_settings()), datamodule=data, ckpt_path=path
+    data = InMemoryDemos(other_spec(control_mode="pd_ee_delta_pose"))
+    data.source = "demos.h5"
+    message = r"the policy of demos\.h5 has pd_ee_delta_pose, the checkpoint .*last\.ckpt has pd_j"
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(tmp_path, max_steps=8).fit(
+            new_policy(tiny_settings()), datamodule=data, ckpt_path=path
         )
 
 
-def test_wrong_dimensions_name_the_argument_and_the_value_to_give(tmp_path):
-    other = PolicySpec(**(SPEC.as_dict() | {"action_dim": 7}))
-    with pytest.raises(ValueError, match=r"normalizer\.dim\): 3, the data has 7"):
-        trainer(tmp_path, max_steps=1).fit(
-            build_policy(tiny_settings()), datamodule=ChunkDataset(other)
-        )
+def test_wrong_sizes_name_the_argument_and_both_values(tmp_path):
+    data = InMemoryDemos(other_spec(action_dim=7))
+    with pytest.raises(ValueError, match=r"normalizer\.dim: expected 7, got 3"):
+        quiet_trainer(tmp_path, max_steps=1).fit(new_policy(tiny_settings()), datamodule=data)
 
 
-def test_a_policy_without_data_says_so():
-    with pytest.raises(ValueError, match="no spec yet"):
-        _ = build_policy(tiny_settings()).spec
+def test_state_parts_are_looked_up_in_the_spec():
+    relative = {"actions": [0, 1], "state": {"qpos": [3, 4]}}
+    settings = tiny_settings()
+    settings["init_args"]["actions"]["relative"] = relative
+    policy = new_policy(settings)
+    policy.fit_normalizers(InMemoryDemos())
+    relative["state"] = {"gripper": [0, 1]}
+    with pytest.raises(ValueError, match=r"relative.*expected state parts among \['qpos'\]"):
+        new_policy(settings).fit_normalizers(InMemoryDemos())
 
 
-def test_a_foreign_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "foreign.ckpt"
-    torch.save({"state_dict": {}}, path)
-    with pytest.raises(ValueError, match="no constructor tree"):
-        load_policy(path)
+def test_a_new_policy_has_no_spec():
+    with pytest.raises(ValueError, match="expected a fitted policy"):
+        _ = new_policy(tiny_settings()).spec
 
 
-class Payload:
-    def __reduce__(self):
-        return (open, ("/dev/null",))
-
-
-def test_nothing_in_a_checkpoint_is_executed(tmp_path):
-    path = tmp_path / "evil.ckpt"
-    torch.save({"state_dict": {}, "hyper_parameters": Payload()}, path)
-    with pytest.raises(Exception, match="Weights only load failed"):
-        load_policy(path)
+def test_a_policy_without_views_of_the_spec_order_sorts_them():
+    spec = PolicySpec(views={"front": 4, "wrist": 8}, state={"pose": 1})
+    front, wrist = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 8, 8)
+    observation = {"images": {"wrist": wrist, "front": front}, "state": torch.zeros(1, 1)}
+    assert list(spec.check_observation(observation)["images"]) == ["front", "wrist"]
+    for images in (
+        {"front": front},
+        {"front": front, "wrsit": wrist},
+        {"front": front, "wrist": front},
+    ):
+        with pytest.raises(ValueError, match=r"images: expected .*wrist"):
+            spec.check_observation({**observation, "images": images})

@@ -1,4 +1,4 @@
-"""LightningModules, one method per file."""
+"""Policies as LightningModules, one method per file."""
 
 from e0_lightning.policies.autoregressive import Autoregressive
 from e0_lightning.policies.base import Policy
@@ -8,9 +8,9 @@ from e0_lightning.policies.e0_hybrid import E0Hybrid
 from e0_lightning.policies.flow_matching import FlowMatching
 from e0_lightning.policies.masked_diffusion import MaskedDiffusion
 from e0_lightning.policies.regression import Regression
-from e0_lightning.training.averaging import ShardedAveraging
 from e0_lightning.training.finetuning import FineTuning
 from e0_lightning.training.optimizer import CosineAdamW
+from e0_lightning.training.sharding import ShardedAveraging
 
 __all__ = [
     "E0",

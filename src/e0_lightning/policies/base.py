@@ -1,54 +1,67 @@
-"""What every policy has: steps, logs, optimizer, normalisation, `act`, a full checkpoint."""
+"""Base class of policies: steps, metrics, normalization, `act`, complete checkpoints."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from e0_lightning.actions.action_prefix import ActionPrefix, read_action_prefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.normalizers import QuantileNormalizer
 from e0_lightning.metrics import ActionL1, SuccessRate
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
-from e0_lightning.policies.demonstrations import fit_statistics, require_sizes
-from e0_lightning.training.callbacks.throughput import Throughput
-from e0_lightning.training.finetuning import FineTuning, start_from
-from e0_lightning.training.hyperparameters import keep_tree, self_contained
-from e0_lightning.training.optimizer import CosineAdamW, name_states, numbered
-from e0_lightning.training.precision import check_precision
-from e0_lightning.training.seeding import seed
+from e0_lightning.policies.fitting import Demonstrations, check_sizes, fit_statistics
+from e0_lightning.policies.observation import check_values, sample_seeded
+from e0_lightning.random import Generator, seeded_generator
+from e0_lightning.training.callbacks.defaults import default_callbacks
+from e0_lightning.training.checkpoint_file import (
+    complete_checkpoint,
+    load_pretrained,
+    stored_spec,
+)
+from e0_lightning.training.constructor_tree import save_constructor_tree
+from e0_lightning.training.finetuning import FineTuning
+from e0_lightning.training.optimizer import CosineAdamW
 from e0_lightning.training.sharding import shard
 from e0_lightning.types import (
     ActionSample,
     Batch,
     EpisodeBatch,
     EpisodeResult,
+    NormalizedBatch,
     Observation,
     PolicySpec,
 )
 
+Precision = Literal["32-true", "bf16-mixed"]
+"""Precision of sampling outside of a trainer, named as the trainer's option."""
+
 
 class Policy(pl.LightningModule):
-    """A way to choose action chunks, written by a subclass as two methods.
+    """A policy over action chunks; a subclass defines :meth:`losses` and :meth:`sample`.
 
-    A subclass computes :meth:`losses` and draws with :meth:`sample`, both in normalized actions;
-    training, validation, rollouts, logs and checkpoints come along. Outside, all is in robot units.
+    Both work on normalized actions; everything outside of them is in robot units. Training,
+    validation, rollouts, logging and checkpoints are inherited.
 
-    A policy learns its spec (views, state parts, control mode) and its normalisation from the
-    data module it is first fitted on, keeps them in its checkpoint, and refuses any other.
+    A policy takes its spec (views, state parts, control mode) and its normalization from the data
+    module that it is first fitted on, keeps them in its checkpoint, and refuses any other.
 
     Args:
-        encoder: Observations to prefix.
-        actions: Robot units to normalized chunks.
-        optimizer: Optimizer and its schedule.
-        fine_tuning: Parts frozen, adapted, or run with less memory; None trains all as it is.
-        weights: Checkpoint whose weights, and nothing else of it, ``fit`` starts from.
+        encoder: Encoder of observations to a prefix.
+        actions: Conversion of robot units to normalized chunks.
+        optimizer: Optimizer and learning rate schedule.
+        fine_tuning: Frozen and adapted parts, and memory savings; None trains all parts.
+        weights: Checkpoint of pretrained weights that ``fit`` starts from.
+        metrics: Validation metrics by name, besides ``action_l1``; each is updated with predicted
+            actions ``(B, H, D)``, actions ``(B, H, D)``, in robot units, and valid ``(B, H)``.
     """
 
     def __init__(
@@ -58,80 +71,63 @@ class Policy(pl.LightningModule):
         optimizer: CosineAdamW | None = None,
         fine_tuning: FineTuning | None = None,
         weights: str | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
-        keep_tree(self)
+        save_constructor_tree(self)
         self.encoder = encoder
         self.actions = actions
-        self.state_normalizer = QuantileNormalizer(encoder.state_dim)
+        self.state_normalizer = QuantileNormalizer(cast(int, encoder.state_dim))
         self.optimizer = optimizer or CosineAdamW()
         self.fine_tuning = fine_tuning or FineTuning()
         self.weights = weights
-        self.throughput = Throughput()
-        self.action_error = ActionL1(actions.dim)
-        self.success = SuccessRate()
+        self.metrics = nn.ModuleDict({"action_l1": ActionL1(actions.dim), **(metrics or {})})
+        self.success_rate = SuccessRate()
+        self.precision: Precision = "32-true"
+        self._generator: Generator = None
         self._spec: PolicySpec | None = None
-        self._origin = "nobody"
-        self._is_prepared = self._is_set_up = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let ``sample`` and ``draw`` agree in a subclass that overrides one of them."""
-        super().__init_subclass__(**kwargs)
-        own: Any = cls
-        line = [vars(each) for each in cls.__mro__]
-        samples, draws = (
-            [place for place, names in enumerate(line) if name in names]
-            for name in ("sample", "draw")
-        )
-        if samples[0] < draws[0]:
-            own.draw = Policy.draw
-        # One that refines the draw of a policy that samples leaves the sampling to it.
-        elif draws[0] < samples[0] and line[draws[1]]["draw"] is not Policy.draw:
-            own.sample = lambda self, prefix: cls.draw(self, prefix).actions
+        self._spec_source = ""
 
     @abstractmethod
-    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
-        """Named losses of a batch, whose sum is minimised.
+    def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
+        """Named losses of a batch, whose sum is minimized.
 
         Args:
-            batch: Actions ``(B, H, width)`` normalized, ``valid`` ``(B, H)``.
-            prefix: The encoded observations.
+            batch: Actions ``(B, H, width)``, normalized, and ``valid`` ``(B, H)``.
+            prefix: Encoded observations.
         """
 
     @abstractmethod
-    def sample(self, prefix: Prefix) -> Tensor:
-        """Draw normalized chunks ``(B, H, width)`` for encoded observations.
+    def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
+        """Sample normalized chunks ``(B, H, width)`` for encoded observations.
 
-        Where a subclass overrides this alone, its ``draw`` becomes this.
-        """
-
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
-        """Draw as :meth:`sample` does, with uncertainty, and chunks that begin as is decided.
-
-        A subclass that can do either overrides it; this one has no uncertainty.
+        Args:
+            prefix: Encoded observations.
+            action_prefix: First actions of the chunks, which the robot executes meanwhile.
 
         Raises:
-            ValueError: If steps are decided, which this policy cannot continue.
+            ValueError: If there is an action prefix, which the policy cannot continue.
         """
-        if action_prefix is not None:
-            raise ValueError(
-                f"action_prefix: found {int(action_prefix.mask.sum(dim=1).max())} decided actions, wanted "
-                f"none: {type(self).__name__} cannot continue a chunk that is being carried out. "
-                "Leave the key out, or use a policy that can, such as E0 or FlowMatching."
-            )
-        return ActionSample(self.sample(prefix))
+
+    @property
+    def generator(self) -> Generator:
+        """Source of the random draws of the current step; pass it to every draw.
+
+        None, outside of steps and without ``noise_seed``, is torch's global generator.
+        """
+        return self._generator
 
     @property
     def spec(self) -> PolicySpec:
-        """What the policy must be shown and what its actions mean.
+        """Observation and action spec.
 
         Raises:
             ValueError: If the policy has not been fitted or loaded yet.
         """
         if self._spec is None:
             raise ValueError(
-                "This policy has no spec yet: fit it on a data module that has one, "
-                "or load a checkpoint with load_policy."
+                "spec: expected a fitted policy, got a new one. Fit it on a data module, or load a "
+                "checkpoint with load_policy."
             )
         return self._spec
 
@@ -139,188 +135,183 @@ class Policy(pl.LightningModule):
         """Choose the next H actions for each of B observations.
 
         Args:
-            observation: Robot units and uint8 frames, on any device.
+            observation: Robot units, and images in uint8 or float in [0, 1], on any device.
 
         Returns:
             ``(B, H, D)`` in robot units, on the policy's device.
 
         Raises:
-            ValueError: If views, their sizes or the state are not those of the spec, or
-                action_prefix actions do not fit, or the policy cannot continue them.
+            ValueError: If the observation does not match the spec, holds invalid values, or has an
+                action prefix that the policy cannot continue.
         """
         return self.sample_actions(observation).actions
 
     @torch.inference_mode()
     def sample_actions(self, observation: Observation) -> ActionSample:
-        """Choose what :meth:`act` does, with its uncertainty; arguments and errors are the same."""
-        moved: Observation = self.transfer_batch_to_device(observation, self.device, 0)
-        action_prefix = read_action_prefix(moved, self.actions)
-        drawn = self.draw(self.prefix(moved), action_prefix)
-        actions = self.actions.undo(drawn.actions, moved["state"])
-        if action_prefix is not None:
-            # Tokens would round them, and saturate outliers.
-            actions = torch.where(action_prefix.mask[..., None], action_prefix.actions, actions)
-        return ActionSample(actions, drawn.uncertainty)
+        """Choose actions as :meth:`act` does, with their uncertainty.
 
-    def prefix(self, observation: Observation) -> Prefix:
-        """Encode observations in robot units, their views in the spec's order."""
+        With ``noise_seed``, an observation on the CPU gives bit-identical actions in any batch.
+        """
+        checked = check_values(observation)
+        moved: Observation = self.transfer_batch_to_device(checked, self.device, 0)
+        if "noise_seed" not in moved:
+            return self._sample_actions(moved, self._generator)
+        return sample_seeded(self._sample_actions, moved, by_row=self.device.type == "cpu")
+
+    def encode(self, observation: Observation) -> Prefix:
+        """Encode observations in robot units."""
         if self._spec is not None:
             observation = self._spec.check_observation(observation)
-        normalized = self.state_normalizer(observation["state"])
-        return self.encoder(Observation({**observation, "state": normalized}))  # type: ignore[typeddict-item, no-any-return]
+        state = self.state_normalizer(observation["state"])
+        prefix: Prefix = self.encoder(cast(Observation, {**observation, "state": state}))
+        return prefix
+
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named losses of a batch in robot units."""
+        actions = self.actions.normalize(batch["actions"], batch["state"])
+        targets = NormalizedBatch(actions=actions, valid=batch["valid"])
+        return self.losses(targets, self.encode(batch))
+
+    def refuse_action_prefix(self, action_prefix: ActionPrefix | None) -> None:
+        """Raise a ValueError on an action prefix; for policies that cannot continue one."""
+        if action_prefix is not None:
+            raise ValueError(
+                f"action_prefix: expected none, got one: {type(self).__name__} cannot continue a "
+                "chunk. Leave it out, or use a policy that can, such as E0."
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Sum of the losses of a batch."""
-        losses = self._losses(batch)
-        total = torch.stack(list(losses.values())).sum()
-        self._log_losses("train", losses, total, len(batch["state"]))
-        return total
+        # Batches of one optimizer step, under gradient accumulation, get different noise.
+        with self._seeded("train", self.trainer.global_step, batch_idx, self.global_rank):
+            return self._loss(batch, "train")
 
     def validation_step(  # type: ignore[override]
         self, batch: Batch | EpisodeBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> list[EpisodeResult] | None:
-        """Losses and action error on held-out windows; success where episodes are played."""
-        if isinstance(batch, EpisodeBatch):
-            return self._play(batch, batch_idx)
-        seed(batch_idx, self.global_rank)
-        losses = self._losses(batch)
-        self._log_losses(
-            "val", losses, torch.stack(list(losses.values())).sum(), len(batch["state"])
-        )
-        self.action_error.update(self.act(batch), batch["actions"], batch["valid"])
-        return None
+    ) -> Tensor | list[EpisodeResult]:
+        """Losses and predicted actions for held-out chunks, or results of evaluation episodes."""
+        with self._seeded("validation", batch_idx, self.global_rank):
+            if isinstance(batch, EpisodeBatch):
+                return batch.run(self)
+            self._loss(batch, "val")
+            return self.act(batch)
 
     def test_step(  # type: ignore[override]
         self, batch: EpisodeBatch, batch_idx: int
     ) -> list[EpisodeResult]:
-        """Play a batch of episodes to their ends."""
-        return self._play(batch, batch_idx)
+        """Results of a batch of evaluation episodes."""
+        with self._seeded("test", batch_idx, self.global_rank):
+            return batch.run(self)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Chunks ``(B, H, D)`` for a batch of recorded observations, robot units."""
-        seed(batch_idx, self.global_rank)
-        return self.act(batch)
+        """Action chunks ``(B, H, D)`` for recorded observations, robot units."""
+        with self._seeded("predict", batch_idx, self.global_rank):
+            return self.act(batch)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the training mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        self.fine_tuning.keep_frozen_in_eval(self)
+        return self
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Default callbacks, except those of a type that the trainer already has."""
+        return default_callbacks(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule over the trainer's whole run."""
-        total = self.trainer.estimated_stepping_batches
-        factors = self.fine_tuning.factors(self)
-        return self.optimizer.configure(self.parameters(), total, factors)  # type: ignore[return-value]
-
-    def setup(self, stage: str) -> None:
-        """Note that callbacks have been set up."""
-        self._is_set_up = True
+        num_steps = self.trainer.estimated_stepping_batches
+        multipliers = self.fine_tuning.multipliers(self)
+        return cast(Any, self.optimizer.configure(self.parameters(), num_steps, multipliers))
 
     def configure_model(self) -> None:
-        """Take weights, adapters, spec and statistics, and spread over processes."""
-        running = None if self._trainer is None else self.trainer.state.fn
-        if running is not None:
-            check_precision(self.trainer)
-        if not self._is_prepared:
-            self._is_prepared = True
-            if self.weights is not None and running == "fit":
-                start_from(self, self.weights)
-            self.fine_tuning.apply(self)
-        datamodule: Any = None if running is None else getattr(self.trainer, "datamodule", None)
-        if running == "fit" and hasattr(datamodule, "spec"):
-            # Before weight averaging copies the policy, statistics and all.
-            self.fit_normalizers(datamodule)
-        elif running != "test" and hasattr(datamodule, "spec"):
-            self._agree(datamodule.spec, _origin(datamodule))
-        # Weight averaging asks for the model before anyone else, and copies it: whole.
-        if self.device_mesh is not None and self._is_set_up:
+        """Load pretrained weights, apply fine-tuning, take the spec of the data, and shard."""
+        verb = None if self._trainer is None else self.trainer.state.fn
+        if self.weights is not None and verb == "fit" and not self.fine_tuning.is_applied:
+            load_pretrained(self, self.weights)
+        self.fine_tuning.apply(self)
+        datamodule = None if verb is None else cast(Any, self.trainer).datamodule
+        if hasattr(datamodule, "spec"):
+            if verb == "fit":
+                self.fit_normalizers(datamodule)
+            elif verb != "test":
+                self._bind(datamodule.spec, _source(datamodule))
+        if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
 
-    def fit_normalizers(self, datamodule: Any) -> None:
-        """Learn spec and statistics from demonstrations, or refuse them if it has others.
+    def fit_normalizers(self, datamodule: Demonstrations) -> None:
+        """Take spec and statistics from demonstrations, or check them if the policy has its own.
 
-        Args:
-            datamodule: With a ``spec`` and ``action_windows()``, as ``RobotDemos`` has; where
-                it has an ``origin``, errors name it.
+        Raises:
+            ValueError: If the demonstrations have another spec than the policy.
         """
         is_new = self._spec is None
-        self._agree(datamodule.spec, _origin(datamodule))
+        self._bind(datamodule.spec, _source(datamodule))
         if is_new:
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make every draw a function of seed and position, so that a resumed run repeats it."""
-        # Batches whose gradients are accumulated share a step, but no draws.
-        seed(self.trainer.global_step, batch_idx, self.global_rank)
-        self.throughput.start_step()
-
-    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
-        """Log speed and the share of time spent waiting for data."""
-        for name, value in self.throughput.end_step(len(batch["state"])).items():
-            self.log(f"throughput/{name}", value)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log action error in robot units, and success where episodes were played."""
-        if self.action_error.update_called:
-            self.log("val/action_error", self.action_error.compute().nanmean())
-            self.action_error.reset()
-        if self.success.update_called:
-            self.log("val/success", self.success.compute().rate)
-            self.success.reset()
-
-    def on_validation_end(self) -> None:
-        """Count the time of a validation as no wait for data."""
-        self.throughput.interrupt()
-
-    def on_test_epoch_end(self) -> None:
-        """Log the success over all episodes."""
-        if self.success.update_called:
-            self.log("test/success", self.success.compute().rate)
-            self.success.reset()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the spec and free the tree of other files, so that the checkpoint is enough."""
-        if "hyper_parameters" in checkpoint:
-            tree = checkpoint["hyper_parameters"]
-            checkpoint["hyper_parameters"] = self_contained(dict(tree), self.encoder.language)
-        if checkpoint.get("optimizer_states"):
-            names = numbered(self, self.trainer.optimizers[0], self.device_mesh is not None)
-            named = [name_states(state, names) for state in checkpoint["optimizer_states"] if state]
-            checkpoint["optimizer_states"] = named
-        if self._spec is not None:
-            checkpoint["spec"] = self._spec.as_dict()
+        """Add the spec, and make the constructor tree independent of other files.
+
+        Raises:
+            ValueError: If a weight is not finite, before the file is written.
+        """
+        complete_checkpoint(self, checkpoint, self._spec)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the checkpoint's spec, or refuse it next to data of another."""
+        """Take the spec of the checkpoint, or check it against that of the data."""
+        path = None if self._trainer is None else self.trainer.ckpt_path
+        source = f"the checkpoint {path}" if path else "the checkpoint"
         if "spec" in checkpoint:
-            path = None if self._trainer is None else self.trainer.ckpt_path
-            source = f"the checkpoint {path}" if path else "the checkpoint"
-            self._agree(PolicySpec(**checkpoint["spec"]), source)
+            self._bind(stored_spec(checkpoint, source), source)
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        normalized = self.actions.normalize(batch["actions"], batch["state"])
-        inner = Batch({**batch, "actions": normalized})  # type: ignore[typeddict-item]
-        return self.losses(inner, self.prefix(batch))
+    def _sample_actions(self, observation: Observation, generator: Generator) -> ActionSample:
+        is_half = self.precision == "bf16-mixed"
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if is_half else nullcontext()
+        with self._using(generator), autocast:
+            prefix = self.encode(observation)
+            action_prefix = read_action_prefix(observation, self.actions)
+            sample = self.sample(prefix, action_prefix)
+            actions = self.actions.undo(sample.actions, observation["state"])
+        if action_prefix is not None:
+            # Tokens would round the prefix, and saturate outliers.
+            actions = torch.where(action_prefix.mask[..., None], action_prefix.actions, actions)
+        return ActionSample(actions, sample.uncertainty)
 
-    def _log_losses(
-        self, stage: str, losses: dict[str, Tensor], total: Tensor, batch_size: int
-    ) -> None:
+    def _loss(self, batch: Batch, stage: str) -> Tensor:
+        losses = self.compute_losses(batch)
+        total = torch.stack(list(losses.values())).sum()
         values = {f"{stage}/{name}": value for name, value in losses.items()}
         self.log_dict(
-            {**values, f"{stage}/loss": total},
-            batch_size=batch_size,
+            ({} if len(losses) == 1 else values) | {f"{stage}/loss": total},
+            batch_size=len(batch["state"]),
             add_dataloader_idx=False,
+            prog_bar=True,
             sync_dist=stage == "val",
         )
+        return total
 
-    def _play(self, batch: EpisodeBatch, batch_idx: int) -> list[EpisodeResult]:
-        seed(batch_idx, self.global_rank)
-        results = batch.run(self)
-        self.success.update(results)
-        return results
-
-    def _agree(self, found: PolicySpec, source: str) -> None:
+    def _bind(self, spec: PolicySpec, source: str) -> None:
+        """Take a spec, or check it against the policy's own."""
         if self._spec is not None:
-            self._spec.check_compatible(found, f"the policy of {self._origin}", source)
+            self._spec.check_compatible(spec, f"the policy of {self._spec_source}", source)
             return
-        require_sizes(found, self.actions, self.encoder.state_dim, source)
-        self._spec, self._origin = found, source
+        check_sizes(spec, self.actions, cast(int, self.encoder.state_dim), source)
+        self.actions.resolve_state(spec)
+        self.encoder.resolve_state(spec)
+        self._spec, self._spec_source = spec, source
+
+    @contextmanager
+    def _using(self, generator: Generator) -> Iterator[None]:
+        previous, self._generator = self._generator, generator
+        try:
+            yield
+        finally:
+            self._generator = previous
+
+    def _seeded(self, *key: int | str) -> Any:
+        return self._using(seeded_generator(*key, device=self.device))
 
 
-def _origin(datamodule: Any) -> str:
-    return getattr(datamodule, "origin", "the data")
+def _source(datamodule: Any) -> str:
+    return str(getattr(datamodule, "source", "the data"))

@@ -1,14 +1,20 @@
-"""A checkpoint is enough: class path, constructor tree, spec and tensors in one file."""
+"""Policies from plain values and from checkpoints, which hold all that is needed to rebuild them."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from collections.abc import Iterator, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from lightning.pytorch.cli import instantiate_module
+from jsonargparse import ArgumentParser
 
-from e0_lightning.policies.base import Policy
+from e0_lightning.policies.base import Policy, Precision
+from e0_lightning.training.checkpoint_file import check_finite, one_line, read_checkpoint
+
+PACKAGE = "e0_lightning"
 
 
 def build_policy(settings: dict[str, Any]) -> Policy:
@@ -18,47 +24,127 @@ def build_policy(settings: dict[str, Any]) -> Policy:
         settings: ``{"class_path": ..., "init_args": {...}}``.
 
     Returns:
-        A policy whose checkpoints carry that tree, so that :func:`load_policy` opens them.
+        A policy whose checkpoints hold that tree, so that :func:`load_policy` opens them.
     """
-    tree = {"_class_path": settings["class_path"], **settings.get("init_args", {})}
-    policy: Policy = instantiate_module(Policy, tree)  # type: ignore[type-abstract]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Policy, "policy", fail_untyped=False)
+    config = parser.parse_object({"policy": _qualified(settings)})
+    tree = config.policy.as_dict()
+    policy: Policy = parser.instantiate_classes(config).policy
     policy.save_hyperparameters(
-        {**tree, "_instantiator": "lightning.pytorch.cli.instantiate_module"}, logger=False
+        {
+            "_class_path": tree["class_path"],
+            **tree.get("init_args", {}),
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+        }
     )
     return policy
 
 
-def load_policy(path: str | PathLike[str], device: torch.device | str = "cpu") -> Policy:
-    """Rebuild whichever policy wrote a checkpoint, ready to act.
+def load_policy(
+    path: str | PathLike[str],
+    device: torch.device | str = "cpu",
+    precision: Precision = "32-true",
+    trust: Sequence[str] = (),
+) -> Policy:
+    """Rebuild the policy of a checkpoint, ready to act.
 
-    Nothing but tensors and plain values is unpickled. With weight averaging, the averaged weights
-    are the ones loaded.
+    Only tensors and plain values are unpickled, and only classes of this package are built, unless
+    ``trust`` names others. With weight averaging, the averaged weights are loaded.
 
     Args:
-        path: A checkpoint written by the trainer of a policy built by the command line or by
-            :func:`build_policy`.
-        device: Where to put it.
+        path: Checkpoint of a policy that was built by the command line or by :func:`build_policy`.
+        device: Device to act on.
+        precision: ``bf16-mixed`` computes in bfloat16, as under the trainer's option of this name.
+        trust: Modules or packages that may be imported, such as ``["my_research"]``.
 
     Returns:
-        The policy; one that was imported and met no data yet has no spec, and cannot act.
+        The policy; one with imported weights and no data yet has no spec, and cannot act.
 
     Raises:
-        ValueError: If the file holds no constructor tree.
+        ValueError: If the file is no checkpoint of a policy, names a class of a module that is not
+            trusted, does not fit its class, or holds weights that are not finite.
     """
-    # Mapped, not read: the optimizer's state beside the weights may be several times as large.
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    settings = dict(checkpoint.get("hyper_parameters", {}))
-    settings.pop("_instantiator", None)
-    class_path = settings.pop("_class_path", None)
-    if class_path is None:
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision: expected one of {get_args(Precision)}, got {precision!r}.")
+    checkpoint = read_checkpoint(path)
+    tree = dict(checkpoint.get("hyper_parameters", {}))
+    tree.pop("_instantiator", None)
+    if "_class_path" not in tree:
         raise ValueError(
-            f"{path}: no constructor tree in this checkpoint (keys {sorted(checkpoint)}). It was "
-            "written by a module built by hand or by another project: build the policy with "
-            "build_policy or the lightning command before fitting, or rebuild it and load "
-            "'state_dict' into it."
+            f"{path}: expected the constructor tree of a policy, got keys {sorted(checkpoint)}. "
+            "Checkpoints have one if the policy is built by the `lightning` command or by "
+            "build_policy; else build the policy and load 'state_dict' into it."
         )
-    policy = build_policy({"class_path": class_path, "init_args": settings})
-    policy.configure_model()  # adapters, whose weights the checkpoint holds
-    policy.on_load_checkpoint(checkpoint)
-    policy.load_state_dict(checkpoint["state_dict"])
+    settings = {"class_path": tree.pop("_class_path"), "init_args": tree}
+    for class_path in untrusted_classes(settings, trust):
+        module = class_path.rpartition(".")[0] or class_path
+        raise ValueError(
+            f"{path}: expected classes of {', '.join([PACKAGE, *trust])}, got {class_path}, which "
+            f"is not imported. If you trust the author, pass trust=[{module.split('.')[0]!r}] "
+            "(`e0 serve --trust`)."
+        )
+    try:
+        policy = build_policy(settings)
+        policy.configure_model()  # adapters, whose weights the checkpoint holds
+        policy.on_load_checkpoint(checkpoint)
+        policy.load_state_dict(checkpoint["state_dict"])
+    except Exception as error:
+        raise ValueError(
+            f"{path}: expected a checkpoint of this version of {settings['class_path']}, got one "
+            f"that does not fit it: {one_line(error)}"
+        ) from error
+    check_finite(dict(policy.named_parameters()), str(path))
+    policy.precision = precision
     return policy.to(device).eval()
+
+
+def untrusted_classes(node: Any, trust: Sequence[str] = ()) -> Iterator[str]:
+    """Import paths in a constructor tree outside of this package and the trusted modules.
+
+    A parser imports the ``class_path`` of a dict, and a string in place of a class; so a dotted
+    string whose first part is an installed module counts too.
+
+    Args:
+        node: Tree of plain values.
+        trust: Trusted modules and packages.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "class_path" and isinstance(value, str):
+                if not _is_trusted(value, trust):
+                    yield value
+            else:
+                yield from untrusted_classes(value, trust)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from untrusted_classes(value, trust)
+    elif isinstance(node, str) and "." in node and not _is_trusted(node, trust):
+        parts = node.split(".")
+        if all(part.isidentifier() for part in parts) and _is_module(parts[0]):
+            yield node
+
+
+def _is_trusted(path: str, trust: Sequence[str]) -> bool:
+    return any(path.startswith(f"{module}.") for module in (PACKAGE, *trust))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _qualified(node: Any) -> Any:
+    """A tree whose bare class names are import paths, if this package has a class of that name."""
+    if isinstance(node, dict):
+        return {
+            key: f"{PACKAGE}.{value}" if key == "class_path" and _is_own(value) else _qualified(value)
+            for key, value in node.items()
+        }
+    return [_qualified(value) for value in node] if isinstance(node, list) else node
+
+
+def _is_own(name: Any) -> bool:
+    return isinstance(name, str) and hasattr(importlib.import_module(PACKAGE), name)

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from e0_lightning.actions.action_prefix import ActionPrefix
@@ -18,34 +17,35 @@ from e0_lightning.diffusion.projected_noise import corrupt_projected
 from e0_lightning.diffusion.samplers import Denoise, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.action_expert import ActionExpert
-from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.random import sample_uniform
-from e0_lightning.types import ActionSample, Batch
+from e0_lightning.types import ActionSample, Batch, NormalizedBatch
 
 
 class E0(Policy):
-    """Classify noisy one-hot tokens, denoise a chunk by walking τ from 0 towards 1.
+    """Classifies noisy one-hot tokens, and denoises a chunk from τ = 0 towards 1.
 
     ``x_τ = τ α e_k + (1 − τ) ε``; the expert estimates ``Pr(k | x_τ, observation)`` under a
     cross-entropy loss, the sampler turns that estimate into tokens (E0, eq. 3-12).
 
     Args:
-        encoder: Observations to prefix.
+        encoder: Encoder of observations to a prefix.
         expert: Transformer over action tokens.
-        actions: Robot units to normalized chunks.
-        process: Noise on one-hot tokens, its bins K and its tau_distribution of τ.
+        actions: Conversion of robot units to normalized chunks.
+        process: Noise on one-hot tokens, its bins K and its distribution of τ.
         sampler: Rule, schedule and read-out.
-        token_per: What the expert sees as one token: a ``dimension`` of a step, as in the paper, or
-            a whole ``step``, its D one-hots side by side, at 1/D of the sequence length.
-        self_conditioning: Let the expert also see an earlier estimate of the tokens (Analog Bits,
-            arXiv 2208.04202): the step before's; half of training sees a first pass's.
-        max_action_prefix: Most steps at the head of a chunk that training reveals, from none to all of
-            these at random, and asks nothing about: how a chunk goes on from actions under way
-            (arXiv 2512.05964). Without it only an x_τ that tells the network something does, and
-            with α = 0.1 it hardly does.
-        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        token_per: Expert token: a ``dimension`` of a step, as in the paper, or a whole ``step``,
+            its D one-hots side by side, at 1/D of the sequence length.
+        self_conditioning: Embed an earlier estimate of the tokens too (Analog Bits,
+            arXiv 2208.04202): in sampling that of the step before, for half of the training samples
+            that of a first pass.
+        max_action_prefix: Longest action prefix in training, in steps, below the horizon. Its
+            length is uniform from 0; its tokens are inputs without noise and have no loss
+            (arXiv 2512.05964). Otherwise a chunk continues its prefix only as far as x_τ informs
+            the network, which for α = 0.1 it hardly does.
+        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
 
     Raises:
         ValueError: If ``max_action_prefix`` is not below the horizon.
@@ -66,55 +66,48 @@ class E0(Policy):
         super().__init__(encoder, actions, **common)
         if not 0 <= max_action_prefix < actions.horizon:
             raise ValueError(
-                f"max_action_prefix is {max_action_prefix}, the horizon {actions.horizon}; from 0 to "
-                f"{actions.horizon - 1} steps are wanted, for one at least must be left to learn."
+                f"max_action_prefix: expected 0 to {actions.horizon - 1} steps, below the horizon, "
+                f"got {max_action_prefix}."
             )
-        self.max_action_prefix = max_action_prefix
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
-        self.token_per = token_per
-        self.expert = expert.connect(encoder.language)
+        self.self_conditioning, self.max_action_prefix = self_conditioning, max_action_prefix
         self.tokenizer = ActionTokenizer(self.process.num_bins)
+        self.expert = expert.connect(encoder.language)
+        self.num_tokens = actions.horizon * actions.width
         joined = actions.width if token_per == "step" else 1
-        self.tokens = actions.horizon * actions.width
-        features = joined * self.process.num_bins
-        embed = nn.Linear(features, expert.width)
-        self.projection = ActionProjection(embed, self.tokens // joined, expert.width, features)
+        embedding = NoisyTokenEmbedding(
+            self.process.num_bins, expert.width, joined, self_conditioning, max_action_prefix > 0
+        )
+        self.projection = ActionProjection(
+            embedding, self.num_tokens // joined, expert.width, joined * self.process.num_bins
+        )
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
-        self.estimate = nn.Linear(expert.width, expert.width) if self_conditioning else None
-        if self.estimate is not None:
-            # Nothing at first, as if it were not there.
-            nn.init.zeros_(self.estimate.weight)
-            nn.init.zeros_(self.estimate.bias)
-        self.begun = nn.Linear(2 * joined, expert.width, bias=False) if max_action_prefix else None
 
-    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+    def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.loss_mask(batch["valid"]).flatten(1)
-        tau = self.process.tau_distribution.sample(len(tokens), device=tokens.device)
-        known = self._reveal(tokens)
-        entered = self._enter_corrupted(tokens, tau, valid, known)
-        logits = self._refine(entered, tau, prefix, self._first_estimate(entered, tau, prefix))
-        asked = valid if known is None else valid & (known < 0)
-        self._accuracy().update(logits.detach(), tokens, asked, tau)
-        return {"cross_entropy": self.process.loss(logits, tokens, asked)}
+        tau = self.process.tau_distribution.sample(len(tokens), self.generator, tokens.device)
+        known = self._sample_action_prefix(tokens)
+        embedded = self._embed_corrupted(tokens, tau, valid, known)
+        logits = self._refine(self._condition_on_estimate(embedded, tau, prefix), tau, prefix)
+        in_loss = valid if known is None else valid & (known < 0)
+        self._stage_accuracy().update(logits.detach(), tokens, in_loss, tau)
+        return {"cross_entropy": self.process.loss(logits, tokens, in_loss)}
 
-    def sample(self, prefix: Prefix) -> Tensor:
-        """Denoise chunks from pure noise and read them off."""
-        return E0.draw(self, prefix).actions
-
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
-        """Denoise what is not decided, and tell how sure the last step was."""
+    def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
+        """Denoise chunks from noise; the tokens of an action prefix are inpainted."""
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         tokens, logits = self.sampler(
             self._denoiser(prefix, known),
             self.process,
-            shape=(prefix.batch_size, self.tokens),
-            device=prefix.mask.device,
+            (prefix.batch_size, self.num_tokens),
+            self.generator,
+            prefix.mask.device,
         )
         values = self.tokenizer.read_out(tokens, logits, self.sampler.readout, self.sampler.window)
-        chunk = values.view(prefix.batch_size, self.actions.horizon, self.actions.width)
+        chunk = values.view(-1, self.actions.horizon, self.actions.width)
         return ActionSample(chunk, self.actions.normalized_entropy(logits))
 
     def denoise(
@@ -125,132 +118,112 @@ class E0(Policy):
         estimate: Tensor | None = None,
         known: Tensor | None = None,
     ) -> Tensor:
-        """Logits ``(B, L, K)`` for noisy tokens ``(B, L, K)`` at ``tau`` ``(B,)``.
+        """Logits ``(B, L, K)`` for noisy tokens.
 
         Args:
             x_tau: ``(B, L, K)``.
             tau: ``(B,)``.
-            prefix: The encoded observations.
-            estimate: Logits of the step before, ``(B, L, K)``, seen under self-conditioning.
-            known: ``(B, L)`` int64, decided tokens and −1 elsewhere; seen if training shows some.
+            prefix: Encoded observations.
+            estimate: Logits of the step before, ``(B, L, K)``; used under self-conditioning.
+            known: Tokens of the action prefix, ``(B, L)`` int64, −1 after it; used if training had
+                action prefixes.
         """
-        seen = None if estimate is None else self._recall(estimate)
-        return self._refine(self._tell(known, self._enter(x_tau)), tau, prefix, seen)
+        embedded = self._add_prefix(self.projection.embed(x_tau), known)
+        return self._refine(self.projection.embedding.add_estimate(embedded, estimate), tau, prefix)
 
     def _denoiser(self, prefix: Prefix, known: Tensor | None) -> Denoise:
-        """The posterior given known tokens, with its last answer where it sees that."""
-        last: Tensor | None = None
+        """The posterior given an action prefix and, under self-conditioning, the last posterior."""
+        estimate: Tensor | None = None
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self.denoise(x_tau, tau, prefix, last, known)
+            return self.denoise(x_tau, tau, prefix, estimate, known)
 
-        informed = inpaint_denoiser(denoise, self.process, known)
+        inpainted = inpaint_denoiser(denoise, self.process, known)
 
-        def remember(x_tau: Tensor, tau: Tensor) -> Tensor:
-            nonlocal last
-            last = informed(x_tau, tau)
-            return last
+        def conditioned(x_tau: Tensor, tau: Tensor) -> Tensor:
+            nonlocal estimate
+            estimate = inpainted(x_tau, tau)
+            return estimate
 
-        return informed if self.estimate is None else remember
+        return conditioned if self.self_conditioning else inpainted
 
-    def _first_estimate(self, entered: Tensor, tau: Tensor, prefix: Prefix) -> Tensor | None:
-        """What a first pass says, ``(B, T, W)``, zeros for every other sample."""
-        if self.estimate is None:
-            return None
-        # For all samples, so that every process takes as many passes and none waits for another.
-        with torch.no_grad():
-            logits = self._refine(entered, tau, prefix)
-        # Some versions of PyTorch would use weights again that autocast has cast without gradients.
-        torch.clear_autocast_cache()
-        kept = sample_uniform((len(tau), 1, 1), device=tau.device) < 0.5
-        return self._recall(logits) * kept
-
-    def _enter(self, x_tau: Tensor) -> Tensor:
-        return self.projection.embed(x_tau.reshape(len(x_tau), len(self.projection.positions), -1))
-
-    def _reveal(self, tokens: Tensor) -> Tensor | None:
-        """Tokens that training shows, ``(B, L)``, and −1 elsewhere; None where it never does."""
+    def _sample_action_prefix(self, tokens: Tensor) -> Tensor | None:
+        """Tokens of random action prefixes, ``(B, L)``, −1 after them; None without any."""
         if not self.max_action_prefix:
             return None
-        steps = sample_uniform((len(tokens), 1), device=tokens.device) * (
-            self.max_action_prefix + 1
-        )
-        place = torch.arange(self.tokens, device=tokens.device) // self.actions.width
-        # Padding is never told, as in acting.
+        uniform = sample_uniform((len(tokens), 1), self.generator, tokens.device)
+        steps = (uniform * (self.max_action_prefix + 1)).floor()
+        step_of_token = torch.arange(self.num_tokens, device=tokens.device) // self.actions.width
+        # Padding is never part of a prefix, as at inference.
         padding = self.actions.padding.repeat(self.actions.horizon)
-        return tokens.masked_fill((place >= steps.floor()) | padding, -1)
+        return tokens.masked_fill((step_of_token >= steps) | padding, -1)
 
-    def _tell(self, known: Tensor | None, entered: Tensor) -> Tensor:
-        """Add decided tokens as numbers, which carry the order that bins lack, ``(B, T, W)``."""
-        if known is None or self.begun is None:
-            return entered
-        is_known = known >= 0
-        values = self.tokenizer.decode(known.clamp(min=0)) * is_known
-        told = torch.stack([values, is_known.to(values.dtype)], dim=-1)
-        embedded: Tensor = self.begun(told.view(*entered.shape[:2], -1).to(entered.dtype))
-        return entered + embedded
-
-    def _enter_corrupted(
+    def _embed_corrupted(
         self, tokens: Tensor, tau: Tensor, valid: Tensor, known: Tensor | None
     ) -> Tensor:
-        """The expert's view of noisy tokens, whose one-hots need not be formed if none is known."""
+        """Expert tokens ``(B, T, W)`` of noisy tokens; those of an action prefix have no noise."""
+        if known is None and self.process.projected:
+            embedding = self.projection.embedding
+            shape = (len(tokens), len(self.projection.positions), -1)
+            projected = corrupt_projected(
+                self.process,
+                embedding.weight,
+                tokens.view(shape),
+                tau,
+                self.generator,
+                valid.view(shape),
+            )
+            return self.projection.add_positions(embedding.embed_projected(projected))
+        x_tau = self.process.corrupt(tokens, tau, self.generator, valid)
         if known is not None:
-            noisy = self.process.corrupt(tokens, tau, valid=valid)
-            clear = self.process.inpaint(tokens, tau)
-            x_tau = torch.where(known[..., None] < 0, noisy, clear)
-            return self._tell(known, self._enter(x_tau))
-        if not self.process.projected:
-            return self._enter(self.process.corrupt(tokens, tau, valid=valid))
-        layer, shape = (
-            self.projection.embedding,
-            (len(tokens), len(self.projection.positions), -1),
-        )
-        x_tau = corrupt_projected(
-            self.process, layer.weight, tokens.view(shape), tau, valid=valid.view(shape)
-        )
-        return self.projection.add_positions(x_tau + layer.bias)
+            clean = self.process.inpaint(tokens, tau)
+            x_tau = torch.where(known[..., None] < 0, x_tau, clean)
+        return self._add_prefix(self.projection.embed(x_tau), known)
 
-    def _refine(
-        self, entered: Tensor, tau: Tensor, prefix: Prefix, seen: Tensor | None = None
-    ) -> Tensor:
-        """Logits ``(B, L, K)`` of embedded tokens, and of an embedded estimate, ``(B, T, W)``."""
-        if self.estimate is not None:
-            entered = entered + self.estimate(torch.zeros_like(entered) if seen is None else seen)
-        logits = self.projection.project_out(self.expert(entered, prefix, tau))
-        return logits.view(len(logits), self.tokens, self.process.num_bins)
+    def _add_prefix(self, embedded: Tensor, known: Tensor | None) -> Tensor:
+        if known is None:
+            return embedded
+        values = self.tokenizer.decode(known.clamp(min=0))
+        return self.projection.embedding.add_prefix(embedded, values, known >= 0)
 
-    def _recall(self, estimate: Tensor) -> Tensor:
-        """Logits as wide as tokens, ``(B, T, W)``, by the weights that embed noise."""
-        # As long as noise where it is sure.
-        certain = self.process.num_bins**0.5 * estimate.float().softmax(dim=-1)
-        weight = self.projection.embedding.weight
-        joined = certain.reshape(len(estimate), len(self.projection.positions), -1)
-        return F.linear(joined.to(weight.dtype), weight)
+    def _condition_on_estimate(self, embedded: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+        """Add the estimate of a first pass to half of the samples, under self-conditioning."""
+        add_estimate = self.projection.embedding.add_estimate
+        if not self.self_conditioning:
+            return embedded
+        # Computed for all samples, so that processes take the same number of passes.
+        with torch.no_grad():
+            logits = self._refine(add_estimate(embedded), tau, prefix)
+        # Some versions of PyTorch would reuse weights that autocast has cast without gradients.
+        torch.clear_autocast_cache()
+        keep = sample_uniform((len(tau),), self.generator, tau.device) < 0.5
+        return add_estimate(embedded, logits, keep)
+
+    def _refine(self, embedded: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+        """Logits ``(B, L, K)`` of expert tokens ``(B, T, W)``."""
+        logits = self.projection.project_out(self.expert(embedded, prefix, tau))
+        return logits.view(len(logits), self.num_tokens, self.process.num_bins)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Log token accuracy, overall and against τ: does x_τ tell the network anything?"""
-        super().on_train_batch_end(outputs, batch, batch_idx)  # type: ignore[arg-type]
+        """Log token accuracy, overall and by τ; flat in τ, x_τ does not inform the network."""
         if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_accuracy("train")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracy on held-out windows too."""
-        super().on_validation_epoch_end()
-        if self._accuracy().update_called:
+        """Log token accuracy on held-out chunks."""
+        if self._stage_accuracy().update_called:
             self._log_accuracy("val")
 
-    def _accuracy(self) -> TokenAccuracy:
-        """The count of the stage at hand."""
+    def _stage_accuracy(self) -> TokenAccuracy:
         stage = "on_train" if self.training else "on_val"
         return cast(TokenAccuracy, self.accuracy[stage])
 
     def _log_accuracy(self, stage: str) -> None:
-        accuracy = self._accuracy()
-        found = accuracy.compute()
-        self.log(f"{stage}/token_accuracy", found["overall"])
-        for (low, high), value in zip(
-            pairwise(accuracy.edges.tolist()), found["by_tau"], strict=True
-        ):
+        accuracy = self._stage_accuracy()
+        values = accuracy.compute()
+        self.log(f"{stage}/token_accuracy", values["overall"])
+        bins = pairwise(accuracy.edges.tolist())
+        for (low, high), value in zip(bins, values["by_tau"], strict=True):
             if not value.isnan():
-                self.log(f"{stage}_accuracy_by_tau/{low:g}-{high:g}", value)
+                self.log(f"{stage}/token_accuracy/tau_{low:g}-{high:g}", value)
         accuracy.reset()

@@ -1,4 +1,4 @@
-"""E0's hybrid: flow matching and one-hot diffusion side by side in one expert."""
+"""E0's hybrid: flow matching and one-hot diffusion in one expert."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from e0_lightning.diffusion.inpainting import inpaint_denoiser, inpaint_velocity
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Sampler, TweedieSampler
 from e0_lightning.networks.action_expert import ActionExpert
-from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.types import ActionSample, Batch
+from e0_lightning.types import ActionSample, NormalizedBatch
 
 
 class E0Hybrid(Policy):
-    """A flow over steps, and a one-hot diffusion over tokens that sees it.
+    """A flow over steps, and a one-hot diffusion over tokens that attend to it.
 
-    H flow tokens precede ``H·D`` one-hot tokens; the first do not see the second. Both are at the
-    same τ. ``loss = ½ ‖v − (A − ε)‖² + ½ CE``, and the chunk is the mean of what the flow ends at
-    and what the tokens read (the checkpoints released with E0, arXiv 2511.21542).
+    H flow tokens precede ``H·D`` one-hot tokens; flow tokens do not attend to one-hot tokens. Both
+    are at the same τ. ``loss = ½ ‖v − (A − ε)‖² + ½ CE``, and the chunk is the mean of the end of
+    the flow and the values of the tokens (the checkpoints released with E0, arXiv 2511.21542).
 
     Args:
-        encoder: Observations to prefix.
+        encoder: Encoder of observations to a prefix.
         expert: Transformer over both kinds of token.
-        actions: Robot units to normalized chunks.
-        flow: Path of the continuous chunk, and the tau_distribution of τ for both.
-        process: Noise on one-hot tokens and its bins K; its own tau_distribution of τ is not used.
+        actions: Conversion of robot units to normalized chunks.
+        flow: Path of the continuous chunk, and the distribution of τ for both.
+        process: Noise on one-hot tokens and its bins K; its own distribution of τ is not used.
         sampler: Rule, schedule and read-out of the tokens; the flow takes the same steps.
-        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
     """
 
     def __init__(
@@ -52,68 +52,69 @@ class E0Hybrid(Policy):
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
         self.tokenizer = ActionTokenizer(self.process.num_bins)
-        self.tokens = actions.horizon * actions.width
+        self.num_tokens = actions.horizon * actions.width
         self.expert = expert.connect(encoder.language)
         bins, width = self.process.num_bins, expert.width
         self.flow_projection = ActionProjection(
             nn.Linear(actions.width, width), actions.horizon, width, actions.width
         )
-        self.token_projection = ActionProjection(nn.Linear(bins, width), self.tokens, width, bins)
+        self.token_projection = ActionProjection(
+            NoisyTokenEmbedding(bins, width), self.num_tokens, width, bins
+        )
 
-    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+    def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
         """Half the squared error of the velocity, half the cross-entropy of the tokens."""
-        valid = self.actions.loss_mask(batch["valid"])
-        tau = self.flow.tau_distribution.sample(len(valid), device=valid.device)
-        x_tau, target = self.flow.corrupt(batch["actions"], tau, valid=valid)
-        velocity, longer = self._flow(x_tau, tau, prefix)
-        tokens, counted = self.tokenizer.encode(batch["actions"]).flatten(1), valid.flatten(1)
-        logits = self._denoise(self.process.corrupt(tokens, tau, valid=counted), tau, longer)
+        valid, generator = self.actions.loss_mask(batch["valid"]), self.generator
+        tau = self.flow.tau_distribution.sample(len(valid), generator, valid.device)
+        x_tau, target = self.flow.corrupt(batch["actions"], tau, generator, valid)
+        velocity, extended = self._flow(x_tau, tau, prefix)
+        tokens, token_valid = self.tokenizer.encode(batch["actions"]).flatten(1), valid.flatten(1)
+        noisy = self.process.corrupt(tokens, tau, generator, token_valid)
+        logits = self._denoise(noisy, tau, extended)
         return {
             "velocity": self.flow.loss(velocity, target, valid) / 2,
-            "cross_entropy": self.process.loss(logits, tokens, counted) / 2,
+            "cross_entropy": self.process.loss(logits, tokens, token_valid) / 2,
         }
 
-    def sample(self, prefix: Prefix) -> Tensor:
-        """Walk the flow and the tokens over the same levels, and average their ends."""
-        return E0Hybrid.draw(self, prefix).actions
-
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
-        """Walk what is not decided, and tell how sure the tokens are."""
-        ends = None if action_prefix is None else action_prefix.normalized
+    def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
+        """Integrate the flow, denoise the tokens over the same noise levels, and average."""
+        numbers = None if action_prefix is None else action_prefix.normalized
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
-        device = prefix.mask.device
-        levels = self.sampler.schedule(self.sampler.num_steps)
+        device, generator = prefix.mask.device, self.generator
+        taus = self.sampler.schedule(self.sampler.num_steps)
 
-        # The flow sees no token, so it can be walked to its end before they start.
+        # The flow attends to no one-hot token, so it is integrated before they are denoised.
         def velocity(x_tau: Tensor, tau: Tensor) -> Tensor:
             return self._flow(x_tau, tau, prefix)[0]
 
-        states = self.flow.integrate(inpaint_velocity(velocity, ends), shape, levels, device=device)
-        seen = iter(states)
+        states = self.flow.integrate(
+            inpaint_velocity(velocity, numbers), shape, taus, generator, device
+        )
+        remaining = iter(states)
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self._denoise(x_tau, tau, self._flow(next(seen), tau, prefix)[1])
+            return self._denoise(x_tau, tau, self._flow(next(remaining), tau, prefix)[1])
 
         tokens, logits = self.sampler(
             inpaint_denoiser(denoise, self.process, known),
             self.process,
-            (prefix.batch_size, self.tokens),
-            device=device,
+            (prefix.batch_size, self.num_tokens),
+            generator,
+            device,
         )
         values = self.tokenizer.read_out(tokens, logits, self.sampler.readout, self.sampler.window)
         chunk = (states[-1] + values.view(shape)) / 2
         return ActionSample(chunk, self.actions.normalized_entropy(logits))
 
     def _flow(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
-        """Velocity ``(B, H, width)`` of a chunk, and the prefix that its tokens see."""
-        # Padding has no velocity to learn, so what it would drift to must not be seen.
-        entered = self.flow_projection.embed(x_tau.masked_fill(self.actions.padding, 0.0))
-        refined, longer = self.expert.extend(entered, prefix, tau)
-        return self.flow_projection.project_out(refined), longer
+        """Velocity ``(B, H, width)`` of a chunk, and the prefix extended by its tokens."""
+        # Padding has no target velocity, so its state is hidden from the network.
+        inputs = self.flow_projection.embed(x_tau.masked_fill(self.actions.padding, 0.0))
+        refined, extended = self.expert.extend(inputs, prefix, tau)
+        return self.flow_projection.project_out(refined), extended
 
     def _denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
-        """Logits ``(B, L, K)`` for noisy tokens behind the flow's."""
-        return self.token_projection.project_out(
-            self.expert(self.token_projection.embed(x_tau), prefix, tau)
-        )
+        """Logits ``(B, L, K)`` for noisy tokens after those of the flow."""
+        refined = self.expert(self.token_projection.embed(x_tau), prefix, tau)
+        return self.token_projection.project_out(refined)

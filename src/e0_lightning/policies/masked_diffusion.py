@@ -16,22 +16,22 @@ from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.types import ActionSample, Batch
+from e0_lightning.types import ActionSample, NormalizedBatch
 
 
 class MaskedDiffusion(Policy):
-    """Fill in hidden tokens, the most confident ones first.
+    """Predicts masked tokens, and unmasks the most confident ones first.
 
-    Tokens are hidden behind a mask by a cosine schedule, and learnt under a cross-entropy; decoding
-    starts from masks alone, and hides again the tokens it comes to doubt.
+    Training masks tokens at ratios of a cosine schedule, under a cross-entropy; sampling starts
+    from masks alone, and remasks tokens whose probability falls.
 
     Args:
-        encoder: Observations to prefix.
+        encoder: Encoder of observations to a prefix.
         expert: Transformer over action tokens.
-        actions: Robot units to normalized chunks.
-        process: How training hides tokens, and the bins K.
-        sampler: Rounds, temperature and doubts of decoding.
-        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        actions: Conversion of robot units to normalized chunks.
+        process: Masking in training, and its bins K.
+        sampler: Rounds, temperature and remasking.
+        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
     """
 
     def __init__(
@@ -47,38 +47,43 @@ class MaskedDiffusion(Policy):
         self.process = process or TokenMasking()
         self.sampler = sampler or ConfidenceSampler()
         self.tokenizer = ActionTokenizer(self.process.num_bins)
-        self.tokens = actions.horizon * actions.width
+        self.num_tokens = actions.horizon * actions.width
+        # The network sees the ratio of masks in the tokens themselves.
         self.expert = expert.connect(encoder.language, diffusion_time=False)
-        embed = nn.Embedding(self.process.num_bins + 1, expert.width)
-        self.projection = ActionProjection(embed, self.tokens, expert.width, self.process.num_bins)
+        embedding = nn.Embedding(self.process.num_bins + 1, expert.width)
+        self.projection = ActionProjection(
+            embedding, self.num_tokens, expert.width, self.process.num_bins
+        )
 
-    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
-        """Cross-entropy of the hidden tokens."""
+    def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
+        """Cross-entropy of the masked tokens."""
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.loss_mask(batch["valid"]).flatten(1)
-        corrupted = self.process.corrupt(tokens, valid)
+        corrupted = self.process.corrupt(tokens, valid, self.generator)
         logits = self.predict(corrupted, prefix)
         return {"cross_entropy": self.process.loss(logits, tokens, corrupted, valid)}
 
-    def sample(self, prefix: Prefix) -> Tensor:
-        """Uncover chunks from masks alone."""
-        return MaskedDiffusion.draw(self, prefix).actions
+    def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
+        """Unmask chunks; the tokens of an action prefix are unmasked from the start.
 
-    def draw(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
-        """Uncover what is not decided; what is, the network sees from the start."""
+        There is no uncertainty: the last posterior is that of the tokens still masked then.
+        """
         known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         tokens, _ = self.sampler(
             inpaint_predictor(partial(self.predict, prefix=prefix), known),
             self.process,
-            (prefix.batch_size, self.tokens),
-            device=prefix.mask.device,
-            valid=~self.actions.padding.repeat(self.actions.horizon),
+            (prefix.batch_size, self.num_tokens),
+            self.generator,
+            prefix.mask.device,
+            valid=~self._padding(),
         )
         values = self.tokenizer.decode(tokens)
         return ActionSample(values.view(-1, self.actions.horizon, self.actions.width))
 
     def predict(self, tokens: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for tokens ``(B, L)``, K where masked."""
-        padding = self.actions.padding.repeat(self.actions.horizon)
-        seen = tokens.masked_fill(padding, self.process.mask)
-        return self.projection.project_out(self.expert(self.projection.embed(seen), prefix))
+        inputs = tokens.masked_fill(self._padding(), self.process.mask)
+        return self.projection.project_out(self.expert(self.projection.embed(inputs), prefix))
+
+    def _padding(self) -> Tensor:
+        return self.actions.padding.repeat(self.actions.horizon)

@@ -1,4 +1,4 @@
-"""Regression: all actions at once, under an absolute error (OpenVLA-OFT, arXiv 2502.19645)."""
+"""Regression: all actions in one pass, under an absolute error (OpenVLA-OFT, arXiv 2502.19645)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.diffusion.losses import masked_mean
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
-from e0_lightning.types import Batch
+from e0_lightning.types import ActionSample, NormalizedBatch
 
 
 class Regression(Policy):
-    """Read a chunk off empty tokens that see each other, in one pass.
+    """Predicts a chunk from position embeddings that attend to each other, in one pass.
 
-    ``loss = |Â(observation) − A|``, whose minimiser is the median of the actions: with two good
-    ways round an obstacle it chooses one, or what lies between. Parallel decoding with the L1
-    objective of OpenVLA-OFT (section IV); a step of the chunk is a token.
+    ``loss = |Â(observation) − A|``, minimized by the median of the actions: of two modes it
+    predicts one, or a value between them. Parallel decoding with the L1 objective of OpenVLA-OFT
+    (section IV); a step of the chunk is a token.
 
     Args:
-        encoder: Observations to prefix.
+        encoder: Encoder of observations to a prefix.
         expert: Transformer over the steps of a chunk.
-        actions: Robot units to normalized chunks.
-        common: ``optimizer``, ``fine_tuning`` and ``weights`` of every :class:`Policy`.
+        actions: Conversion of robot units to normalized chunks.
+        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
     """
 
     def __init__(
@@ -38,18 +39,22 @@ class Regression(Policy):
     ) -> None:
         super().__init__(encoder, actions, **common)
         self.expert = expert.connect(encoder.language, diffusion_time=False)
-        # The tokens hold nothing but their learned positions.
+        # The tokens are their learned positions.
         self.projection = ActionProjection(
             nn.Identity(), actions.horizon, expert.width, actions.width
         )
 
-    def losses(self, batch: Batch, prefix: Prefix) -> dict[str, Tensor]:
+    def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
         """Absolute error of the chunk."""
-        error = (self.sample(prefix).float() - batch["actions"]).abs()
+        error = (self._predict(prefix).float() - batch["actions"]).abs()
         return {"absolute_error": masked_mean(error, self.actions.loss_mask(batch["valid"]))}
 
-    def sample(self, prefix: Prefix) -> Tensor:
-        """Predict chunks; there is nothing to draw."""
-        weight = self.projection.positions
-        empty = weight.new_zeros(prefix.batch_size, *weight.shape)
-        return self.projection.project_out(self.expert(self.projection.embed(empty), prefix))
+    def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
+        """Predict chunks; there is no noise, and no action prefix."""
+        self.refuse_action_prefix(action_prefix)
+        return ActionSample(self._predict(prefix))
+
+    def _predict(self, prefix: Prefix) -> Tensor:
+        positions = self.projection.positions
+        inputs = positions.new_zeros(prefix.batch_size, *positions.shape)
+        return self.projection.project_out(self.expert(self.projection.embed(inputs), prefix))

@@ -1,1 +1,1 @@
-"""How a policy is trained: optimizer, fine-tuning, sharding, callbacks."""
+"""Training of a policy: optimizer, fine-tuning, sharding, checkpoint files, callbacks."""

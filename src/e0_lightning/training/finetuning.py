@@ -1,39 +1,45 @@
-"""Which parts of a policy are trained, how fast, and what their memory is traded for."""
+"""Freezing, per-part learning rates, LoRA, gradient checkpointing and compilation."""
 
 from __future__ import annotations
 
-from os import PathLike
+from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 PREFIXES = {"vision": "encoder.vision.", "language": "encoder.language.", "expert": "expert."}
 PARTS = (*PREFIXES, "other")
-# The networks that a checkpoint to start from must fill; around them, sizes are the robot's.
-PRETRAINED = (*PREFIXES.values(), "encoder.projector.")
+NETWORKS = {
+    "vision": "encoder.vision.backbone",
+    "language": "encoder.language.model",
+    "expert": "expert",
+}
+"""Part of a policy to its network."""
 
 
 def part_of(name: str) -> str:
-    """Part of a policy, one of ``PARTS``, that a weight belongs to by its name."""
+    """Part of a policy, one of ``PARTS``, that a parameter belongs to by its name."""
     return next((part for part, prefix in PREFIXES.items() if name.startswith(prefix)), "other")
 
 
 class FineTuning:
-    """Frozen parts, lr_multipliers of their own, adapters, and activations computed twice.
+    """Trains parts of a policy with adapters, at other learning rates, or in less memory.
 
-    Parts are ``vision``, ``language``, ``expert`` and ``other``: projector, state and what stands
-    around the expert.
+    Parts are ``vision``, ``language``, ``expert`` and ``other``: projector, state embedding and
+    the layers around the expert.
 
     Args:
-        lr_multipliers: Part to factor on the learning rate; 0 freezes it, absent is 1.
-        lora: Part to rank of low-rank adapters on its linear layers, all else in the part frozen
+        lr_multipliers: Part to factor on the learning rate; absent is 1. 0 freezes the part: its
+            weights get no gradient, and it stays in evaluation mode (no dropout, constant batch
+            norm statistics).
+        lora: Part to rank of low-rank adapters on its linear layers, or on the convolutions of a
+            backbone without linear layers; the other weights of the part are frozen
             (LoRA, arXiv 2106.09685; scaled by 1). Not for ``other``. Needs peft.
-        gradient_checkpointing: Compute activations of vision, language model and expert again in
-            the backward pass instead of keeping them.
-        compile: Backend of ``torch.compile`` for the layers of vision and expert, e.g.
-            ``inductor``; None leaves them as they are.
+        gradient_checkpointing: Recompute the activations of vision, language model and expert in
+            the backward pass instead of storing them.
+        compile: Backend of ``torch.compile`` for the repeated blocks of vision, language model and
+            expert, e.g. ``inductor``; None compiles nothing.
 
     Raises:
         ValueError: If there is no such part.
@@ -48,34 +54,54 @@ class FineTuning:
     ) -> None:
         self.lr_multipliers, self.lora = dict(lr_multipliers or {}), dict(lora or {})
         self.gradient_checkpointing, self.compile = gradient_checkpointing, compile
-        unknown = [part for part in (*self.lr_multipliers, *self.lora) if part not in PARTS]
-        if unknown or "other" in self.lora:
-            raise ValueError(
-                f"fine_tuning: no such part {unknown or ['other']} here; lr_multipliers takes "
-                f"{list(PARTS)}, lora takes {list(PREFIXES)}."
-            )
+        self.is_applied = False
+        for option, given, parts in (
+            ("lr_multipliers", self.lr_multipliers, PARTS),
+            ("lora", self.lora, tuple(PREFIXES)),
+        ):
+            if unknown := [part for part in given if part not in parts]:
+                raise ValueError(
+                    f"fine_tuning.{option}: expected parts among {list(parts)}, got {unknown}."
+                )
 
     def apply(self, policy: nn.Module) -> None:
-        """Freeze, add adapters and set how layers are run; once, after weights are loaded."""
+        """Freeze, add adapters, set checkpointing and compile; a second call changes nothing.
+
+        Args:
+            policy: Policy with its pretrained weights loaded.
+
+        Raises:
+            ValueError: If a network does not support one of the options.
+        """
+        if self.is_applied:
+            return
+        self.is_applied = True
         for part, rank in self.lora.items():
-            _add_adapters(_transformer(policy, part), rank, part)
+            _add_adapters(_network(policy, part), rank, part)
         for name, parameter in policy.named_parameters():
             if self.lr_multipliers.get(part_of(name)) == 0:
                 parameter.requires_grad_(False)
         if self.gradient_checkpointing:
             cast(Any, policy).encoder.language.recompute()
             cast(Any, policy).expert.gradient_checkpointing = True
-            backbone = _transformer(policy, "vision")
-            if hasattr(backbone, "set_grad_checkpointing"):
-                cast(Any, backbone).set_grad_checkpointing(True)
+            _checkpoint_vision(_network(policy, "vision"))
         if self.compile is not None:
-            for part in ("vision", "expert"):
-                layers = _transformer(policy, part)
-                for layer in getattr(layers, "layers", getattr(layers, "blocks", [])):
-                    layer.compile(backend=self.compile)
+            for part in NETWORKS:
+                _compile_blocks(_network(policy, part), self.compile, part)
+        self.keep_frozen_in_eval(policy)
 
-    def factors(self, policy: nn.Module) -> dict[nn.Parameter, float]:
-        """Factor on the learning rate of each weight of a part that has one."""
+    def keep_frozen_in_eval(self, policy: nn.Module) -> None:
+        """Put frozen parts in evaluation mode; call after each ``policy.train()``."""
+        for part in NETWORKS:
+            if self.lr_multipliers.get(part) == 0:
+                _eval_mode(_network(policy, part))
+            elif part in self.lora:
+                for module in _network(policy, part).modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+
+    def multipliers(self, policy: nn.Module) -> dict[nn.Parameter, float]:
+        """Learning-rate multiplier of each parameter of a part that has one."""
         return {
             parameter: self.lr_multipliers[part_of(name)]
             for name, parameter in policy.named_parameters()
@@ -83,52 +109,58 @@ class FineTuning:
         }
 
 
-def start_from(policy: nn.Module, path: str | PathLike[str]) -> None:
-    """Copy the weights of a checkpoint into a policy, and nothing else of it.
+def repeated_blocks(network: nn.Module) -> list[nn.Module]:
+    """Outermost blocks that a network repeats: transformer layers, stages or residual blocks.
 
-    Vision, language model, projector and expert must be those of the checkpoint; whatever else has
-    another shape, as for another robot, keeps its start.
-
-    Args:
-        policy: Without adapters.
-        path: A checkpoint of any policy, such as ``e0 import-weights`` writes.
-
-    Raises:
-        ValueError: If the file is no checkpoint, or its networks are others.
+    They are the members of lists and sequences whose members are all of one class with submodules:
+    ``layers`` of a language model, ``blocks`` of a ViT, ``stages`` of a ConvNeXt, ``layer1`` … of a
+    ResNet.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("state_dict")
-    if state is None:
-        raise ValueError(f"weights: {path} holds no state_dict; give a checkpoint of a policy.")
-    kept, misfits = [], []
-    for name, parameter in policy.named_parameters():
-        found = state.get(name)
-        if found is not None and found.shape == parameter.shape:
-            with torch.no_grad():
-                parameter.copy_(found)
-        elif name.startswith(PRETRAINED):
-            shape = None if found is None else tuple(found.shape)
-            misfits.append(f"  {name}: {tuple(parameter.shape)} here, {shape} there")
-        else:
-            kept.append(name)
-    for name, buffer in policy.named_buffers():
-        # Such as the running statistics of a batch norm.
-        found = state.get(name) if name.startswith(PRETRAINED) else None
-        if found is not None and found.shape == buffer.shape:
-            buffer.copy_(found)
-    if misfits:
+    return list(_walk_blocks(network))
+
+
+def _walk_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    members = list(module.children())
+    is_list = isinstance(module, nn.Sequential | nn.ModuleList)
+    is_repeated = len({type(member) for member in members}) == 1 and any(members[0].children())
+    if is_list and is_repeated:
+        yield from members
+        return
+    for member in members:
+        yield from _walk_blocks(member)
+
+
+def _network(policy: nn.Module, part: str) -> nn.Module:
+    return policy.get_submodule(NETWORKS[part])
+
+
+def _eval_mode(network: nn.Module) -> None:
+    """Evaluation mode, except for the flag by which layers with checkpointing recompute."""
+    network.eval()
+    for module in network.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+
+
+def _checkpoint_vision(backbone: nn.Module) -> None:
+    try:
+        cast(Any, backbone).set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
         raise ValueError(
-            f"weights: {len(misfits)} tensors of {path} do not fit the model:\n"
-            + "\n".join(misfits[:8])
-            + "\nGive the model the networks that the checkpoint was made with. Adapters are no "
-            "weights to start from."
+            "fine_tuning.gradient_checkpointing: expected a timm backbone that supports it, got "
+            f"{type(backbone).__name__}. Leave the option off, or choose another backbone."
+        ) from error
+
+
+def _compile_blocks(network: nn.Module, backend: str, part: str) -> None:
+    blocks = repeated_blocks(network)
+    if not blocks:
+        raise ValueError(
+            f"fine_tuning.compile: expected repeated blocks in {part}, got none in "
+            f"{type(network).__name__}. Set compile to null, or choose another network."
         )
-    rank_zero_info(f"Started from {path}; new are {', '.join(kept) or 'none'}.")
-
-
-def _transformer(policy: Any, part: str) -> nn.Module:
-    """The network of a part."""
-    owner = {"vision": "encoder.vision.backbone", "language": "encoder.language.model"}
-    return cast(nn.Module, policy.get_submodule(owner.get(part, part)))
+    for block in blocks:
+        block.compile(backend=backend)
 
 
 def _add_adapters(network: nn.Module, rank: int, part: str) -> None:
@@ -138,11 +170,23 @@ def _add_adapters(network: nn.Module, rank: int, part: str) -> None:
         raise ValueError(
             f"fine_tuning.lora[{part!r}] needs peft: pip install 'e0-lightning[finetune]'."
         ) from error
-    # What no gradient reaches (the end of a language model's last layer) needs no adapter.
-    linear = [
-        name
+    # A layer without gradient, at the end of a language model's last layer, needs no adapter.
+    trainable = {
+        name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad
+        if isinstance(getattr(module, "weight", None), nn.Parameter)
+        and cast(nn.Parameter, module.weight).requires_grad
+    }
+    linear = [name for name, module in trainable.items() if isinstance(module, nn.Linear)]
+    convolutions = [
+        name
+        for name, module in trainable.items()
+        if isinstance(module, nn.Conv2d) and module.groups == 1
     ]
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear)
+    if not (linear or convolutions):
+        raise ValueError(
+            f"fine_tuning.lora[{part!r}]: expected linear or ungrouped convolutional layers, got "
+            f"none in {type(network).__name__}. Train the part without adapters."
+        )
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear or convolutions)
     inject_adapter_in_model(config, network)

@@ -1,4 +1,4 @@
-"""How weights are moved: AdamW under a linear warm-up and a cosine decay."""
+"""AdamW with linear warm-up and cosine decay, and optimizer states by parameter name."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class CosineAdamW:
-    """AdamW; the rate rises linearly to its peak, then falls by a cosine (E0, section 4).
+    """AdamW whose learning rate rises linearly, then falls by a cosine (E0, section 4).
 
-    The paper warms up for 10 000 of 30 000 steps and keeps ``peak = final = 5e-5``.
+    The paper warms up for 10 000 of 30 000 steps and keeps ``lr = min_lr = 5e-5``.
 
     Args:
-        lr: Highest learning rate.
+        lr: Peak learning rate, positive.
         min_lr: Learning rate at the last step.
         warmup_steps: Steps from 0 to the peak.
-        weight_decay: Decoupled decay, for matrices only (not for biases and norms).
+        weight_decay: Decoupled weight decay of matrices; biases and norms have none.
         betas: AdamW's averaging coefficients.
+
+    Raises:
+        ValueError: If a rate or a number of steps is out of range.
     """
 
     def __init__(
@@ -32,36 +35,42 @@ class CosineAdamW:
         weight_decay: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
+        if lr <= 0 or min_lr < 0 or warmup_steps < 0:
+            raise ValueError(
+                "optimizer: expected lr > 0, min_lr ≥ 0 and warmup_steps ≥ 0, "
+                f"got {lr}, {min_lr} and {warmup_steps}."
+            )
         self.lr, self.min_lr, self.warmup_steps = lr, min_lr, warmup_steps
         self.weight_decay, self.betas = weight_decay, betas
 
-    def rate(self, step: int, total: float) -> float:
-        """Learning rate at a step of ``total``."""
+    def lr_at(self, step: int, num_steps: float) -> float:
+        """Learning rate at a step of ``num_steps``; ``inf`` keeps the peak after warm-up."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
-        if not math.isfinite(total):
+        if not math.isfinite(num_steps):
             return self.lr
-        progress = min((step - self.warmup_steps) / max(total - self.warmup_steps, 1), 1.0)
+        decay_steps = max(num_steps - self.warmup_steps, 1)
+        progress = min((step - self.warmup_steps) / decay_steps, 1.0)
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
     def configure(
         self,
         parameters: Iterable[nn.Parameter],
-        total: float,
-        factors: Mapping[nn.Parameter, float] | None = None,
+        num_steps: float,
+        lr_multipliers: Mapping[nn.Parameter, float] | None = None,
     ) -> dict[str, Any]:
-        """What ``configure_optimizers`` returns.
+        """Build the optimizer and its schedule, as ``configure_optimizers`` returns them.
 
         Args:
-            parameters: All weights; those that need no gradient are left out.
-            total: Optimizer steps of the run.
-            factors: Weight to factor on its learning rate, where it is not 1.
+            parameters: All parameters; those that need no gradient are left out.
+            num_steps: Optimizer steps of the run.
+            lr_multipliers: Parameter to factor on its learning rate, where it is not 1.
         """
-        factors = factors or {}
+        multipliers = lr_multipliers or {}
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         groups = []
-        for factor in dict.fromkeys([1.0, *factors.values()]):
-            members = [p for p in trained if factors.get(p, 1.0) == factor]
+        for factor in dict.fromkeys([1.0, *multipliers.values()]):
+            members = [p for p in trained if multipliers.get(p, 1.0) == factor]
             groups += [
                 {
                     "params": [p for p in members if (p.ndim > 1) == is_matrix],
@@ -71,40 +80,45 @@ class CosineAdamW:
                 for is_matrix in (True, False)
             ]
         groups = [group for group in groups if group["params"]]
+        if not groups:
+            raise ValueError(
+                "fine_tuning: expected parameters to train, got none: every part is frozen. "
+                "Give a part a multiplier above 0."
+            )
         optimizer = AdamW(groups, lr=self.lr, betas=self.betas)
-        schedule = LambdaLR(optimizer, lambda step: self.rate(step, total) / self.lr)
+        schedule = LambdaLR(optimizer, lambda step: self.lr_at(step, num_steps) / self.lr)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
         }
 
 
-def name_states(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Put the names of weights in place of their numbers in the state of an optimizer.
+def name_optimizer_state(state: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Replace the parameter indices in an optimizer's state by names.
 
-    Strategies number weights in different orders; a name means the same under each.
+    Strategies number parameters in different orders; a name means the same under each.
 
     Args:
-        state: ``state_dict`` of an optimizer, or nothing, as processes have that do not save.
-        names: Name of each number.
+        state: ``state_dict`` of an optimizer, empty on processes that do not save.
+        names: Name of each index.
     """
-    if not all(isinstance(number, int) for number in state.get("state", {})):
+    if not all(isinstance(index, int) for index in state.get("state", {})):
         return state
     groups = [
-        group | {"params": [names[number] for number in group["params"]]}
+        group | {"params": [names[index] for index in group["params"]]}
         for group in state.get("param_groups", [])
     ]
-    values = {names[number]: value for number, value in state.get("state", {}).items()}
+    values = {names[index]: value for index, value in state.get("state", {}).items()}
     return state | {"state": values, "param_groups": groups}
 
 
-def numbered(module: nn.Module, optimizer: Optimizer, sharded: bool) -> list[str]:
-    """Names of a module's weights in the order of the numbers that its strategy gives them.
+def parameter_names(module: nn.Module, optimizer: Optimizer, sharded: bool) -> list[str]:
+    """Names of a module's parameters in the order in which its strategy numbers them.
 
     Args:
-        module: What is trained.
-        optimizer: Of its weights.
-        sharded: Whether the weights are spread over processes, and numbered as the module has them.
+        module: Trained module.
+        optimizer: Optimizer of its parameters.
+        sharded: Whether parameters are sharded; then the order is the module's own.
     """
     names = {parameter: name for name, parameter in module.named_parameters()}
     if sharded:

@@ -1,4 +1,4 @@
-"""What `lightning predict` leaves on disk."""
+"""Files that `lightning predict` writes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from torch import Tensor
 
 from e0_lightning.types import Batch
 
+COLUMNS = ("predicted", "actions", "state", "valid", "instruction", "demo", "step")
+
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes the chunks a policy chooses beside those of the demonstrator, batch by batch.
+    """Writes predicted action chunks beside those of the demonstrator, batch by batch.
 
-    ``predictions/rank_<i>.h5`` in the trainer's log directory gets ``predicted`` and ``actions``
-    ``(N, H, D)`` and ``state`` ``(N, Q)`` in robot units, and ``valid`` ``(N, H)``, window by
-    window in the order of the data: of ``RobotDemos``, the episodes that are held out.
+    ``predictions/rank_<i>.h5`` in the trainer's log directory holds ``predicted`` and ``actions``
+    ``(N, H, D)`` and ``state`` ``(N, Q)`` in robot units, ``valid`` ``(N, H)``, and
+    ``instruction``, ``demo`` and ``step`` ``(N,)`` where the data has them, in the order of the
+    data; of ``RobotDemos``, the held-out demonstrations. Numbers are stored with checksums.
     """
 
     def __init__(self) -> None:
@@ -28,8 +31,8 @@ class PredictionWriter(BasePredictionWriter):
         self._path = Path()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new file."""
-        # Asking a trainer for its log directory is a collective call: every rank, once.
+        """Start a new file."""
+        # The log directory is a collective call: every rank, once.
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"rank_{trainer.global_rank}.h5"
@@ -46,20 +49,31 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Append a batch."""
-        told: dict[str, Any] = {"predicted": prediction, **batch}
+        columns: dict[str, Any] = {"predicted": prediction, **batch}
         with h5py.File(self._path, "a") as file:
-            for name in ("predicted", "actions", "state", "valid"):
-                _append(file, name, told[name].cpu().numpy())
+            for name in COLUMNS:
+                if name in columns:
+                    _append(file, name, columns[name])
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where they are."""
+        """Print the path."""
         print(f"\n{self._path}")
 
 
-def _append(file: h5py.File, name: str, rows: np.ndarray[Any, Any]) -> None:
+def _append(file: h5py.File, name: str, values: Tensor | Sequence[Any]) -> None:
+    rows = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    is_text = rows.dtype.kind in "OU"
+    if is_text:
+        rows = rows.astype(object)
     if name not in file:
-        file.create_dataset(name, data=rows, maxshape=(None, *rows.shape[1:]))
+        file.create_dataset(
+            name,
+            data=rows,
+            maxshape=(None, *rows.shape[1:]),
+            dtype=h5py.string_dtype() if is_text else rows.dtype,
+            fletcher32=not is_text,
+        )
         return
-    held: h5py.Dataset = file[name]
-    held.resize(len(held) + len(rows), axis=0)
-    held[-len(rows) :] = rows
+    dataset: h5py.Dataset = file[name]
+    dataset.resize(len(dataset) + len(rows), axis=0)
+    dataset[-len(rows) :] = rows

@@ -11,7 +11,7 @@ from e0_lightning.benchmarks.memory import (
 )
 from e0_lightning.policies.checkpoint import build_policy
 
-from .conftest import tiny_settings
+from tiny_policy import tiny_settings
 
 
 def tiny(**changes):
@@ -25,7 +25,7 @@ def kept(policy):
 
 
 def test_parts_add_up_and_frozen_weights_are_not_trained():
-    policy = tiny(fine_tuning={"rates": {"vision": 0}})
+    policy = tiny(fine_tuning={"lr_multipliers": {"vision": 0}})
     counts = count_parameters(policy)
     assert sum(total for total, _ in counts.values()) == sum(p.numel() for p in policy.parameters())
     assert counts["vision"][1] == 0 < counts["vision"][0]

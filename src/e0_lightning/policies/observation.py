@@ -1,0 +1,102 @@
+"""Observations at the border of a policy: validation, and sampling by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from e0_lightning.random import Generator
+from e0_lightning.types import ActionSample, Observation
+
+MAX_PIXEL = 1.001
+"""Largest value of float images; interpolation may exceed 1 by a rounding error."""
+
+
+def check_values(observation: Observation) -> Observation:
+    """Refuse types, shapes and values that a policy would misread.
+
+    Args:
+        observation: As a caller of :meth:`Policy.act` passes it.
+
+    Returns:
+        The observation with a float32 state.
+
+    Raises:
+        ValueError: If the instruction is no list of sentences, the state is not ``(B, Q)`` finite
+            numbers, an image is neither uint8 nor float in [0, 1], or batch sizes differ.
+    """
+    instruction, state, images = (observation[key] for key in ("instruction", "state", "images"))
+    if isinstance(instruction, str) or not all(isinstance(text, str) for text in instruction):
+        raise ValueError(
+            f"instruction: expected a list of B sentences, got {instruction!r:.80}. "
+            "Pass [sentence] for one observation."
+        )
+    for name, tensor in (("state", state), *images.items()):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{name}: expected a torch.Tensor, got {type(tensor).__name__}. "
+                "Convert it with torch.as_tensor."
+            )
+    if state.ndim != 2 or not (state.is_floating_point() and state.isfinite().all()):
+        raise ValueError(
+            "state: expected finite float numbers of shape (B, Q), got "
+            f"{_describe(state)}. Check the sensors of the robot."
+        )
+    for view, frames in images.items():
+        is_float = frames.is_floating_point()
+        in_range = not is_float or bool(((frames >= 0) & (frames <= MAX_PIXEL)).all())
+        if not (is_float or frames.dtype == torch.uint8) or not in_range:
+            raise ValueError(
+                f"images[{view!r}]: expected uint8, or float in [0, 1], got {_describe(frames)}. "
+                "Convert frames with .to(torch.uint8)."
+            )
+    sizes = {"instruction": len(instruction), "state": len(state)}
+    sizes |= {view: len(frames) for view, frames in images.items()}
+    if "noise_seed" in observation:
+        sizes["noise_seed"] = len(observation["noise_seed"])
+    if len(set(sizes.values())) != 1 or len(state) == 0:
+        raise ValueError(f"observation: expected one batch size B of at least 1, got {sizes}.")
+    return cast(Observation, {**observation, "state": state.float()})
+
+
+def sample_seeded(
+    sample: Callable[[Observation, Generator], ActionSample], observation: Observation, by_row: bool
+) -> ActionSample:
+    """Sample with one generator per row, from ``noise_seed``.
+
+    Args:
+        sample: Samples action chunks for observations with given generators.
+        observation: With ``noise_seed``.
+        by_row: Compute rows one at a time, so that they are bit-identical in any batch: kernels
+            round differently by batch size, and padding follows the longest instruction.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in observation["noise_seed"]]
+    if not by_row:
+        return sample(observation, generators)
+    samples = [
+        sample(_row(observation, index), [generator]) for index, generator in enumerate(generators)
+    ]
+    uncertainty = [each.uncertainty for each in samples if each.uncertainty is not None]
+    return ActionSample(
+        torch.cat([each.actions for each in samples]),
+        torch.cat(uncertainty) if uncertainty else None,
+    )
+
+
+def _row(value: Any, index: int) -> Any:
+    """An observation of batch size 1."""
+    if isinstance(value, dict):
+        return {name: _row(inner, index) for name, inner in value.items()}
+    return value[index : index + 1]
+
+
+def _describe(tensor: Tensor) -> str:
+    text = f"{tensor.dtype} of shape {tuple(tensor.shape)}".removeprefix("torch.")
+    if not tensor.numel():
+        return text
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        return f"{text} with NaN or infinity"
+    return f"{text} from {tensor.min().item():g} to {tensor.max().item():g}"
