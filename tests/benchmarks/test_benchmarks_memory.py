@@ -10,7 +10,6 @@ from e0_lightning.benchmarks.memory import (
     random_batch,
 )
 from e0_lightning.policies.checkpoint import build_policy
-
 from tiny_policy import tiny_settings
 
 

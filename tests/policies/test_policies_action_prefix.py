@@ -1,16 +1,14 @@
-"""Chunks that go on from action_prefix actions, and how sure a policy is of them."""
+"""Action prefixes of real-time chunking, and the uncertainty of sampled actions."""
 
 import pytest
 import torch
 
-from e0_lightning.actions.action_prefix import doubt, read_action_prefix
-from e0_lightning.types import ActionSampler
+from e0_lightning.actions.action_prefix import read_action_prefix
+from tiny_policy import ACTIONS, DIM, HORIZON, STATE, ready_policy, tiny_settings
 
-from .conftest import DIM, HORIZON, STATE, ready_policy, tiny_settings
-
-RELATIVE = tiny_settings()["init_args"]["actions"] | {
+RELATIVE = ACTIONS | {
     "model_dim": 5,
-    "relative": {"actions": [0, 1], "state": [3, 4]},
+    "relative": {"actions": [0, 1], "state": {"qpos": [3, 4]}},
 }
 BINS = {"process": {"num_bins": 32}}
 POLICIES = {
@@ -29,103 +27,92 @@ def policy(request):
     return ready_policy(POLICIES[request.param])
 
 
-def tails(*lengths):
-    """ActionPrefix actions of these lengths; the last number of each lies far out of range."""
+def prefixes(*lengths):
+    """Action prefixes of these lengths; the last number of each is an outlier."""
     generator = torch.Generator().manual_seed(4)
-    drawn = [torch.rand(length, DIM, generator=generator) for length in lengths]
-    for tail in drawn:
-        tail[-1:, -1:] = 100.0
-    return drawn
+    actions = [torch.rand(length, DIM, generator=generator) for length in lengths]
+    for prefix in actions:
+        prefix[-1:, -1:] = 100.0
+    return actions
 
 
-def sample_actions(policy, batch, **observed):
-    torch.manual_seed(7)
-    return policy.sample_actions({**batch, **observed})
+def sample_actions(policy, batch, **changes):
+    return policy.sample_actions({**batch, "noise_seed": [1, 2, 3, 4], **changes})
 
 
-def test_committed_actions_come_back_to_the_bit_and_others_of_the_batch_are_as_ever(policy, batch):
-    action_prefix = tails(2, 0, HORIZON - 1, 0)
-    actions = sample_actions(policy, batch, action_prefix=action_prefix).actions
-    for chunk, tail in zip(actions, action_prefix, strict=True):
-        assert torch.equal(chunk[: len(tail)], tail)
-    torch.testing.assert_close(actions[[1, 3]], sample_actions(policy, batch).actions[[1, 3]])
+def test_a_prefix_is_returned_to_the_bit_and_other_rows_are_unchanged(policy, batch):
+    given = prefixes(2, 0, HORIZON - 1, 0)
+    actions = sample_actions(policy, batch, action_prefix=given).actions
+    for chunk, prefix in zip(actions, given, strict=True):
+        assert torch.equal(chunk[: len(prefix)], prefix)
+    assert torch.equal(actions[[1, 3]], sample_actions(policy, batch).actions[[1, 3]])
     assert actions.isfinite().all()
 
 
-def test_no_tail_and_empty_tails_change_nothing(policy, batch):
-    assert torch.equal(
-        sample_actions(policy, batch).actions,
-        sample_actions(policy, batch, action_prefix=tails(0, 0, 0, 0)).actions,
-    )
-    assert isinstance(policy, ActionSampler)
-    torch.manual_seed(7)
-    assert torch.equal(policy.act(batch), sample_actions(policy, batch).actions)
+def test_empty_prefixes_change_nothing(policy, batch):
+    expected = sample_actions(policy, batch).actions
+    empty = sample_actions(policy, batch, action_prefix=prefixes(0, 0, 0, 0)).actions
+    assert torch.equal(empty, expected)
 
 
-def test_uncertainty_is_a_share_and_none_of_it_is_of_what_is_committed(policy, batch):
-    action_prefix = tails(2, 0, HORIZON - 1, 0)
-    uncertainty = sample_actions(policy, batch, action_prefix=action_prefix).uncertainty
+def test_uncertainty_is_zero_in_the_prefix_and_positive_after_it(policy, batch):
+    given = prefixes(2, 0, HORIZON - 1, 0)
+    uncertainty = sample_actions(policy, batch, action_prefix=given).uncertainty
     if type(policy).__name__ in ("FlowMatching", "MaskedDiffusion"):
         assert uncertainty is None
         return
     assert uncertainty.shape == (4, HORIZON)
     assert (uncertainty <= 1 + 1e-6).all()
-    for shares, tail in zip(uncertainty, action_prefix, strict=True):
-        assert (shares[: len(tail)] == 0).all()
-        assert (shares[len(tail) :] > 0).all()
+    for row, prefix in zip(uncertainty, given, strict=True):
+        assert (row[: len(prefix)] == 0).all()
+        assert (row[len(prefix) :] > 0).all()
 
 
-def test_committed_actions_are_seen_relative_to_the_new_state(batch):
+def test_a_prefix_is_relative_to_the_new_state(batch):
     space = ready_policy(POLICIES["E0"]).actions
-    found = read_action_prefix({**batch, "action_prefix": tails(2, 0, 3, 1)}, space)
-    whole = space.normalize(found.actions, batch["state"])
-    assert torch.equal(found.chunk[2, :3, :DIM], whole[2, :3, :DIM])
-    assert found.chunk[..., DIM:].isnan().all()
-    assert found.chunk[1].isnan().all()
+    prefix = read_action_prefix({**batch, "action_prefix": prefixes(2, 0, 3, 1)}, space)
+    whole = space.normalize(prefix.actions, batch["state"])
+    assert torch.equal(prefix.normalized[2, :3, :DIM], whole[2, :3, :DIM])
+    assert prefix.normalized[..., DIM:].isnan().all()
+    assert prefix.normalized[1].isnan().all()
 
 
-def test_the_network_is_told_what_is_committed(batch):
+def test_the_tokens_of_a_prefix_are_inputs_of_every_step(batch):
     policy = ready_policy(POLICIES["E0"])
-    seen = []
-    denoise = policy.denoise
-    policy.denoise = lambda x, *rest: seen.append(x) or denoise(x, *rest)
-    action_prefix = tails(2, 0, 0, 0)
-    sample_actions(policy, batch, action_prefix=action_prefix)
-    found = read_action_prefix({**batch, "action_prefix": action_prefix}, policy.actions)
-    tokens = found.tokens(policy.tokenizer)
-    known = tokens >= 0
-    assert known[0].view(HORIZON, -1).sum(dim=1).tolist() == [DIM, DIM, 0, 0]
+    inputs, denoise = [], policy.denoise
+    policy.denoise = lambda x, *rest: inputs.append(x) or denoise(x, *rest)
+    given = prefixes(2, 0, 0, 0)
+    policy.act({**batch, "action_prefix": given})
+    prefix = read_action_prefix({**batch, "action_prefix": given}, policy.actions)
+    tokens = prefix.tokens(policy.tokenizer)
+    in_prefix = tokens >= 0
+    assert in_prefix[0].view(HORIZON, -1).sum(dim=1).tolist() == [DIM, DIM, 0, 0]
     assert tokens[0].max() == policy.process.num_bins - 1
-    for x_tau in seen:
-        assert x_tau.argmax(dim=-1)[known].equal(tokens[known])
-
-
-def test_a_policy_that_cannot_go_on_says_so(batch):
-    policy = ready_policy(tiny_settings("Regression"))
-    assert sample_actions(policy, batch).uncertainty is None
-    with pytest.raises(ValueError, match=r"action_prefix: found 2 .*Regression cannot continue"):
-        sample_actions(policy, batch, action_prefix=tails(2, 0, 1, 0))
+    assert len(inputs) == policy.sampler.num_steps
+    for x_tau in inputs:
+        assert x_tau.argmax(dim=-1)[in_prefix].equal(tokens[in_prefix])
 
 
 @pytest.mark.parametrize(
     ("action_prefix", "message"),
     [
-        (tails(HORIZON, 0, 0, 0), rf"found shape \({HORIZON}, {DIM}\), .*0 to {HORIZON - 1}"),
-        ([torch.zeros(1, 2), *tails(0, 0, 0)], rf"found shape \(1, 2\), wanted \(n, {DIM}\)"),
-        ([torch.full((1, DIM), torch.nan), *tails(0, 0, 0)], "finite numbers"),
-        (tails(1, 1), "found tails of 2 chunks, wanted one for each of 4"),
+        (prefixes(HORIZON, 0, 0, 0), rf"0 to {HORIZON - 1}, got shape \({HORIZON}, {DIM}\)"),
+        ([torch.zeros(1, 2), *prefixes(0, 0, 0)], rf"expected \(n, {DIM}\).*got shape \(1, 2\)"),
+        ([torch.full((1, DIM), torch.nan), *prefixes(0, 0, 0)], "finite numbers"),
+        (prefixes(1, 1), "got 2"),
     ],
     ids=["too long", "dimensions", "NaN", "batch"],
 )
-def test_committed_actions_that_do_not_fit_are_named(batch, action_prefix, message):
-    with pytest.raises(ValueError, match=f"action_prefix: .*{message}"):
-        sample_actions(ready_policy(POLICIES["E0"]), batch, action_prefix=action_prefix)
+def test_an_invalid_prefix_is_refused(batch, action_prefix, message):
+    policy = ready_policy(POLICIES["E0"])
+    with pytest.raises(ValueError, match=f"action_prefix.*{message}"):
+        policy.act({**batch, "action_prefix": action_prefix})
 
 
-def test_doubt_is_nothing_where_sure_and_all_where_even():
+def test_normalized_entropy_is_0_for_certain_and_1_for_uniform_tokens():
     space = ready_policy(POLICIES["E0"]).actions
     logits = torch.zeros(STATE, HORIZON * 5, 32)
     logits[:, :5, 3] = 1e4
-    shares = doubt(logits, space)
-    assert shares[:, 0].eq(0).all()
-    torch.testing.assert_close(shares[:, 1:], torch.ones(STATE, HORIZON - 1))
+    entropy = space.normalized_entropy(logits)
+    assert entropy[:, 0].eq(0).all()
+    torch.testing.assert_close(entropy[:, 1:], torch.ones(STATE, HORIZON - 1))

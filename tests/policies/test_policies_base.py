@@ -6,6 +6,12 @@ import h5py
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+
+from e0_lightning.policies.checkpoint import load_policy
+from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
+from e0_lightning.types import PolicySpec
 from tiny_policy import (
     SPEC,
     Episodes,
@@ -15,12 +21,6 @@ from tiny_policy import (
     quiet_trainer,
     tiny_settings,
 )
-from torch.utils.data import DataLoader
-from torchmetrics import Metric
-
-from e0_lightning.policies.checkpoint import load_policy
-from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
-from e0_lightning.types import PolicySpec
 
 
 @pytest.fixture
@@ -85,11 +85,11 @@ def test_training_draws_depend_on_step_and_batch_only(tmp_path):
     assert draws(2) == first
 
 
-def test_no_step_touches_the_global_generator(fitted, tmp_path):
+def test_seeded_sampling_does_not_touch_the_global_generator(fitted):
     policy, _ = fitted
-    torch.manual_seed(3)
     before = torch.get_rng_state()
-    quiet_trainer(tmp_path).predict(policy, datamodule=InMemoryDemos())
+    first, second = (policy.predict_step(make_batch(), index) for index in (0, 1))
+    assert not torch.equal(first, second)
     policy.act({**make_batch(), "noise_seed": [0, 1, 2, 3]})
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -117,7 +117,9 @@ def test_predictions_are_written_with_the_demonstrators_actions_and_their_origin
 
     policy, _ = fitted
     data = NamedDemos()
-    chunks = quiet_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(policy, datamodule=data)
+    chunks = quiet_trainer(tmp_path, callbacks=[PredictionWriter()]).predict(
+        policy, datamodule=data
+    )
     (path,) = tmp_path.rglob("predictions/rank_0.h5")
     batches = list(data.predict_dataloader())
     with h5py.File(path) as file:
@@ -149,7 +151,7 @@ class LargestError(Metric):
 def test_metrics_of_a_user_are_logged_beside_the_default_ones(tmp_path):
     metric = {"class_path": f"{__name__}.LargestError"}
     policy = new_policy(tiny_settings("Regression", metrics={"worst": metric}))
-    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(policy, datamodule=InMemoryDemos())
     logged = {name for name in trainer.callback_metrics if name.startswith("val/")}
     dims = {f"val/{name}/dim_{i}" for name in ("action_l1", "worst/by_dim") for i in range(3)}
@@ -204,7 +206,7 @@ def test_a_new_policy_has_no_spec():
         _ = new_policy(tiny_settings()).spec
 
 
-def test_a_policy_without_views_of_the_spec_order_sorts_them():
+def test_views_are_put_in_the_order_of_the_spec():
     spec = PolicySpec(views={"front": 4, "wrist": 8}, state={"pose": 1})
     front, wrist = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 8, 8)
     observation = {"images": {"wrist": wrist, "front": front}, "state": torch.zeros(1, 1)}

@@ -1,14 +1,24 @@
-"""What E0 sees beside the noise: the prefix, an earlier estimate, and the steps under way."""
+"""E0's inputs beside the noise: the prefix, an earlier estimate, and the action prefix."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from e0_lightning.actions.action_prefix import read_action_prefix
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.networks.action_expert import sine_cosine
 from e0_lightning.networks.attention import rotary, rotate
-
-from .conftest import DIM, HORIZON, make_batch, ready_policy, tiny_settings
+from e0_lightning.random import sample_uniform
+from tiny_policy import (
+    ACTIONS,
+    DIM,
+    HORIZON,
+    act_seeded,
+    make_batch,
+    ready_policy,
+    seeded_draws,
+    tiny_settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,27 +26,27 @@ from .conftest import DIM, HORIZON, make_batch, ready_policy, tiny_settings
     [{}, {"token_per": "step"}, {"sampler": {"class_path": "CategoricalSampler"}}],
     ids=str,
 )
-def test_a_prefix_computed_once_acts_as_one_computed_at_every_step(changes, batch, monkeypatch):
+def test_a_prefix_encoded_once_equals_one_encoded_at_every_step(changes, batch, monkeypatch):
     policy = ready_policy(tiny_settings(**changes))
     encoded, denoise = [], policy.denoise
     policy.encoder.register_forward_hook(lambda *_: encoded.append(1))
 
-    def encode_anew(x_tau, tau, prefix, *seen):
-        return denoise(x_tau, tau, policy.prefix(batch), *seen)
+    def denoise_with_new_prefix(x_tau, tau, prefix, *rest):
+        return denoise(x_tau, tau, policy.encode(batch), *rest)
 
-    torch.manual_seed(2)
-    once = policy.sample_actions(batch)
+    with seeded_draws(policy):
+        once = policy.sample_actions(batch)
     assert len(encoded) == 1
-    monkeypatch.setattr(policy, "denoise", encode_anew)
-    torch.manual_seed(2)
-    anew = policy.sample_actions(batch)
+    monkeypatch.setattr(policy, "denoise", denoise_with_new_prefix)
+    with seeded_draws(policy):
+        anew = policy.sample_actions(batch)
     assert len(encoded) == 2 + policy.sampler.num_steps
     assert torch.equal(once.actions, anew.actions)
     assert torch.equal(once.uncertainty, anew.uncertainty)
 
 
 def pass_jointly(policy, embeddings, mask, tokens, tau):
-    """Prefix and tokens through one attention a layer, in which the prefix sees only itself.
+    """Prefix and tokens through one attention per layer; the prefix attends to itself only.
 
     Returns the prefix's keys and values of each layer, and the refined tokens.
     """
@@ -45,7 +55,7 @@ def pass_jointly(policy, embeddings, mask, tokens, tau):
     present = F.pad(mask, (0, parts[1]), value=True)
     block = present[:, None, None].repeat(1, 1, sum(parts), 1)
     block[:, :, :past, past:] = False
-    turn = rotary(present.cumsum(dim=1) - 1, language.head_dim, language.rope_theta)
+    rotation = rotary(present.cumsum(dim=1) - 1, language.head_dim, language.rope_theta)
     condition, recorded = expert.time(sine_cosine(tau, expert.width)), []
     for own, other in zip(language.model.layers, expert.layers, strict=True):
         normed, gate = other.attention_norm(tokens, condition)
@@ -56,124 +66,150 @@ def pass_jointly(policy, embeddings, mask, tokens, tau):
             .transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        query, key = rotate(query, *turn), rotate(key, *turn)
+        query, key = rotate(query, *rotation), rotate(key, *rotation)
         recorded.append((key[:, :, :past], value[:, :, :past]))
-        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=block)
-        seen, told = heard.transpose(1, 2).flatten(2).split(parts, dim=1)
-        embeddings = embeddings + own.self_attn.o_proj(seen)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=block)
+        of_prefix, of_tokens = mixed.transpose(1, 2).flatten(2).split(parts, dim=1)
+        embeddings = embeddings + own.self_attn.o_proj(of_prefix)
         embeddings = embeddings + own.mlp(own.post_attention_layernorm(embeddings))
-        tokens = tokens + gate * other.attention.o_proj(told)
+        tokens = tokens + gate * other.attention.o_proj(of_tokens)
         normed, gate = other.mlp_norm(tokens, condition)
         tokens = tokens + gate * other.mlp(normed)
     return recorded, expert.norm(tokens, condition)[0]
 
 
 @torch.no_grad()
-def test_a_prefix_beside_the_tokens_is_the_prefix_alone(batch):
-    policy, given = ready_policy(tiny_settings()), []
+def test_the_cached_prefix_equals_joint_attention_over_prefix_and_tokens(batch):
+    policy, inputs = ready_policy(tiny_settings()), []
     for parameter in policy.expert.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)  # an untrained expert does not look at tau
-    policy.encoder.language.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
-    prefix = policy.prefix(batch)
+        torch.nn.init.normal_(parameter, std=0.2)  # an untrained expert ignores tau
+    policy.encoder.language.register_forward_pre_hook(lambda _, args: inputs.extend(args))
+    prefix = policy.encode(batch)
     assert not prefix.mask.all()  # instructions differ in length
     for _ in range(2):
         tokens, tau = torch.randn(4, HORIZON * DIM, policy.expert.width), torch.rand(4)
-        recorded, refined = pass_jointly(policy, *given, tokens, tau)
+        recorded, refined = pass_jointly(policy, *inputs, tokens, tau)
         alone = zip(prefix.keys, prefix.values, strict=True)
         torch.testing.assert_close(recorded, list(alone))
-        torch.testing.assert_close(refined, policy.expert(tokens, tau, prefix))
+        torch.testing.assert_close(refined, policy.expert(tokens, prefix, tau))
 
 
 def both(**changes):
-    return (ready_policy(tiny_settings(**changes, self_conditioning=on)) for on in (False, True))
+    """The same policy without and with self-conditioning."""
+    plain, conditioned = (
+        ready_policy(tiny_settings(**changes, self_conditioning=on)) for on in (False, True)
+    )
+    conditioned.load_state_dict(plain.state_dict(), strict=False)
+    return plain, conditioned
 
 
-def test_at_first_an_estimate_changes_nothing(batch):
+def test_an_estimate_has_no_effect_at_initialization(batch):
     plain, conditioned = both()
-    for act in (plain.act, conditioned.act):
-        torch.manual_seed(2)
-        act.__self__.chunk = act(batch)
-    assert torch.equal(plain.chunk, conditioned.chunk)
-    assert "estimate.weight" in conditioned.state_dict()
-    assert "estimate.weight" not in plain.state_dict()
+    assert torch.equal(act_seeded(plain, batch), act_seeded(conditioned, batch))
+    added = set(conditioned.state_dict()) - set(plain.state_dict())
+    assert added == {f"projection.embedding.estimate.{name}" for name in ("weight", "bias")}
 
 
-def test_once_learnt_each_step_sees_what_the_last_one_said(batch):
-    _, policy = both(sampler={"init_args": {"num_steps": 3}, "class_path": "TweedieSampler"})
-    torch.nn.init.normal_(policy.estimate.weight)
-    given, said, denoise = [], [], policy.denoise
+def test_each_sampling_step_gets_the_estimate_of_the_step_before(batch):
+    sampler = {"class_path": "TweedieSampler", "init_args": {"num_steps": 3}}
+    _, policy = both(sampler=sampler)
+    torch.nn.init.normal_(policy.projection.embedding.estimate.weight)
+    inputs, outputs, denoise = [], [], policy.denoise
 
-    def spied(x_tau, tau, prefix, estimate, known):
-        given.append(estimate)
-        said.append(denoise(x_tau, tau, prefix, estimate, known))
-        return said[-1]
+    def record(x_tau, tau, prefix, estimate, known):
+        inputs.append(estimate)
+        outputs.append(denoise(x_tau, tau, prefix, estimate, known))
+        return outputs[-1]
 
-    policy.denoise = spied
+    policy.denoise = record
     policy.act(batch)
-    assert given[0] is None
-    assert given[1:] == said[:2]
-    x_tau, tau, prefix = torch.randn(4, 12, 32), torch.full((4,), 0.5), policy.prefix(batch)
-    assert not torch.equal(denoise(x_tau, tau, prefix), denoise(x_tau, tau, prefix, said[0]))
+    assert inputs[0] is None
+    assert inputs[1:] == outputs[:2]
+    x_tau, tau, prefix = torch.randn(4, 12, 32), torch.full((4,), 0.5), policy.encode(batch)
+    assert not torch.equal(denoise(x_tau, tau, prefix), denoise(x_tau, tau, prefix, outputs[0]))
 
 
-def test_half_of_the_samples_see_what_a_first_pass_says_and_it_gets_no_gradient(batch):
+def test_half_of_the_training_samples_get_an_estimate_without_gradient(batch):
     _, policy = both()
-    passes, seen = [], []
+    passes, inputs = [], []
     policy.expert.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    policy.estimate.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    policy.projection.embedding.estimate.register_forward_hook(
+        lambda _, args, out: inputs.append(args[0])
+    )
     for seed in range(20):
-        torch.manual_seed(seed)
-        policy._losses(batch)
+        with seeded_draws(policy, seed):
+            policy.compute_losses(batch)
     assert passes == [False, True] * 20
-    assert not any(first.any() for first in seen[::2])
-    rows = torch.cat(seen[1::2]).flatten(1).any(dim=1)
+    assert not any(first.any() for first in inputs[::2])
+    rows = torch.cat(inputs[1::2]).flatten(1).any(dim=1)
     assert 25 <= rows.sum() <= 55
 
 
-def two_ways():
-    """One observation and two chunks from it: all low, or all high."""
+def two_modes():
+    """One observation, and two chunks from it: all low, or all high."""
     batch = make_batch(size=1)
-    batch = {name: value * 32 for name, value in batch.items() if name == "instruction"} | {
+    mode = torch.where(torch.arange(32) % 2 == 0, -0.5, 0.5)
+    return {
+        "instruction": batch["instruction"] * 32,
         "images": {"base": batch["images"]["base"].expand(32, -1, -1, -1)},
         "state": batch["state"].expand(32, -1),
         "valid": batch["valid"].expand(32, -1),
+        "actions": mode[:, None, None].expand(32, HORIZON, DIM),
     }
-    way = torch.where(torch.arange(32) % 2 == 0, -0.5, 0.5)
-    return batch | {"actions": way[:, None, None].expand(32, HORIZON, DIM)}
 
 
 @pytest.mark.parametrize("token_per", ["step", "dimension"])
-def test_a_chunk_goes_on_as_its_committed_steps_began(token_per):
-    policy = ready_policy(tiny_settings(action_prefix=2, token_per=token_per))
-    batch, optimizer = two_ways(), torch.optim.AdamW(policy.parameters(), lr=3e-3)
+def test_a_chunk_continues_the_mode_of_its_prefix(token_per):
+    policy = ready_policy(tiny_settings(max_action_prefix=2, token_per=token_per))
+    batch, optimizer = two_modes(), torch.optim.AdamW(policy.parameters(), lr=3e-3)
     policy.train()
-    for _ in range(150):
+    for step in range(150):
         optimizer.zero_grad()
-        sum(policy.losses(batch, policy.prefix(batch)).values()).backward()
+        with seeded_draws(policy, step):
+            sum(policy.losses(batch, policy.encode(batch)).values()).backward()
         optimizer.step()
     policy.eval()
-    given = {name: batch[name] for name in ("images", "instruction", "state")}
-    for way in (-0.5, 0.5):
-        begun = policy.actions.undo(torch.full((32, HORIZON, DIM), way), batch["state"])[:, :1]
-        chunk = policy.act(given | {"action_prefix": list(begun)})
-        assert torch.equal(chunk[:, :1], begun)
-        rest = policy.actions.normalize(chunk, batch["state"])[:, 1:]
-        assert (rest.sign() == torch.tensor(way).sign()).float().mean() > 0.95
+    observation = {name: batch[name] for name in ("images", "instruction", "state")}
+    for mode in (-0.5, 0.5):
+        chunk = torch.full((32, HORIZON, DIM), mode)
+        prefix = policy.actions.undo(chunk, batch["state"])[:, :1]
+        actions = policy.act(observation | {"action_prefix": list(prefix)})
+        assert torch.equal(actions[:, :1], prefix)
+        rest = policy.actions.normalize(actions, batch["state"])[:, 1:]
+        assert (rest.sign() == torch.tensor(mode).sign()).float().mean() > 0.95
 
 
-def test_padding_is_told_in_training_as_little_as_in_acting(batch):
-    actions = tiny_settings()["init_args"]["actions"] | {"model_dim": 5}
-    policy = ready_policy(tiny_settings(action_prefix=HORIZON - 1, actions=actions))
-    shown = policy._reveal(torch.ones(64, policy.tokens, dtype=torch.int64)).view(64, HORIZON, 5)
-    action_prefix = read_action_prefix(
+def test_padding_is_never_part_of_a_prefix_in_training_or_at_inference(batch):
+    actions = ACTIONS | {"model_dim": 5}
+    policy = ready_policy(tiny_settings(max_action_prefix=HORIZON - 1, actions=actions))
+    tokens = torch.ones(64, policy.num_tokens, dtype=torch.int64)
+    trained = policy._sample_action_prefix(tokens).view(64, HORIZON, 5)
+    prefix = read_action_prefix(
         {**batch, "action_prefix": [*batch["actions"][:, :2]]}, policy.actions
     )
-    acted = action_prefix.tokens(policy.tokenizer).view(-1, HORIZON, 5)
-    for known in (shown, acted):
+    at_inference = prefix.tokens(policy.tokenizer).view(-1, HORIZON, 5)
+    for known in (trained, at_inference):
         assert (known[:, 0, :3] >= 0).any()
         assert (known[..., 3:] == -1).all()
 
 
-def test_committed_steps_are_fewer_than_a_chunk_has():
-    with pytest.raises(ValueError, match="action_prefix is 4, the horizon 4"):
-        ready_policy(tiny_settings(action_prefix=HORIZON))
+def test_a_prefix_as_long_as_the_chunk_is_refused():
+    with pytest.raises(ValueError, match=r"max_action_prefix: expected 0 to 3 steps.*got 4"):
+        ready_policy(tiny_settings(max_action_prefix=HORIZON))
+
+
+class UniformNoise(OneHotDiffusion):
+    """Noise of a researcher: uniform with the variance of a standard normal."""
+
+    def prior(self, shape, generator=None, device=None):
+        uniform = sample_uniform((*shape, self.num_bins), generator, device)
+        return (uniform - 0.5) * 12**0.5
+
+
+def test_sampling_starts_from_the_prior_of_the_process(batch, monkeypatch):
+    process = {"class_path": f"{__name__}.UniformNoise", "init_args": {"num_bins": 32}}
+    policy = ready_policy(tiny_settings(process=process))
+    inputs, denoise = [], policy.denoise
+    monkeypatch.setattr(policy, "denoise", lambda x, *rest: inputs.append(x) or denoise(x, *rest))
+    assert policy.act(batch).isfinite().all()
+    assert inputs[0].abs().max() <= 3**0.5

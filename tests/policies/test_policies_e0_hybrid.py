@@ -1,52 +1,49 @@
 import pytest
 import torch
 
-from .conftest import ready_policy, tiny_settings
+from tiny_policy import ready_policy, seeded_draws, tiny_settings
 
 
 @pytest.fixture
 def policy():
-    return ready_policy(
-        tiny_settings(
-            "E0Hybrid",
-            process={"num_bins": 32},
-            sampler={"class_path": "ArgmaxSampler", "init_args": {"num_steps": 3}},
-        )
-    )
+    sampler = {"class_path": "ArgmaxSampler", "init_args": {"num_steps": 3}}
+    return ready_policy(tiny_settings("E0Hybrid", process={"num_bins": 32}, sampler=sampler))
 
 
 def flow_end(policy, prefix, shape):
-    """Where the flow alone ends, under the noise that a sample draws first."""
-    torch.manual_seed(4)
-    levels = policy.sampler.schedule(policy.sampler.num_steps)
-    states = policy.flow.integrate(lambda x, tau: policy._flow(x, tau, prefix)[0], shape, levels)
+    """End of the flow alone, from the noise that a sample starts with."""
+    taus = policy.sampler.schedule(policy.sampler.num_steps)
+    with seeded_draws(policy):
+        states = policy.flow.integrate(
+            lambda x, tau: policy._flow(x, tau, prefix)[0], shape, taus, policy.generator
+        )
     return states[-1]
 
 
-def test_the_chunk_is_the_mean_of_the_flow_and_of_tokens_on_the_grid(policy, batch):
-    prefix = policy.prefix(batch)
-    torch.manual_seed(4)
-    chunk = policy.sample(prefix)
+def test_the_chunk_is_the_mean_of_the_flow_and_of_bin_centers(policy, batch):
+    prefix = policy.encode(batch)
+    with seeded_draws(policy):
+        chunk = policy.sample(prefix).actions
     values = 2 * chunk - flow_end(policy, prefix, chunk.shape)
-    on_grid = policy.tokenizer.decode(policy.tokenizer.encode(values))
-    torch.testing.assert_close(values, on_grid, rtol=0, atol=1e-5)
+    centers = policy.tokenizer.decode(policy.tokenizer.encode(values))
+    torch.testing.assert_close(values, centers, rtol=0, atol=1e-5)
 
 
-def test_tokens_see_the_flow_at_every_level(policy, batch):
-    prefix, tau = policy.prefix(batch), torch.full((4,), 0.5)
-    x_tau = torch.randn(4, policy.tokens, 32)
+def test_tokens_attend_to_the_flow(policy, batch):
+    prefix, tau = policy.encode(batch), torch.full((4,), 0.5)
+    x_tau = torch.randn(4, policy.num_tokens, 32)
     chunks = torch.randn(2, 4, policy.actions.horizon, policy.actions.width)
     first, second = (policy._denoise(x_tau, tau, policy._flow(c, tau, prefix)[1]) for c in chunks)
     assert (first - second).abs().max() > 1e-5
 
 
-def test_both_halves_of_the_loss_are_halves(policy, batch):
-    prefix = policy.prefix(batch)
+def test_each_loss_is_weighted_by_a_half(policy, batch):
+    prefix = policy.encode(batch)
     with torch.no_grad():
-        for port in (policy.flow_projection, policy.token_projection):
-            port.head.weight.zero_()
-            port.head.bias.zero_()
-    losses = policy.losses(batch, prefix)
-    # Without an answer, every bin is as likely as another.
+        for projection in (policy.flow_projection, policy.token_projection):
+            projection.head.weight.zero_()
+            projection.head.bias.zero_()
+    losses = policy.losses({"actions": batch["actions"], "valid": batch["valid"]}, prefix)
+    # All 32 bins have the same probability.
     assert losses["cross_entropy"].item() == pytest.approx(0.5 * torch.tensor(32.0).log().item())
     assert set(losses) == {"velocity", "cross_entropy"}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tiny_policy import make_batch, ready_policy, tiny_settings
 
 from e0_lightning.types import ActionSampler
+from tiny_policy import make_batch, ready_policy, tiny_settings
 
 BINS = {"process": {"num_bins": 32}}
 POLICIES = {
@@ -104,5 +104,8 @@ def test_invalid_images_are_refused_by_view(regression, convert, message):
 def test_float64_states_and_float_images_in_the_unit_range_are_accepted(regression):
     batch = make_batch()
     expected = regression.act(batch)
-    converted = {"images": {"base": batch["images"]["base"] / 255}, "state": batch["state"].double()}
+    converted = {
+        "images": {"base": batch["images"]["base"] / 255},
+        "state": batch["state"].double(),
+    }
     torch.testing.assert_close(regression.act({**batch, **converted}), expected)

@@ -1,9 +1,9 @@
 """Fixtures of the training tests."""
 
 import pytest
-from tiny_policy import make_batch
 
 from e0_lightning.types import Batch
+from tiny_policy import make_batch
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""A test of three episodes in two processes, so that one of them is played in both.
+"""Evaluation of three episodes on two processes, one of them on both.
 
-Usage: python -m tests.policies.episodes_run OUT
+Usage: episodes_run.py OUT
 """
 
 import json
@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from e0_lightning.types import Actor, EpisodeResult
-
-from .conftest import ready_policy, tiny_settings
+from tiny_policy import ready_policy, tiny_settings
 
 
 class Attempt:
@@ -27,8 +26,8 @@ class Attempt:
         return [EpisodeResult("reach", self.seed, self.seed == 1, 1)]
 
 
-class Played(pl.Callback):
-    """The seeds that each process played."""
+class RecordedSeeds(pl.Callback):
+    """Seeds of the episodes of this process."""
 
     def on_test_start(self, trainer, pl_module):
         self.seeds: list[int] = []
@@ -38,14 +37,14 @@ class Played(pl.Callback):
 
 
 def run(out: str) -> None:
-    """Play, and write down who played what and the success that was logged."""
+    """Evaluate, and write the seeds by process and the logged success rate."""
     torch.set_num_threads(1)
-    played = Played()
+    recorded = RecordedSeeds()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=2,
         strategy="ddp",
-        callbacks=[played],
+        callbacks=[recorded],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -54,9 +53,9 @@ def run(out: str) -> None:
     policy = ready_policy(tiny_settings("Regression"))
     (logged,) = trainer.test(policy, DataLoader(episodes, batch_size=None), verbose=False)
     everyone: list[Any] = [None, None]
-    torch.distributed.all_gather_object(everyone, played.seeds)
+    torch.distributed.all_gather_object(everyone, recorded.seeds)
     if trainer.global_rank == 0:
-        Path(out).write_text(json.dumps({"played": everyone, **logged}))
+        Path(out).write_text(json.dumps({"episodes": everyone, **logged}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A training run for the tests of strategies, started once for each process group.
 
-Usage: python -m tests.policies.strategies_run STRATEGY STEPS OUT [RESUMED]
+Usage: strategies_run.py STRATEGY STEPS OUT [RESUMED]
 """
 
 import sys
@@ -13,13 +13,12 @@ from torch.utils.data import DataLoader
 
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy
-from e0_lightning.training.averaging import ShardedAveraging
-
-from .conftest import SPEC, make_batch, tiny_settings
+from e0_lightning.training.sharding import ShardedAveraging
+from tiny_policy import SPEC, make_batch, tiny_settings
 
 STRATEGIES: dict[str, Any] = {
     "one": lambda: "auto",
-    # A vision backbone may hold weights that its tokens do not depend on.
+    # Vision tokens may not depend on all weights of a backbone.
     "ddp": lambda: "ddp_find_unused_parameters_true",
     "fsdp": lambda: ModelParallelStrategy(
         data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False
@@ -28,11 +27,11 @@ STRATEGIES: dict[str, Any] = {
 
 
 class Halves(pl.LightningDataModule):
-    """Batches of four, of which each process has its share."""
+    """Batches of four, divided among the processes."""
 
     spec = SPEC
 
-    def action_windows(self):
+    def action_chunks(self):
         batch = make_batch()
         yield batch["actions"], batch["state"], batch["valid"]
 
@@ -47,7 +46,7 @@ class Halves(pl.LightningDataModule):
 
 
 def share(batch, first, size):
-    """Observations of a batch that one process has."""
+    """The observations of a batch for one process."""
     if isinstance(batch, dict):
         return {key: share(value, first, size) for key, value in batch.items()}
     return batch[first : first + size]
@@ -57,11 +56,11 @@ class Losses(pl.Callback):
     """The loss of the global batch, step by step."""
 
     def __init__(self):
-        self.seen = []
+        self.values = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         loss = trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")
-        self.seen.append(float(loss))
+        self.values.append(float(loss))
 
 
 def run(strategy: str, steps: int, out: str, resumed: str | None = None) -> Policy:
@@ -88,7 +87,7 @@ def run(strategy: str, steps: int, out: str, resumed: str | None = None) -> Poli
     trainer.fit(policy, datamodule=Halves(), ckpt_path=resumed, weights_only=True)
     trainer.save_checkpoint(out)
     if trainer.global_rank == 0:
-        torch.save(losses.seen, f"{out}.losses")
+        torch.save(losses.values, f"{out}.losses")
     return policy
 
 

@@ -1,23 +1,44 @@
+"""Fine-tuning options, over the families of vision backbones."""
+
 import lightning.pytorch as pl
 import pytest
 import torch
 
 from e0_lightning.policies.checkpoint import build_policy, load_policy
-from e0_lightning.training.finetuning import FineTuning, part_of
+from e0_lightning.training.finetuning import FineTuning, part_of, repeated_blocks
+from tiny_policy import InMemoryDemos, make_batch, new_policy, quiet_trainer, tiny_settings
 
-from .conftest import make_batch, tiny_settings
-from .test_policies_base import ChunkDataset, trainer
+BACKBONES = {
+    "ViT": {"name": "test_vit", "side": 32},
+    "ViT stage": {"name": "test_vit", "stage": 1, "side": 32},
+    "ConvNeXt": {"name": "test_convnext", "side": 32},
+    "ConvNeXt stage": {"name": "test_convnext", "stage": 1, "side": 32},
+    "ResNet": {"name": "test_resnet", "stage": 2, "side": 32},
+    "Swin": {
+        "name": "swin_tiny_patch4_window7_224",
+        "side": 32,
+        "model_args": {
+            "img_size": 32,
+            "window_size": 2,
+            "embed_dim": 16,
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 1, 2, 2],
+        },
+    },
+}
+each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 
-def tiny(**fine_tuning):
-    torch.manual_seed(0)
-    return build_policy(tiny_settings("Regression", fine_tuning=fine_tuning))
+def tiny(backbone="ViT", **fine_tuning):
+    settings = tiny_settings("Regression", fine_tuning=fine_tuning)
+    settings["init_args"]["encoder"]["vision"] = BACKBONES[backbone]
+    return new_policy(settings)
 
 
 def fit(policy, folder, steps=3, **options):
-    runner = trainer(folder, max_steps=steps, **options)
-    runner.fit(policy, datamodule=ChunkDataset())
-    return runner
+    trainer = quiet_trainer(folder, max_steps=steps, **options)
+    trainer.fit(policy, datamodule=InMemoryDemos())
+    return trainer
 
 
 def step(policy):
@@ -26,23 +47,41 @@ def step(policy):
     policy.train()
     policy.actions.normalizer.fit(make_batch()["actions"].flatten(0, 1))
     policy.state_normalizer.fit(make_batch()["state"])
-    loss = torch.stack(list(policy._losses(make_batch()).values())).sum()
+    loss = torch.stack(list(policy.compute_losses(make_batch()).values())).sum()
     loss.backward()
     return loss, {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
 
+@each_backbone
 @pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"compile": "aot_eager"}])
-def test_a_cheaper_step_is_the_plain_step(change):
-    plain, gradients = step(tiny())
-    other, found = step(tiny(**change))
-    torch.testing.assert_close(other, plain, atol=1e-5, rtol=1e-5)
-    assert gradients.keys() == found.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+def test_checkpointed_or_compiled_steps_equal_plain_ones(backbone, change):
+    plain, expected = step(tiny(backbone))
+    loss, gradients = step(tiny(backbone, **change))
+    torch.testing.assert_close(loss, plain, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_recomputed_layers_keep_fewer_activations():
-    kept = {}
+@each_backbone
+def test_compilation_reaches_vision_language_and_expert(backbone):
+    policy = tiny(backbone, compile="eager")
+    policy.configure_model()
+    for part in ("encoder.vision.backbone", "encoder.language.model", "expert"):
+        blocks = repeated_blocks(policy.get_submodule(part))
+        assert blocks
+        assert all(block._compiled_call_impl is not None for block in blocks)
+
+
+def test_compilation_of_a_network_without_blocks_is_refused():
+    policy = tiny(compile="eager")
+    policy.encoder.vision.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+    with pytest.raises(ValueError, match="expected repeated blocks in vision, got none"):
+        policy.configure_model()
+
+
+def test_checkpointing_stores_fewer_activations():
+    stored = {}
     for on in (False, True):
         sizes = []
         policy = tiny(gradient_checkpointing=on)
@@ -51,21 +90,24 @@ def test_recomputed_layers_keep_fewer_activations():
         )
         with hooks:
             step(policy)
-        kept[on] = sum(sizes)
-    assert kept[True] < 0.7 * kept[False]
+        stored[on] = sum(sizes)
+    assert stored[True] < 0.7 * stored[False]
 
 
-def test_adapters_change_nothing_until_they_are_trained():
-    plain, _ = step(tiny())
-    adapted, gradients = step(tiny(lora={"vision": 2, "language": 2, "expert": 2}))
-    torch.testing.assert_close(adapted, plain, atol=1e-5, rtol=1e-5)
-    trained = {part_of(name) for name in gradients if "lora_" not in name}
-    assert trained == {"other"}
-    assert {part_of(name) for name in gradients if "lora_" in name} == {
-        "vision",
-        "language",
-        "expert",
-    }
+@each_backbone
+def test_adapters_change_nothing_until_they_are_trained(backbone):
+    ranks = {"vision": 2, "language": 2, "expert": 2}
+    expected = tiny(backbone)
+    adapted = tiny(backbone, lora=ranks)
+    for policy in (expected, adapted):
+        policy.configure_model()
+        policy.eval()
+        policy.fit_normalizers(InMemoryDemos())
+    batch = make_batch()
+    torch.testing.assert_close(adapted.act(batch), expected.act(batch), atol=1e-5, rtol=1e-5)
+    _, gradients = step(adapted)
+    assert {part_of(name) for name in gradients if "lora_" not in name} == {"other"}
+    assert {part_of(name) for name in gradients if "lora_" in name} == set(ranks)
 
 
 def test_every_adapter_of_a_language_model_is_trained():
@@ -76,87 +118,135 @@ def test_every_adapter_of_a_language_model_is_trained():
     assert all(weight.grad is not None for weight in adapters)
 
 
-def test_a_checkpoint_with_adapters_and_averaging_is_enough(tmp_path):
-    policy = tiny(lora={"language": 2})
-    before = policy.encoder.language.model.layers[0].self_attn.q_proj.weight.clone()
-    averaging = pl.callbacks.EMAWeightAveraging(decay=0.5)
-    runner = fit(policy, tmp_path, callbacks=[averaging])
-    adapted = policy.encoder.language.model.layers[0].self_attn.q_proj
-    assert torch.equal(adapted.base_layer.weight, before)
-    assert adapted.lora_B["default"].weight.abs().max() > 0
-    runner.save_checkpoint(tmp_path / "last.ckpt")
+def test_adapters_without_a_layer_to_adapt_are_refused():
+    policy = tiny(lora={"vision": 2})
+    policy.encoder.vision.backbone = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, groups=4))
+    with pytest.raises(ValueError, match=r"lora\['vision'\]: expected linear or ungrouped"):
+        policy.configure_model()
+
+
+@pytest.mark.parametrize("option", [{"lr_multipliers": {"vision": 0}}, {"lora": {"vision": 2}}])
+def test_a_frozen_backbone_keeps_its_running_statistics(tmp_path, option):
+    policy = tiny("ResNet", **option)
+    before = {name: buffer.clone() for name, buffer in policy.encoder.vision.named_buffers()}
+    fit(policy, tmp_path)
+    policy.train()
+    after = dict(policy.encoder.vision.named_buffers())
+    assert any(name.endswith("running_var") for name in before)
+    assert all(torch.equal(after[name], buffer) for name, buffer in before.items())
+
+
+def test_a_trained_backbone_updates_its_running_statistics(tmp_path):
+    policy = tiny("ResNet")
+    fit(policy, tmp_path)
+    buffers = dict(policy.encoder.vision.named_buffers())
+    assert any((b != 1).any() for name, b in buffers.items() if name.endswith("running_var"))
+
+
+def test_a_frozen_part_is_in_evaluation_mode_while_the_others_train():
+    policy = tiny(lr_multipliers={"language": 0})
+    policy.configure_model()
+    policy.train()
+    assert not any(module.training for module in policy.encoder.language.model.modules())
+    assert policy.encoder.training
+    assert policy.expert.training
+
+
+def test_frozen_layers_still_recompute_their_activations():
+    policy = tiny(lr_multipliers={"language": 0}, gradient_checkpointing=True)
+    _, expected = step(tiny(lr_multipliers={"language": 0}))
+    _, gradients = step(policy)
+    assert any(module.training for module in policy.encoder.language.model.modules())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@each_backbone
+def test_a_checkpoint_with_adapters_is_loaded(backbone, tmp_path):
+    policy = tiny(backbone, lora={"vision": 2})
+    fit(policy, tmp_path).save_checkpoint(tmp_path / "last.ckpt")
     loaded = load_policy(tmp_path / "last.ckpt")
     torch.testing.assert_close(loaded.act(make_batch()), policy.eval().act(make_batch()))
 
 
-def test_a_rate_of_zero_freezes_a_part_and_others_scale(tmp_path):
+def test_a_checkpoint_with_adapters_and_averaging_is_loaded(tmp_path):
+    policy = tiny(lora={"language": 2})
+    before = policy.encoder.language.model.layers[0].self_attn.q_proj.weight.clone()
+    averaging = pl.callbacks.EMAWeightAveraging(decay=0.5)
+    trainer = fit(policy, tmp_path, callbacks=[averaging])
+    adapted = policy.encoder.language.model.layers[0].self_attn.q_proj
+    assert torch.equal(adapted.base_layer.weight, before)
+    assert adapted.lora_B["default"].weight.abs().max() > 0
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load_policy(tmp_path / "last.ckpt")
+    torch.testing.assert_close(loaded.act(make_batch()), policy.eval().act(make_batch()))
+
+
+def test_a_multiplier_of_0_freezes_a_part_and_others_scale_its_rate(tmp_path):
     policy = tiny(lr_multipliers={"vision": 0, "expert": 0.1})
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}
-    runner = fit(policy, tmp_path)
-    lr_multipliers = sorted({group["initial_lr"] for group in runner.optimizers[0].param_groups})
-    assert lr_multipliers == pytest.approx([3e-4, 3e-3])
-    moved = {part_of(n) for n, p in policy.named_parameters() if not torch.equal(p, before[n])}
-    assert moved == {"language", "expert", "other"}
+    trainer = fit(policy, tmp_path)
+    rates = sorted({group["initial_lr"] for group in trainer.optimizers[0].param_groups})
+    assert rates == pytest.approx([3e-4, 3e-3])
+    changed = {part_of(n) for n, p in policy.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {"language", "expert", "other"}
 
 
-def test_fit_starts_from_weights_and_from_nothing_else_of_a_checkpoint(tmp_path):
+def test_fit_starts_from_the_weights_of_a_checkpoint_and_nothing_else(tmp_path):
     source = tiny()
-    runner = fit(source, tmp_path)
-    runner.save_checkpoint(tmp_path / "source.ckpt")
-    torch.manual_seed(7)
+    fit(source, tmp_path).save_checkpoint(tmp_path / "source.ckpt")
     weights = str(tmp_path / "source.ckpt")
     started = build_policy(tiny_settings("Regression", weights=weights))
-    ended = fit(started, tmp_path, steps=0)
+    trainer = fit(started, tmp_path, steps=0)
     for name, parameter in started.named_parameters():
         assert torch.equal(parameter, source.get_parameter(name)), name
-    ended.save_checkpoint(tmp_path / "started.ckpt")
+    trainer.save_checkpoint(tmp_path / "started.ckpt")
     (tmp_path / "source.ckpt").unlink()
     load_policy(tmp_path / "started.ckpt")
 
 
-def test_running_statistics_of_a_backbone_are_weights_too(tmp_path):
-    settings = tiny_settings("Regression")
-    settings["init_args"]["encoder"]["vision"] = {"name": "resnet10t", "stage": 2, "side": 32}
-    source = build_policy(settings)
+def test_running_statistics_of_a_backbone_are_loaded_with_its_weights(tmp_path):
+    source = tiny("ResNet")
     fit(source, tmp_path).save_checkpoint(tmp_path / "source.ckpt")
-    settings["init_args"]["weights"] = str(tmp_path / "source.ckpt")
+    settings = tiny_settings("Regression", weights=str(tmp_path / "source.ckpt"))
+    settings["init_args"]["encoder"]["vision"] = BACKBONES["ResNet"]
     started = build_policy(settings)
     fit(started, tmp_path, steps=0)
     own, theirs = (dict(each.encoder.vision.named_buffers()) for each in (started, source))
-    moved = [name for name in own if name.endswith("running_var")]
-    assert moved
-    assert all(torch.equal(own[name], theirs[name]) for name in moved)
-    assert any((theirs[name] != 1).any() for name in moved)
+    statistics = [name for name in own if name.endswith("running_var")]
+    assert statistics
+    assert all(torch.equal(own[name], theirs[name]) for name in statistics)
 
 
 def test_weights_of_other_networks_are_refused(tmp_path):
     fit(tiny(), tmp_path, steps=1).save_checkpoint(tmp_path / "source.ckpt")
     other = tiny_settings("Regression", weights=str(tmp_path / "source.ckpt"))
     other["init_args"]["expert"]["mlp"] = 32
-    with pytest.raises(ValueError, match=r"expert\.layers\.0\.mlp.*\(32, 32\) here, \(64, 32\)"):
+    message = r"expert\.layers\.0\.mlp.*expected \(32, 32\), got \(64, 32\)"
+    with pytest.raises(ValueError, match=message):
         fit(build_policy(other), tmp_path)
 
 
-def test_a_part_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="no such part"):
-        FineTuning(lr_multipliers={"tower": 0.0})
+@pytest.mark.parametrize("option", [{"lr_multipliers": {"tower": 0.0}}, {"lora": {"other": 2}}])
+def test_unknown_parts_are_refused(option):
+    with pytest.raises(ValueError, match="expected parts among"):
+        FineTuning(**option)
 
 
-def test_bf16_trains_weights_in_full_precision(tmp_path):
+def test_bf16_keeps_weights_in_full_precision(tmp_path):
     policy = tiny(gradient_checkpointing=True, lora={"language": 2})
     fit(policy, tmp_path, precision="bf16-mixed")
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
 
 
-def test_a_checkpoint_needs_no_file_of_the_language_model_it_was_made_with(tmp_path):
+def test_a_checkpoint_needs_no_file_of_its_language_model(tmp_path):
     from e0_lightning.networks.language import LanguageModel
 
     settings = tiny_settings("Regression")
     language = settings["init_args"]["encoder"]["language"]
     folder = tmp_path / "language"
     LanguageModel(**language).model.save_pretrained(folder)
-    tokenizer = word_tokenizer()
-    tokenizer.save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     settings["init_args"]["encoder"]["language"] = {"name": str(folder)}
     policy = build_policy(settings)
     fit(policy, tmp_path).save_checkpoint(tmp_path / "last.ckpt")

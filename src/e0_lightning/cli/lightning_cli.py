@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 import e0_lightning  # bare class names in YAML are those already imported
 from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
-from e0_lightning.training.hyperparameters import comparable
+from e0_lightning.training.constructor_tree import comparable_trees
 
 
 class CommandLine(LightningCLI):
@@ -43,7 +43,7 @@ class CommandLine(LightningCLI):
             return
         saved.pop("_instantiator", None)
         class_path, model = saved.pop("_class_path"), given["model"].as_dict()
-        asked, saved = comparable(model.get("init_args", {}), saved)
+        asked, saved = comparable_trees(model.get("init_args", {}), saved)
         own = _leaves({"class_path": model["class_path"], "init_args": asked})
         theirs = _leaves({"class_path": class_path, "init_args": saved})
         for name in sorted(own.keys() | theirs.keys()):

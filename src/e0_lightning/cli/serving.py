@@ -9,7 +9,6 @@ import torch
 
 from e0_lightning.benchmarks.serving import benchmark as benchmark_actor
 from e0_lightning.policies.checkpoint import load_policy
-from e0_lightning.policies.half_precision import HalfPrecision
 from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.server import serve as serve_actor
 from e0_lightning.types import ActionSampler
@@ -79,5 +78,5 @@ def benchmark_serving(
 
 def load(checkpoint: str, precision: Precision = "32-true") -> ActionSampler:
     """Open a checkpoint, on a GPU where there is one."""
-    policy = load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    return policy if precision == "32-true" else HalfPrecision(policy)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_policy(checkpoint, device, precision)

@@ -22,11 +22,7 @@ from e0_lightning.policies.fitting import Demonstrations, check_sizes, fit_stati
 from e0_lightning.policies.observation import check_values, sample_seeded
 from e0_lightning.random import Generator, seeded_generator
 from e0_lightning.training.callbacks.defaults import default_callbacks
-from e0_lightning.training.checkpoint_file import (
-    complete_checkpoint,
-    load_pretrained,
-    stored_spec,
-)
+from e0_lightning.training.checkpoint_file import complete_checkpoint, load_pretrained, stored_spec
 from e0_lightning.training.constructor_tree import save_constructor_tree
 from e0_lightning.training.finetuning import FineTuning
 from e0_lightning.training.optimizer import CosineAdamW
@@ -77,7 +73,7 @@ class Policy(pl.LightningModule):
         save_constructor_tree(self)
         self.encoder = encoder
         self.actions = actions
-        self.state_normalizer = QuantileNormalizer(cast(int, encoder.state_dim))
+        self.state_normalizer = QuantileNormalizer(encoder.state_dim)
         self.optimizer = optimizer or CosineAdamW()
         self.fine_tuning = fine_tuning or FineTuning()
         self.weights = weights
@@ -222,7 +218,7 @@ class Policy(pl.LightningModule):
         """Optimizer and schedule over the trainer's whole run."""
         num_steps = self.trainer.estimated_stepping_batches
         multipliers = self.fine_tuning.multipliers(self)
-        return cast(Any, self.optimizer.configure(self.parameters(), num_steps, multipliers))
+        return self.optimizer.configure(self.parameters(), num_steps, multipliers)  # type: ignore[return-value]
 
     def configure_model(self) -> None:
         """Load pretrained weights, apply fine-tuning, take the spec of the data, and shard."""
@@ -230,7 +226,7 @@ class Policy(pl.LightningModule):
         if self.weights is not None and verb == "fit" and not self.fine_tuning.is_applied:
             load_pretrained(self, self.weights)
         self.fine_tuning.apply(self)
-        datamodule = None if verb is None else cast(Any, self.trainer).datamodule
+        datamodule: Any = None if verb is None else cast(Any, self.trainer).datamodule
         if hasattr(datamodule, "spec"):
             if verb == "fit":
                 self.fit_normalizers(datamodule)
@@ -296,7 +292,7 @@ class Policy(pl.LightningModule):
         if self._spec is not None:
             self._spec.check_compatible(spec, f"the policy of {self._spec_source}", source)
             return
-        check_sizes(spec, self.actions, cast(int, self.encoder.state_dim), source)
+        check_sizes(spec, self.actions, self.encoder.state_dim, source)
         self.actions.resolve_state(spec)
         self.encoder.resolve_state(spec)
         self._spec, self._spec_source = spec, source

@@ -1,4 +1,4 @@
-"""Policies from plain values and from checkpoints, which hold all that is needed to rebuild them."""
+"""Policies built from plain values, and rebuilt from their checkpoints alone."""
 
 from __future__ import annotations
 
@@ -138,12 +138,14 @@ def _is_module(name: str) -> bool:
 
 def _qualified(node: Any) -> Any:
     """A tree whose bare class names are import paths, if this package has a class of that name."""
-    if isinstance(node, dict):
-        return {
-            key: f"{PACKAGE}.{value}" if key == "class_path" and _is_own(value) else _qualified(value)
-            for key, value in node.items()
-        }
-    return [_qualified(value) for value in node] if isinstance(node, list) else node
+    if isinstance(node, list):
+        return [_qualified(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    tree = {key: _qualified(value) for key, value in node.items()}
+    if _is_own(tree.get("class_path")):
+        tree["class_path"] = f"{PACKAGE}.{tree['class_path']}"
+    return tree
 
 
 def _is_own(name: Any) -> bool:

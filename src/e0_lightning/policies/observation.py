@@ -28,7 +28,11 @@ def check_values(observation: Observation) -> Observation:
         ValueError: If the instruction is no list of sentences, the state is not ``(B, Q)`` finite
             numbers, an image is neither uint8 nor float in [0, 1], or batch sizes differ.
     """
-    instruction, state, images = (observation[key] for key in ("instruction", "state", "images"))
+    instruction, state, images = (
+        observation["instruction"],
+        observation["state"],
+        observation["images"],
+    )
     if isinstance(instruction, str) or not all(isinstance(text, str) for text in instruction):
         raise ValueError(
             f"instruction: expected a list of B sentences, got {instruction!r:.80}. "

@@ -143,9 +143,11 @@ def _eval_mode(network: nn.Module) -> None:
 
 
 def _checkpoint_vision(backbone: nn.Module) -> None:
+    # A wrapper that reads one stage of a transformer holds it as a submodule.
+    supporting = [net for net in backbone.modules() if hasattr(net, "set_grad_checkpointing")]
     try:
-        cast(Any, backbone).set_grad_checkpointing(True)
-    except (AttributeError, AssertionError) as error:
+        cast(Any, supporting[0]).set_grad_checkpointing(True)
+    except (IndexError, AssertionError) as error:
         raise ValueError(
             "fine_tuning.gradient_checkpointing: expected a timm backbone that supports it, got "
             f"{type(backbone).__name__}. Leave the option off, or choose another backbone."

@@ -66,8 +66,8 @@ def check_precision(trainer: pl.Trainer) -> None:
     """
     if trainer.precision in ("bf16-true", "16-true"):
         raise ValueError(
-            f"trainer.precision: expected mixed or 32-bit precision, got {trainer.precision}, which "
-            "rounds actions and states before they are normalized. Use bf16-mixed or 16-mixed."
+            f"trainer.precision: expected mixed or 32-bit precision, got {trainer.precision}, "
+            "which rounds actions and states before normalization. Use bf16-mixed or 16-mixed."
         )
     is_slow = (
         trainer.precision == "bf16-mixed"
@@ -76,8 +76,8 @@ def check_precision(trainer: pl.Trainer) -> None:
     )
     if is_slow:
         rank_zero_warn(
-            "trainer.precision: bf16-mixed on a processor without bfloat16 takes many times as long "
-            "as single precision. Set 32-true."
+            "trainer.precision: bf16-mixed on a processor without bfloat16 takes many times as "
+            "long as single precision. Set 32-true."
         )
 
 

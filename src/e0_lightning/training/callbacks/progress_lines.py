@@ -81,7 +81,7 @@ class ProgressLines(pl.Callback):
 
 def _count(trainer: pl.Trainer) -> str:
     total = _total(trainer)
-    return f"{trainer.global_step}/{total:.0f}" if math.isfinite(total) else f"{trainer.global_step}"
+    return str(trainer.global_step) + (f"/{total:.0f}" if math.isfinite(total) else "")
 
 
 def _total(trainer: pl.Trainer) -> float:
