@@ -57,11 +57,11 @@ class LanguageModel(nn.Module):
         if name is not None:
             # In float32 whatever the files contain, as weight averages and small steps need it.
             self.model = AutoModel.from_pretrained(
-                name, dtype=torch.float32, **implementation
+                name, dtype=torch.float32, trust_remote_code=False, **implementation
             ).train()
         else:
             settings = _config(dict(config or {}), len(self.tokenizer))
-            self.model = AutoModel.from_config(settings, **implementation)
+            self.model = AutoModel.from_config(settings, trust_remote_code=False, **implementation)
         for weight in _unused_weights(self.model):
             self.model.get_parameter(weight).requires_grad_(False)
         self.max_tokens, self.attention = max_tokens, attention
@@ -188,7 +188,7 @@ def _unused_weights(model: Any) -> list[str]:
     """
     # Policies may be built where gradients are disabled.
     with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
-        copy = AutoModel.from_config(model.config)
+        copy = AutoModel.from_config(model.config, trust_remote_code=False)
         embedded = torch.zeros(1, 2, model.config.get_text_config().hidden_size)
         recorder: Any = _Recorder()
         copy(inputs_embeds=embedded, use_cache=False, **{_cache_name(copy): recorder})
@@ -209,7 +209,12 @@ def _tokenizer(choice: str) -> Any:
         backend = Tokenizer.from_str(settings.pop("tokenizer"))
         return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(choice)
+        tokenizer = AutoTokenizer.from_pretrained(choice, trust_remote_code=False)
+    except ValueError as error:
+        raise ValueError(
+            f"language.tokenizer: expected a tokenizer of transformers, got {choice!r} "
+            f"({str(error).splitlines()[0]}). Code beside a tokenizer is never run."
+        ) from error
     except OSError as error:
         raise ValueError(
             f"language.tokenizer: expected a folder or a name on the Hugging Face hub, got "

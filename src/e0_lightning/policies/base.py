@@ -86,12 +86,7 @@ class Policy(pl.LightningModule):
 
     @abstractmethod
     def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
-        """Named losses of a batch, whose sum is minimized.
-
-        Args:
-            batch: Actions ``(B, H, width)``, normalized, and ``valid`` ``(B, H)``.
-            prefix: Encoded observations.
-        """
+        """Named losses, whose sum is minimized, of actions ``(B, H, width)`` that are ``valid``."""
 
     @abstractmethod
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
@@ -227,31 +222,20 @@ class Policy(pl.LightningModule):
             load_pretrained(self, self.weights)
         self.fine_tuning.apply(self)
         datamodule: Any = None if verb is None else cast(Any, self.trainer).datamodule
-        if hasattr(datamodule, "spec"):
-            if verb == "fit":
-                self.fit_normalizers(datamodule)
-            elif verb != "test":
-                self._bind(datamodule.spec, _source(datamodule))
+        if hasattr(datamodule, "spec") and verb != "test":
+            self.fit_normalizers(datamodule) if verb == "fit" else self._bind_data(datamodule)
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
 
     def fit_normalizers(self, datamodule: Demonstrations) -> None:
-        """Take spec and statistics from demonstrations, or check them if the policy has its own.
-
-        Raises:
-            ValueError: If the demonstrations have another spec than the policy.
-        """
+        """Take spec and statistics of demonstrations, or raise a ValueError on another spec."""
         is_new = self._spec is None
-        self._bind(datamodule.spec, _source(datamodule))
+        self._bind_data(datamodule)
         if is_new:
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the spec, and make the constructor tree independent of other files.
-
-        Raises:
-            ValueError: If a weight is not finite, before the file is written.
-        """
+        """Add what rebuilds the policy; raise a ValueError if a weight is not finite."""
         complete_checkpoint(self, checkpoint, self._spec)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
@@ -287,6 +271,9 @@ class Policy(pl.LightningModule):
         )
         return total
 
+    def _bind_data(self, datamodule: Demonstrations) -> None:
+        self._bind(datamodule.spec, getattr(datamodule, "source", "the data"))
+
     def _bind(self, spec: PolicySpec, source: str) -> None:
         """Take a spec, or check it against the policy's own."""
         if self._spec is not None:
@@ -307,7 +294,3 @@ class Policy(pl.LightningModule):
 
     def _seeded(self, *key: int | str) -> Any:
         return self._using(seeded_generator(*key, device=self.device))
-
-
-def _source(datamodule: Any) -> str:
-    return str(getattr(datamodule, "source", "the data"))
