@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends with the weights of one that never was."""
+"""A run that is killed and resumed ends with the weights of an uninterrupted one."""
 
 import os
 import signal
@@ -6,19 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from tiny_policy import InMemoryDemos, new_policy, quiet_trainer, tiny_settings
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
 EXPERIMENT = HERE.parent / "experiments" / "maniskill.yaml"
 
 
-class Death(Callback):
-    """Kills its run as the second validation in an epoch is over and training goes on.
+class KillAfterSecondValidation(Callback):
+    """Kills its own process when training continues after the second validation of an epoch.
 
-    The run does it to itself, because from outside the moment would depend on the machine. No save
-    is under way then, and the last one is two steps ago.
+    From outside, the moment would depend on the machine. The last checkpoint is two steps old.
     """
 
     def __init__(self):
@@ -33,7 +36,7 @@ class Death(Callback):
 
 
 def fit(demos: Path, folder: Path, *options: str) -> int:
-    """Train on 12 of an epoch's 31 batches, validate after every third, save every fourth."""
+    """Train on 12 batches of an epoch, validate after every third, save after every fourth."""
     config = folder / "overrides.yaml"
     folder.mkdir(exist_ok=True)
     config.write_text(
@@ -52,7 +55,7 @@ trainer:
     - class_path: ModelCheckpoint
       init_args: {{dirpath: {folder}, every_n_train_steps: 4, save_last: true}}
 data:
-  init_args: {{demos: [{demos}], batch_size: 2, num_workers: 1, validation: 0.4, episodes: null}}
+  init_args: {{demos: [{demos}], batch_size: 2, num_workers: 1, val_fraction: 0.4, episodes: null}}
 """
     )
     return subprocess.run(
@@ -68,16 +71,38 @@ def load(folder: Path) -> dict:
     return torch.load(folder / "last.ckpt", weights_only=True)
 
 
-def test_killed_and_resumed_is_never_killed_bit_for_bit(demos, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(demos, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert fit(demos, whole) == 0
-    assert fit(demos, cut, "--trainer.callbacks+=test_resume.Death") == -signal.SIGKILL
-    assert load(cut)["global_step"] == 4
-    assert fit(demos, cut, f"--ckpt_path={cut / 'last.ckpt'}") == 0
+    kill = "--trainer.callbacks+=test_resume.KillAfterSecondValidation"
+    assert fit(demos, resumed, kill) == -signal.SIGKILL
+    assert load(resumed)["global_step"] == 4
+    assert fit(demos, resumed, f"--ckpt_path={resumed / 'last.ckpt'}") == 0
+    assert_equal_weights(load(resumed), load(whole), step=12)
 
-    expected, found = load(whole), load(cut)
-    assert expected["global_step"] == found["global_step"] == 12
-    for kind in ("state_dict", "current_model_state"):  # averaged weights, and those trained
-        assert expected[kind].keys() == found[kind].keys()
-        assert all(torch.equal(expected[kind][name], found[kind][name]) for name in found[kind])
-    assert torch.equal(*(run["averaging_state"]["n_averaged"] for run in (expected, found)))
+
+@pytest.mark.parametrize("policy", ["E0", "E0Hybrid", "FlowMatching", "MaskedDiffusion"])
+def test_a_run_resumed_in_memory_equals_an_uninterrupted_one_to_the_bit(policy, tmp_path):
+    settings = tiny_settings(policy)
+
+    def fit_in_memory(steps, seed, resume=None):
+        torch.manual_seed(seed)  # without effect on training
+        callbacks = [EMAWeightAveraging(decay=0.5)]
+        trainer = quiet_trainer(tmp_path, max_steps=steps, callbacks=callbacks)
+        trainer.fit(new_policy(settings), InMemoryDemos(), ckpt_path=resume, weights_only=True)
+        path = tmp_path / f"{steps}-{seed}.ckpt"
+        trainer.save_checkpoint(path)
+        return path
+
+    half = fit_in_memory(3, seed=1)
+    resumed, whole = fit_in_memory(6, seed=2, resume=half), fit_in_memory(6, seed=3)
+    resumed, whole = (torch.load(path, weights_only=True) for path in (resumed, whole))
+    assert_equal_weights(resumed, whole, step=6)
+
+
+def assert_equal_weights(resumed: dict, whole: dict, step: int) -> None:
+    assert whole["global_step"] == resumed["global_step"] == step
+    for kind in ("state_dict", "current_model_state"):  # averaged weights, and current ones
+        assert whole[kind].keys() == resumed[kind].keys()
+        assert all(torch.equal(whole[kind][name], value) for name, value in resumed[kind].items())
+    assert torch.equal(*(run["averaging_state"]["n_averaged"] for run in (whole, resumed)))

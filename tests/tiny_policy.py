@@ -123,8 +123,8 @@ def act_seeded(policy: Policy, observation: Any, seed: int = 7) -> Tensor:
     return policy.act({**observation, "noise_seed": seeds})
 
 
-class seeded_draws:
-    """Context in which a policy draws from one generator, as in a step of a trainer."""
+class seeded_step:
+    """Context in which a policy samples from one generator, as in a step of a trainer."""
 
     def __init__(self, policy: Policy, seed: int = 0) -> None:
         self.scope = policy._using(seeded_generator("test", seed))

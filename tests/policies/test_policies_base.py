@@ -1,7 +1,5 @@
 """Spec, statistics, steps and metrics of every policy."""
 
-from typing import ClassVar
-
 import h5py
 import lightning.pytorch as pl
 import pytest
@@ -61,16 +59,15 @@ def test_bf16_training_keeps_statistics_in_full_precision(tmp_path):
     assert policy.act(make_batch()).isfinite().all()
 
 
-def test_training_draws_depend_on_step_and_batch_only(tmp_path):
-    class Draws(pl.Callback):
-        values: ClassVar[list[float]] = []
+def test_random_numbers_of_training_depend_on_step_and_batch_only(tmp_path):
+    values: list[float] = []
 
     def losses(policy, batch, prefix):
-        Draws.values.append(torch.rand((), generator=policy.generator).item())
+        values.append(torch.rand((), generator=policy.generator).item())
         return {"loss": sum(weight.sum() for weight in policy.parameters()) * 0}
 
-    def draws(seed):
-        Draws.values = []
+    def samples(seed):
+        values.clear()
         torch.manual_seed(seed)  # without effect
         policy = new_policy(tiny_settings("Regression"))
         policy.losses = lambda *inputs: losses(policy, *inputs)
@@ -78,11 +75,11 @@ def test_training_draws_depend_on_step_and_batch_only(tmp_path):
             tmp_path, max_steps=1, accumulate_grad_batches=3, limit_val_batches=0
         )
         trainer.fit(policy, datamodule=InMemoryDemos())
-        return Draws.values
+        return list(values)
 
-    first = draws(1)
+    first = samples(1)
     assert len(set(first)) == 3
-    assert draws(2) == first
+    assert samples(2) == first
 
 
 def test_seeded_sampling_does_not_touch_the_global_generator(fitted):

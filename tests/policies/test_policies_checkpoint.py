@@ -208,6 +208,8 @@ def test_a_tokenizer_with_its_own_code_is_refused_without_a_question(tmp_path, m
         "config": dict(LANGUAGE),
         "tokenizer": str(tmp_path),
     }
-    with pytest.raises(ValueError, match="language.tokenizer: expected a tokenizer of transformers"):
+    with pytest.raises(
+        ValueError, match=r"language\.tokenizer: expected a tokenizer of transformers"
+    ):
         build_policy(settings)
     assert not questions

@@ -16,7 +16,7 @@ from tiny_policy import (
     act_seeded,
     make_batch,
     ready_policy,
-    seeded_draws,
+    seeded_step,
     tiny_settings,
 )
 
@@ -34,11 +34,11 @@ def test_a_prefix_encoded_once_equals_one_encoded_at_every_step(changes, batch, 
     def denoise_with_new_prefix(x_tau, tau, prefix, *rest):
         return denoise(x_tau, tau, policy.encode(batch), *rest)
 
-    with seeded_draws(policy):
+    with seeded_step(policy):
         once = policy.sample_actions(batch)
     assert len(encoded) == 1
     monkeypatch.setattr(policy, "denoise", denoise_with_new_prefix)
-    with seeded_draws(policy):
+    with seeded_step(policy):
         anew = policy.sample_actions(batch)
     assert len(encoded) == 2 + policy.sampler.num_steps
     assert torch.equal(once.actions, anew.actions)
@@ -116,9 +116,9 @@ def test_each_sampling_step_gets_the_estimate_of_the_step_before(batch):
     torch.nn.init.normal_(policy.projection.embedding.estimate.weight)
     inputs, outputs, denoise = [], [], policy.denoise
 
-    def record(x_tau, tau, prefix, estimate, known):
+    def record(x_tau, tau, prefix, estimate, prefix_tokens):
         inputs.append(estimate)
-        outputs.append(denoise(x_tau, tau, prefix, estimate, known))
+        outputs.append(denoise(x_tau, tau, prefix, estimate, prefix_tokens))
         return outputs[-1]
 
     policy.denoise = record
@@ -137,7 +137,7 @@ def test_half_of_the_training_samples_get_an_estimate_without_gradient(batch):
         lambda _, args, out: inputs.append(args[0])
     )
     for seed in range(20):
-        with seeded_draws(policy, seed):
+        with seeded_step(policy, seed):
             policy.compute_losses(batch)
     assert passes == [False, True] * 20
     assert not any(first.any() for first in inputs[::2])
@@ -165,7 +165,7 @@ def test_a_chunk_continues_the_mode_of_its_prefix(token_per):
     policy.train()
     for step in range(150):
         optimizer.zero_grad()
-        with seeded_draws(policy, step):
+        with seeded_step(policy, step):
             sum(policy.losses(batch, policy.encode(batch)).values()).backward()
         optimizer.step()
     policy.eval()
@@ -188,9 +188,9 @@ def test_padding_is_never_part_of_a_prefix_in_training_or_at_inference(batch):
         {**batch, "action_prefix": [*batch["actions"][:, :2]]}, policy.actions
     )
     at_inference = prefix.tokens(policy.tokenizer).view(-1, HORIZON, 5)
-    for known in (trained, at_inference):
-        assert (known[:, 0, :3] >= 0).any()
-        assert (known[..., 3:] == -1).all()
+    for prefix_tokens in (trained, at_inference):
+        assert (prefix_tokens[:, 0, :3] >= 0).any()
+        assert (prefix_tokens[..., 3:] == -1).all()
 
 
 def test_a_prefix_as_long_as_the_chunk_is_refused():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tiny_policy import ready_policy, seeded_draws, tiny_settings
+from tiny_policy import ready_policy, seeded_step, tiny_settings
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def policy():
 def flow_end(policy, prefix, shape):
     """End of the flow alone, from the noise that a sample starts with."""
     taus = policy.sampler.schedule(policy.sampler.num_steps)
-    with seeded_draws(policy):
+    with seeded_step(policy):
         states = policy.flow.integrate(
             lambda x, tau: policy._flow(x, tau, prefix)[0], shape, taus, policy.generator
         )
@@ -22,7 +22,7 @@ def flow_end(policy, prefix, shape):
 
 def test_the_chunk_is_the_mean_of_the_flow_and_of_bin_centers(policy, batch):
     prefix = policy.encode(batch)
-    with seeded_draws(policy):
+    with seeded_step(policy):
         chunk = policy.sample(prefix).actions
     values = 2 * chunk - flow_end(policy, prefix, chunk.shape)
     centers = policy.tokenizer.decode(policy.tokenizer.encode(values))

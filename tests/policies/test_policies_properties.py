@@ -19,7 +19,7 @@ from tiny_policy import (
     make_batch,
     quiet_trainer,
     ready_policy,
-    seeded_draws,
+    seeded_step,
     tiny_settings,
 )
 
@@ -66,7 +66,7 @@ def fit(policy, batch, steps):
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     for step in range(steps):
         optimizer.zero_grad()
-        with seeded_draws(policy, step):
+        with seeded_step(policy, step):
             sum(policy.losses(targets, prefix).values()).backward()
         optimizer.step()
         schedule.step()
@@ -97,7 +97,7 @@ def test_steps_past_the_end_do_not_change_the_loss(policy, batch):
     valid[:, 2:] = False
 
     def loss(actions):
-        with seeded_draws(policy, 3):
+        with seeded_step(policy, 3):
             changed = Batch({**batch, "actions": actions, "valid": valid})
             return sum(policy.compute_losses(changed).values())
 

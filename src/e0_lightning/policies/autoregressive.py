@@ -66,14 +66,14 @@ class Autoregressive(Policy):
 
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Decode token by token, after those of an action prefix."""
-        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
+        prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         token = torch.full((prefix.batch_size, 1), self.start_token, device=prefix.mask.device)
         tokens, posteriors = [], []
         for index in range(self.num_tokens):
             refined, prefix = self.expert.extend(self.projection.embed(token, index), prefix)
             logits = self.projection.project_out(refined).float()
-            if known is not None:
-                logits = inpaint_logits(logits, known[:, index, None])
+            if prefix_tokens is not None:
+                logits = inpaint_logits(logits, prefix_tokens[:, index, None])
             token = sample_tokens(logits, self.temperature, self.generator)
             tokens.append(token)
             posteriors.append(logits)

@@ -102,7 +102,7 @@ class Policy(pl.LightningModule):
 
     @property
     def generator(self) -> Generator:
-        """Source of the random draws of the current step; pass it to every draw.
+        """Random generator of the current step; pass it wherever random numbers are sampled.
 
         None, outside of steps and without ``noise_seed``, is torch's global generator.
         """

@@ -89,18 +89,18 @@ class E0(Policy):
         tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
         valid = self.actions.loss_mask(batch["valid"]).flatten(1)
         tau = self.process.tau_distribution.sample(len(tokens), self.generator, tokens.device)
-        known = self._sample_action_prefix(tokens)
-        embedded = self._embed_corrupted(tokens, tau, valid, known)
+        prefix_tokens = self._sample_action_prefix(tokens)
+        embedded = self._embed_corrupted(tokens, tau, valid, prefix_tokens)
         logits = self._refine(self._condition_on_estimate(embedded, tau, prefix), tau, prefix)
-        in_loss = valid if known is None else valid & (known < 0)
+        in_loss = valid if prefix_tokens is None else valid & (prefix_tokens < 0)
         self._stage_accuracy().update(logits.detach(), tokens, in_loss, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, in_loss)}
 
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Denoise chunks from noise; the tokens of an action prefix are inpainted."""
-        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
+        prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         tokens, logits = self.sampler(
-            self._denoiser(prefix, known),
+            self._denoiser(prefix, prefix_tokens),
             self.process,
             (prefix.batch_size, self.num_tokens),
             self.generator,
@@ -116,7 +116,7 @@ class E0(Policy):
         tau: Tensor,
         prefix: Prefix,
         estimate: Tensor | None = None,
-        known: Tensor | None = None,
+        prefix_tokens: Tensor | None = None,
     ) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens.
 
@@ -125,20 +125,20 @@ class E0(Policy):
             tau: ``(B,)``.
             prefix: Encoded observations.
             estimate: Logits of the step before, ``(B, L, K)``; used under self-conditioning.
-            known: Tokens of the action prefix, ``(B, L)`` int64, −1 after it; used if training had
-                action prefixes.
+            prefix_tokens: Tokens of the action prefix, ``(B, L)`` int64, −1 after it; used if
+                training had action prefixes.
         """
-        embedded = self._add_prefix(self.projection.embed(x_tau), known)
+        embedded = self._add_prefix(self.projection.embed(x_tau), prefix_tokens)
         return self._refine(self.projection.embedding.add_estimate(embedded, estimate), tau, prefix)
 
-    def _denoiser(self, prefix: Prefix, known: Tensor | None) -> Denoise:
+    def _denoiser(self, prefix: Prefix, prefix_tokens: Tensor | None) -> Denoise:
         """The posterior given an action prefix and, under self-conditioning, the last posterior."""
         estimate: Tensor | None = None
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self.denoise(x_tau, tau, prefix, estimate, known)
+            return self.denoise(x_tau, tau, prefix, estimate, prefix_tokens)
 
-        inpainted = inpaint_denoiser(denoise, self.process, known)
+        inpainted = inpaint_denoiser(denoise, self.process, prefix_tokens)
 
         def conditioned(x_tau: Tensor, tau: Tensor) -> Tensor:
             nonlocal estimate
@@ -159,10 +159,10 @@ class E0(Policy):
         return tokens.masked_fill((step_of_token >= steps) | padding, -1)
 
     def _embed_corrupted(
-        self, tokens: Tensor, tau: Tensor, valid: Tensor, known: Tensor | None
+        self, tokens: Tensor, tau: Tensor, valid: Tensor, prefix_tokens: Tensor | None
     ) -> Tensor:
         """Expert tokens ``(B, T, W)`` of noisy tokens; those of an action prefix have no noise."""
-        if known is None and self.process.projected:
+        if prefix_tokens is None and self.process.projected:
             embedding = self.projection.embedding
             shape = (len(tokens), len(self.projection.positions), -1)
             projected = corrupt_projected(
@@ -175,16 +175,16 @@ class E0(Policy):
             )
             return self.projection.add_positions(embedding.embed_projected(projected))
         x_tau = self.process.corrupt(tokens, tau, self.generator, valid)
-        if known is not None:
+        if prefix_tokens is not None:
             clean = self.process.inpaint(tokens, tau)
-            x_tau = torch.where(known[..., None] < 0, x_tau, clean)
-        return self._add_prefix(self.projection.embed(x_tau), known)
+            x_tau = torch.where(prefix_tokens[..., None] < 0, x_tau, clean)
+        return self._add_prefix(self.projection.embed(x_tau), prefix_tokens)
 
-    def _add_prefix(self, embedded: Tensor, known: Tensor | None) -> Tensor:
-        if known is None:
+    def _add_prefix(self, embedded: Tensor, prefix_tokens: Tensor | None) -> Tensor:
+        if prefix_tokens is None:
             return embedded
-        values = self.tokenizer.decode(known.clamp(min=0))
-        return self.projection.embedding.add_prefix(embedded, values, known >= 0)
+        values = self.tokenizer.decode(prefix_tokens.clamp(min=0))
+        return self.projection.embedding.add_prefix(embedded, values, prefix_tokens >= 0)
 
     def _condition_on_estimate(self, embedded: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
         """Add the estimate of a first pass to half of the samples, under self-conditioning."""

@@ -79,7 +79,7 @@ class E0Hybrid(Policy):
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Integrate the flow, denoise the tokens over the same noise levels, and average."""
         numbers = None if action_prefix is None else action_prefix.normalized
-        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
+        prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
         device, generator = prefix.mask.device, self.generator
         taus = self.sampler.schedule(self.sampler.num_steps)
@@ -97,7 +97,7 @@ class E0Hybrid(Policy):
             return self._denoise(x_tau, tau, self._flow(next(remaining), tau, prefix)[1])
 
         tokens, logits = self.sampler(
-            inpaint_denoiser(denoise, self.process, known),
+            inpaint_denoiser(denoise, self.process, prefix_tokens),
             self.process,
             (prefix.batch_size, self.num_tokens),
             generator,

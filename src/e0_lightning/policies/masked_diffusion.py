@@ -68,9 +68,9 @@ class MaskedDiffusion(Policy):
 
         There is no uncertainty: the last posterior is that of the tokens still masked then.
         """
-        known = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
+        prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         tokens, _ = self.sampler(
-            inpaint_predictor(partial(self.predict, prefix=prefix), known),
+            inpaint_predictor(partial(self.predict, prefix=prefix), prefix_tokens),
             self.process,
             (prefix.batch_size, self.num_tokens),
             self.generator,

@@ -85,9 +85,9 @@ def _non_finite(trainer: pl.Trainer, loss: Tensor | None, norm: Tensor) -> str:
     checkpoint: Any = trainer.checkpoint_callback
     path = checkpoint and (checkpoint.last_model_path or checkpoint.best_model_path)
     resume = f"Resume from {path}" if path else "Start again"
-    shown = "unknown" if loss is None else f"{loss.item():g}"
+    values = f"{'unknown' if loss is None else f'{loss.item():g}'} and {norm.item():g}"
     return (
         f"training stopped before step {trainer.global_step + 1}: expected a finite loss and "
-        f"gradient norm, got loss {shown} and gradient norm {norm.item():g}. {resume} with a lower "
-        "model.optimizer.lr or a trainer.gradient_clip_val, and check the data with `e0 inspect`."
+        f"gradient norm, got {values}. {resume} with a lower model.optimizer.lr or a "
+        "trainer.gradient_clip_val, and check the data with `e0 inspect`."
     )

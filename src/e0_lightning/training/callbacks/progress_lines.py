@@ -36,7 +36,7 @@ class ProgressLines(pl.Callback):
             bar.disable()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Note the start time and step."""
         self._start = self._last_line = perf_counter()
         self._first_step = trainer.global_step
 
