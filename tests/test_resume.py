@@ -81,9 +81,21 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_bit(demos, 
     assert_equal_weights(load(resumed), load(whole), step=12)
 
 
-@pytest.mark.parametrize("policy", ["E0", "E0Hybrid", "FlowMatching", "MaskedDiffusion"])
-def test_a_run_resumed_in_memory_equals_an_uninterrupted_one_to_the_bit(policy, tmp_path):
-    settings = tiny_settings(policy)
+POLICIES = {
+    "E0": tiny_settings(),
+    "E0Hybrid": tiny_settings("E0Hybrid", process={"num_bins": 32}),
+    "FlowMatching": tiny_settings("FlowMatching"),
+    "MaskedDiffusion": tiny_settings("MaskedDiffusion", process={"num_bins": 32}),
+    "stochastic depth": tiny_settings("Regression"),
+}
+POLICIES["stochastic depth"]["init_args"]["encoder"]["vision"]["model_args"] = {
+    "drop_path_rate": 0.5
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_run_resumed_in_memory_equals_an_uninterrupted_one_to_the_bit(name, tmp_path):
+    settings = POLICIES[name]
 
     def fit_in_memory(steps, seed, resume=None):
         torch.manual_seed(seed)  # without effect on training

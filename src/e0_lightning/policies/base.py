@@ -24,6 +24,7 @@ from e0_lightning.random import Generator, seeded_generator
 from e0_lightning.training.callbacks.defaults import default_callbacks
 from e0_lightning.training.checkpoint_file import complete_checkpoint, load_pretrained, stored_spec
 from e0_lightning.training.constructor_tree import save_constructor_tree
+from e0_lightning.training.dropout import seeded_dropout
 from e0_lightning.training.finetuning import FineTuning
 from e0_lightning.training.optimizer import CosineAdamW
 from e0_lightning.training.sharding import shard
@@ -174,7 +175,8 @@ class Policy(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Sum of the losses of a batch."""
         # Batches of one optimizer step, under gradient accumulation, get different noise.
-        with self._seeded("train", self.trainer.global_step, batch_idx, self.global_rank):
+        key = ("train", self.trainer.global_step, batch_idx, self.global_rank)
+        with self._seeded(*key), seeded_dropout(self.device, *key):
             return self._loss(batch, "train")
 
     def validation_step(  # type: ignore[override]
