@@ -1,74 +1,63 @@
-"""E0, Tweedie discrete diffusion for robot actions, as PyTorch Lightning modules."""
+"""E0, Tweedie discrete diffusion for robot actions, as PyTorch Lightning modules.
 
-from e0_lightning.actions.action_space import ActionSpace
-from e0_lightning.actions.normalizers import MeanStdNormalizer, QuantileNormalizer
-from e0_lightning.actions.relative import RelativeActions
-from e0_lightning.actions.tokenizer import ActionTokenizer
-from e0_lightning.augment.spherical_warp import SphericalWarp
-from e0_lightning.augment.viewpoint import ViewpointPerturbation
-from e0_lightning.data.datamodule import RobotDemos
-from e0_lightning.diffusion.flow_matching import RectifiedFlow
-from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
-from e0_lightning.diffusion.one_hot import OneHotDiffusion
-from e0_lightning.diffusion.samplers import (
-    ArgmaxSampler,
-    CategoricalSampler,
-    ReleasedSampler,
-    TweedieSampler,
-)
-from e0_lightning.evaluation.libero_episodes import LiberoEpisodes
-from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
-from e0_lightning.evaluation.report.callback import RolloutReport
-from e0_lightning.networks.action_expert import ActionExpert
-from e0_lightning.networks.language import LanguageModel
-from e0_lightning.networks.prefix_encoder import PrefixEncoder
-from e0_lightning.networks.vision import VisionEncoder
-from e0_lightning.policies.autoregressive import Autoregressive
-from e0_lightning.policies.base import Policy
-from e0_lightning.policies.checkpoint import build_policy, load_policy
-from e0_lightning.policies.e0 import E0
-from e0_lightning.policies.e0_hybrid import E0Hybrid
-from e0_lightning.policies.flow_matching import FlowMatching
-from e0_lightning.policies.masked_diffusion import MaskedDiffusion
-from e0_lightning.policies.regression import Regression
-from e0_lightning.training.optimizer import CosineAdamW
-from e0_lightning.types import Batch, Observation, PolicySpec
+Public names are imported on first use, so that a name costs no more than the module that defines
+it. ``__init__.pyi`` declares the same names for type checkers.
+"""
 
-__all__ = [
-    "E0",
-    "ActionExpert",
-    "ActionSpace",
-    "ActionTokenizer",
-    "ArgmaxSampler",
-    "Autoregressive",
-    "Batch",
-    "CategoricalSampler",
-    "ConfidenceSampler",
-    "CosineAdamW",
-    "E0Hybrid",
-    "FlowMatching",
-    "LanguageModel",
-    "LiberoEpisodes",
-    "ManiSkillEpisodes",
-    "MaskedDiffusion",
-    "MeanStdNormalizer",
-    "Observation",
-    "OneHotDiffusion",
-    "Policy",
-    "PolicySpec",
-    "PrefixEncoder",
-    "QuantileNormalizer",
-    "RectifiedFlow",
-    "Regression",
-    "RelativeActions",
-    "ReleasedSampler",
-    "RobotDemos",
-    "RolloutReport",
-    "SphericalWarp",
-    "TokenMasking",
-    "TweedieSampler",
-    "ViewpointPerturbation",
-    "VisionEncoder",
-    "build_policy",
-    "load_policy",
-]
+from importlib import import_module
+
+__version__ = "0.2.0"
+
+_MODULES = {
+    "E0": "policies.e0",
+    "ActionExpert": "networks.action_expert",
+    "ActionSpace": "actions.action_space",
+    "ActionTokenizer": "actions.tokenizer",
+    "ArgmaxSampler": "diffusion.samplers",
+    "Autoregressive": "policies.autoregressive",
+    "Batch": "types",
+    "CategoricalSampler": "diffusion.samplers",
+    "ConfidenceSampler": "diffusion.masked",
+    "CosineAdamW": "training.optimizer",
+    "E0Hybrid": "policies.e0_hybrid",
+    "FineTuning": "training.finetuning",
+    "FlowMatching": "policies.flow_matching",
+    "LanguageModel": "networks.language",
+    "LiberoEpisodes": "evaluation.libero_episodes",
+    "ManiSkillEpisodes": "evaluation.maniskill_episodes",
+    "MaskedDiffusion": "policies.masked_diffusion",
+    "MeanStdNormalizer": "actions.normalizers",
+    "Observation": "types",
+    "OneHotDiffusion": "diffusion.one_hot",
+    "Policy": "policies.base",
+    "PolicySpec": "types",
+    "PrefixEncoder": "networks.prefix_encoder",
+    "QuantileNormalizer": "actions.normalizers",
+    "RectifiedFlow": "diffusion.flow_matching",
+    "Regression": "policies.regression",
+    "RelativeActions": "actions.relative",
+    "ReleasedSampler": "diffusion.samplers",
+    "RobotDemos": "data.datamodule",
+    "RolloutReport": "evaluation.report.callback",
+    "SphericalWarp": "augment.spherical_warp",
+    "TokenMasking": "diffusion.masked",
+    "TweedieSampler": "diffusion.samplers",
+    "ViewpointPerturbation": "augment.viewpoint",
+    "VisionEncoder": "networks.vision",
+    "build_policy": "policies.checkpoint",
+    "load_policy": "policies.checkpoint",
+}
+
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

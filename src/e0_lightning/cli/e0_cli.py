@@ -1,92 +1,181 @@
-"""`e0`: all that is not one of Lightning's verbs, each a function with a docstring."""
+"""`e0`: all verbs that are not Lightning's; each is a function, imported when it is run."""
 
 from __future__ import annotations
 
 import json
 import sys
-import traceback
-from typing import Any
+from argparse import ArgumentError
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
 
-from jsonargparse import ArgumentParser, auto_cli
+import e0_lightning
+from e0_lightning.cli.errors import errors_as_text, explain, near_misses
+from e0_lightning.cli.options import import_from_working_directory, parse_options, take_flag
 
-from e0_lightning.benchmarks.data import benchmark as benchmark_data
-from e0_lightning.benchmarks.multimodality import modes as benchmark_modes
-from e0_lightning.cli.costs import benchmark_memory, benchmark_speed
-from e0_lightning.cli.import_weights import import_weights
-from e0_lightning.cli.lightning_cli import find_modules_here
-from e0_lightning.cli.seam import benchmark_seam
-from e0_lightning.cli.serving import benchmark_serving, serve
-from e0_lightning.collection.libero import collect as collect_libero
-from e0_lightning.collection.maniskill import collect as collect_maniskill
-from e0_lightning.comparison.compare import compare
-from e0_lightning.data.inspect import inspect
-from e0_lightning.evaluation.report.merge import merge as merge_reports
 
-COMMANDS: dict[str, Any] = {
-    "collect": {"libero": collect_libero, "maniskill": collect_maniskill},
-    "compare": compare,
-    "merge": merge_reports,
-    "serve": serve,
-    "import-weights": import_weights,
-    "benchmark": {
-        "data": benchmark_data,
-        "serve": benchmark_serving,
-        "modes": benchmark_modes,
-        "memory": benchmark_memory,
-        "speed": benchmark_speed,
-        "seam": benchmark_seam,
-    },
+class Verb(NamedTuple):
+    """A verb of the command line.
+
+    Args:
+        function: ``module:function`` within the package; its docstring and signature are the help.
+        help: One line.
+        takes_experiment: Whether the options that describe an experiment to ``lightning fit`` are
+            collected in its argument ``experiment``.
+    """
+
+    function: str
+    help: str
+    takes_experiment: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    "collect libero": Verb(
+        "collection.libero:collect", "record demonstrations of a scripted expert in LIBERO"
+    ),
+    "collect maniskill": Verb(
+        "collection.maniskill:collect", "record demonstrations of ManiSkill's motion planner"
+    ),
+    "inspect": Verb("data.inspect:inspect", "describe demonstration files and report problems"),
+    "serve": Verb("cli.serving:serve", "serve a checkpoint over WebSocket"),
+    "compare": Verb(
+        "comparison.compare:compare", "train and evaluate variants under one budget", True
+    ),
+    "merge": Verb("evaluation.report.merge:merge", "merge evaluation reports"),
+    "import-weights": Verb(
+        "cli.import_weights:import_weights", "convert weights of PaliGemma, π0 or π0.5", True
+    ),
+    "benchmark data": Verb("benchmarks.data:benchmark", "reading speed of demonstrations"),
+    "benchmark serve": Verb(
+        "cli.serving:benchmark_serving", "latency and throughput of the policy server"
+    ),
+    "benchmark memory": Verb(
+        "cli.costs:benchmark_memory", "parameters and memory of a training step", True
+    ),
+    "benchmark speed": Verb(
+        "cli.costs:benchmark_speed", "time of a training step and of inference", True
+    ),
+    "benchmark multimodality": Verb(
+        "benchmarks.multimodality:modes", "policies on demonstrations with two modes"
+    ),
+    "benchmark chunk-boundary": Verb(
+        "cli.costs:benchmark_chunk_boundary", "jumps between action chunks of a late policy"
+    ),
 }
 
-DESCRIBING = ("--config", "--seed_everything", "--trainer", "--data", "--model")
-"""Options of ``lightning fit`` that say what is trained and how, themselves or their parts."""
+EXPERIMENT_OPTIONS = ("--config", "--seed_everything", "--trainer", "--data", "--model")
+"""Options of ``lightning fit`` that describe an experiment, themselves or their parts."""
 
 
-def _underscored(word: str) -> str:
-    """Options may be written with dashes, ``--api-key``."""
+def e0(args: list[str] | None = None) -> None:
+    """Run a verb of ``e0``; user errors end it with one paragraph.
+
+    Args:
+        args: Words after ``e0``; None takes them from the command line.
+    """
+    words, debug = take_flag(sys.argv[1:] if args is None else args, "--debug")
+    if words == ["--version"]:
+        print(f"e0-lightning {e0_lightning.__version__}")
+        return
+    import_from_working_directory()
+    with errors_as_text("e0", debug):
+        name, rest = split_verb(words)
+        if name in VERBS:
+            run_verb(name, rest)
+        else:
+            print(overview(name))
+
+
+def split_verb(words: list[str]) -> tuple[str, list[str]]:
+    """The verb of a command line and the words after it.
+
+    Returns:
+        The verb, a group of verbs such as ``benchmark``, or an empty name where help is asked for.
+
+    Raises:
+        ValueError: If there is no such verb.
+    """
+    name = ""
+    for index, word in enumerate(words):
+        if word in ("-h", "--help"):
+            return name, words[index:]
+        name = f"{name} {word}".strip()
+        if name in VERBS:
+            return name, words[index + 1 :]
+        if not any(verb.startswith(f"{name} ") for verb in VERBS):
+            raise ValueError(
+                f"expected a verb, got {name}.{near_misses(name, VERBS)} `e0 --help` lists them."
+            )
+    return name, []
+
+
+def overview(group: str = "") -> str:
+    """Help: every verb, or those of a group, with one line each."""
+    verbs = {name: verb for name, verb in VERBS.items() if name.startswith(group)}
+    width = max(map(len, verbs))
+    lines = [f"  {name:<{width}}  {verb.help}" for name, verb in verbs.items()]
+    return "\n".join(
+        [
+            "usage: e0 VERB [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "`e0 VERB --help` describes a verb. `--version` and `--debug` (tracebacks) go with e0;",
+            "training and evaluation are the verbs of `lightning`.",
+        ]
+    )
+
+
+def run_verb(name: str, words: list[str]) -> None:
+    """Parse the options of a verb by the signature of its function, and call it.
+
+    Raises:
+        ValueError: If the options cannot be used.
+    """
+    from jsonargparse import ArgumentParser
+
+    function = load_function(name)
+    parser = ArgumentParser(prog=f"e0 {name}", description=function.__doc__, exit_on_error=False)
+    parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
+    words = [with_underscores(word) for word in words]
+    if VERBS[name].takes_experiment:
+        words = collect_experiment(words)
+    if name == "inspect":
+        words = collect_paths(words)
+    try:
+        arguments = parser.instantiate_classes(parser.parse_args(words))
+    except ArgumentError as error:
+        names = [action.dest for action in parser._actions]
+        raise ValueError(explain(str(error), names)) from error
+    function(**arguments.as_dict())
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function of a verb."""
+    module, _, function = VERBS[name].function.partition(":")
+    loaded: Callable[..., Any] = getattr(import_module(f"e0_lightning.{module}"), function)
+    return loaded
+
+
+def with_underscores(word: str) -> str:
+    """An option written with dashes, ``--api-key``, as the argument ``--api_key``."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
-def _folded(words: list[str]) -> list[str]:
-    """What describes an experiment to ``lightning fit`` becomes the list ``--experiment``."""
-    rest: list[str] = []
-    described: list[str] = []
-    following = iter(words)
-    for word in following:
-        name, equals, _ = word.partition("=")
-        if name.split(".")[0] in DESCRIBING:
-            described.append(word if equals else f"{word}={next(following, '')}")
-        else:
-            rest.append(word)
-    return [*rest, f"--experiment={json.dumps(described)}"] if described else rest
+def collect_experiment(words: list[str]) -> list[str]:
+    """Turn the options that describe an experiment into the list ``--experiment``."""
+    options = parse_options(words)
+    described = [o for o in options if o.name.split(".")[0].rstrip("+") in EXPERIMENT_OPTIONS]
+    if not described:
+        return words
+    rest = [option.word for option in options if option not in described]
+    return [*rest, f"--experiment={json.dumps([option.word for option in described])}"]
 
 
-def e0(args: list[str] | None = None) -> None:
-    """Run ``e0 collect | inspect | compare | serve | import-weights | benchmark``.
-
-    Users' errors come without a traceback.
-    """
-    find_modules_here()
-    try:
-        _e0(sys.argv[1:] if args is None else args)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"e0: {error}")
-    except RuntimeError as error:
-        # Ours say what to do; those of PyTorch and others are worth their traceback.
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not frame.f_globals.get("__name__", "").startswith("e0_lightning."):
-            raise
-        sys.exit(f"e0: {error}")
-
-
-def _e0(args: list[str]) -> None:
-    args = [_underscored(word) for word in args]
-    if args[:1] in (["compare"], ["import-weights"], ["benchmark"]):
-        args = _folded(args)
-    if args[:1] == ["inspect"]:
-        parser = ArgumentParser(prog="e0 inspect", description=inspect.__doc__)
-        parser.add_argument("paths", nargs="+", help="HDF5 files, or addresses fsspec knows")
-        inspect(parser.parse_args(args[1:]).paths)
-    else:
-        auto_cli(COMMANDS, args=args, as_positional=False, prog="e0")
+def collect_paths(words: list[str]) -> list[str]:
+    """Turn the leading words, which are files, into the list ``--paths``."""
+    options = parse_options(words)
+    paths = [option.word for option in options if not option.name]
+    rest = [option.word for option in options if option.name]
+    return [f"--paths={json.dumps(paths)}", *rest] if paths else rest

@@ -1,4 +1,4 @@
-"""`e0 import-weights`: foreign weights as a checkpoint of an experiment's policy."""
+"""`e0 import-weights`: published weights as a checkpoint of an experiment's policy."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from e0_lightning.cli.experiment import build
+from e0_lightning.cli.lightning_cli import build_experiment
 from e0_lightning.weights.mapping import load_mapped
 from e0_lightning.weights.openpi import plan as plan_import
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
 
 def import_weights(source: str, experiment: list[str], out: str) -> None:
-    """Write the first checkpoint of a policy with the weights of PaliGemma, π0 or π0.5.
+    """Write a checkpoint of a policy with the weights of PaliGemma, π0 or π0.5.
 
-    ``lightning fit`` starts from it by ``--model.weights OUT``. Where the experiment's
-    demonstrations are at hand, it also holds their spec and statistics, and can act.
+    ``lightning fit --model.weights OUT`` starts from it. Where the experiment's demonstrations are
+    available, the checkpoint also holds their spec and statistics, and its policy can act.
 
     Args:
         source: A safetensors file, a folder of them, or a repository of the Hugging Face hub.
-        experiment: What describes the policy to ``lightning fit``, as it is there: ``--config
-            FILE``, and any of ``--trainer…``, ``--data…`` and ``--model…``.
+        experiment: Options that describe the policy to ``lightning fit``: ``--config FILE``, and
+            any of ``--trainer…``, ``--data…`` and ``--model…``.
         out: The checkpoint to write.
     """
     shards = find_shards(source)
     plan = plan_import(read_names(shards))
-    built = build(experiment)
+    built = build_experiment(experiment)
     print(load_mapped(dict(built.model.named_parameters()), read_tensors(shards), plan))
     try:
         built.model.fit_normalizers(built.datamodule)
     except (ValueError, OSError) as error:
-        print(f"No spec and no statistics, so it cannot act before `lightning fit`: {error}")
-    # A run's callbacks have nothing to say about weights that were not trained.
+        print(f"No spec and no statistics: it cannot act before `lightning fit` ({error})")
+    # Not the experiment's trainer: its callbacks are for trained weights.
     trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, plugins=[_Streamed()]
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        plugins=[_StreamedCheckpointIO()],
     )
     trainer.strategy.connect(built.model)
     trainer.save_checkpoint(out, weights_only=True)
 
 
-class _Streamed(TorchCheckpointIO):
-    """Writes tensor by tensor, where Lightning first lays the file out whole in memory."""
+class _StreamedCheckpointIO(TorchCheckpointIO):
+    """Writes tensor by tensor; Lightning's own first builds the whole file in memory."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None

@@ -2,103 +2,212 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 import warnings
-from pathlib import Path
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import ArgsType, LightningCLI
-from lightning.pytorch.utilities import rank_zero_warn
+import lightning.pytorch as pl
+from jsonargparse import Namespace
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-import e0_lightning  # bare class names in YAML are those already imported
+import e0_lightning
+from e0_lightning.cli.errors import errors_as_text, explain
+from e0_lightning.cli.from_checkpoint import announce_changes, checkpoint_option, take_model
+from e0_lightning.cli.options import import_from_working_directory, parse_options, take_flag
+from e0_lightning.cli.overlays import compose
+from e0_lightning.cli.run_folder import SaveConfig, claimed_run_folder, stay_in_run_folder
+from e0_lightning.cli.sizes import fill_sizes, missing_sizes
+from e0_lightning.policies.base import Policy
 from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
-from e0_lightning.training.constructor_tree import comparable_trees
+
+SIGTERM_STATUS = 143
+"""Exit status of a run that SIGTERM has ended, as schedulers expect it."""
+
+_ADVERTISEMENTS = ("Tip:", "litlogger", "litmodels", "tensorboardX", "LOCAL_RANK: 0")
+"""Log lines of Lightning that concern no run."""
+
+_UNHELPFUL_WARNINGS = (
+    "LightningCLI's args parameter",  # the arguments are those of the command line
+    "You're using the WeightAveraging callback with",  # concerns sharded models only
+    ".*isinstance.treespec, LeafSpec",
+    ".*does not have many workers",  # perf/data_wait_fraction measures what this guesses
+    "Checkpoint directory .* exists and is not empty",  # a resumed run stays in its folder
+    "The dataloader, val_dataloader .*, does not have many workers",
+)
 
 
 class CommandLine(LightningCLI):
-    """Lightning's, where the model that was asked for is the one that runs.
+    """Lightning's command line, with composed config files, sizes from the data and checkpoints.
 
-    Lightning lets the settings in a checkpoint win over the command line without a word, so that
-    ``--model.init_args.sampler`` next to ``--ckpt_path`` would do nothing. Here the command line
-    wins, and every difference is named.
+    ``--ckpt_path`` takes the model from the checkpoint in every verb; overlays and ``--model``
+    options change it, and each change is announced.
     """
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Compose config files and parse.
+
+        Raises:
+            ValueError: If an option or a file cannot be used.
+        """
+        if isinstance(args, dict | Namespace):
+            super().parse_arguments(parser, args)
+            return
+        options = parse_options(sys.argv[1:] if args is None else args)
+        self._is_folder_given = any(o.name == "--trainer.default_root_dir" for o in options)
+        self._checkpoint = checkpoint_option(options)
+        if self._checkpoint is not None:
+            options = take_model(options, self._checkpoint)
+        words = [option.word for option in compose(options)]
+        try:
+            self.config = parser.parse_args(words)
+        except ArgumentError as error:
+            raise ValueError(explain(str(error), self._option_names(words[:1]))) from error
+
+    def instantiate_classes(self) -> None:
+        """Build the data module first: it has the sizes that the model's options leave out.
+
+        Raises:
+            ValueError: If sizes are left out and there is no data module to infer them from.
+        """
+        section = self.config.get(str(self.subcommand), self.config)
+        model, data = section.get("model"), section.get("data")
+        datamodule = None
+        if data is not None:
+            built = self._parser(self.subcommand).instantiate_classes(Namespace(data=data))
+            datamodule = built["data"]
+        if missing := missing_sizes(model):
+            if not hasattr(datamodule, "spec"):
+                raise ValueError(
+                    f"model: expected {', '.join(missing)}, or a data module with a spec to infer "
+                    "them from; got neither. Give the sizes by --model options, or --data."
+                )
+            fill_sizes(model, cast(Any, datamodule).spec)
+        # Lightning caches what it takes hyperparameters from; it is read again with the sizes.
+        vars(self).pop("config_dump", None)
+        section["data"] = None
+        super().instantiate_classes()
+        section["data"], self.datamodule = data, datamodule
+        vars(self).pop("config_dump", None)
+        if self._checkpoint is not None and model is not None:
+            announce_changes(self._checkpoint, model.as_dict())
+
     def before_predict(self) -> None:
-        """Have the chunks of our policies written down; they are returned to nobody."""
-        if isinstance(self.model, e0_lightning.Policy):
+        """Write the action chunks of a policy to a file: no caller receives them."""
+        if isinstance(self.model, Policy):
             cast(Any, self.trainer).callbacks.append(PredictionWriter())
 
     def _parse_ckpt_path(self) -> None:
-        verb = self.config.get("subcommand")
-        given = verb and self.config.get(verb)
-        path = given and given.get("ckpt_path")
-        if not path or not Path(path).is_file():
-            return
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        saved = dict(checkpoint.get("hyper_parameters", {}))
-        if "_class_path" not in saved:
-            return
-        saved.pop("_instantiator", None)
-        class_path, model = saved.pop("_class_path"), given["model"].as_dict()
-        asked, saved = comparable_trees(model.get("init_args", {}), saved)
-        own = _leaves({"class_path": model["class_path"], "init_args": asked})
-        theirs = _leaves({"class_path": class_path, "init_args": saved})
-        for name in sorted(own.keys() | theirs.keys()):
-            if own.get(name) != theirs.get(name):
-                rank_zero_warn(
-                    f"model.{name} is {own.get(name)} as asked for; "
-                    f"the checkpoint was trained with {theirs.get(name)}."
-                )
+        """The checkpoint's model is part of the options already."""
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._checkpoint is not None and not self._is_folder_given:
+            stay_in_run_folder(self.trainer, self._checkpoint)
+        with claimed_run_folder(self.trainer):
+            super()._run_subcommand(subcommand)
 
-def _leaves(tree: Any, name: str = "") -> dict[str, Any]:
-    """Dotted names and values of a tree of dicts, without what is not set; a tuple is a list."""
-    if not isinstance(tree, dict):
-        return {} if tree is None else {name: [*tree] if isinstance(tree, tuple) else tree}
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _leaves(value, f"{name}.{key}" if name else key)
-    return leaves
-
-
-def find_modules_here() -> None:
-    """Let classes be named that lie in the working directory, as ``python -m`` does.
-
-    Last, so that nothing installed is hidden by them.
-    """
-    sys.path.append(os.getcwd())
+    def _option_names(self, verb: Sequence[str]) -> list[str]:
+        """Options such as ``trainer.max_steps``, for near misses."""
+        parsers = getattr(self, "_subcommand_parsers", {})
+        parser: Any = next((parsers[word] for word in verb if word in parsers), self.parser)
+        return [action.dest for action in parser._actions]
 
 
 def main() -> None:
     """Run ``lightning fit | validate | test | predict``."""
-    find_modules_here()
-    run()
+    import_from_working_directory()
+    words, debug = take_flag(sys.argv[1:], "--debug")
+    if words == ["--version"]:
+        print(f"lightning {pl.__version__} (e0-lightning {e0_lightning.__version__})")
+        return
+    sys.argv[1:] = words
+    with errors_as_text("lightning", debug), _quiet():
+        try:
+            run(words)
+        except SIGTERMException:
+            sys.exit(SIGTERM_STATUS)
+        except MisconfigurationException as error:
+            raise ValueError(str(error)) from error
 
 
 def run(args: ArgsType = None, start: bool = True) -> LightningCLI:
-    """Do what a ``lightning`` command line says; models and data modules go by class path.
+    """Run a ``lightning`` command line; models and data modules are given by class path.
 
     Args:
-        args: The words after ``lightning``; None takes them from the command line.
-        start: Run a verb; else the words are options without one, and all is built only.
+        args: Words after ``lightning``; None takes them from the command line.
+        start: Run a verb. Otherwise the words are its options, without a verb, and all is built
+            but not run.
 
     Returns:
         The finished command line, with its trainer, model and data module.
+
+    Raises:
+        ValueError: If the words cannot be used.
     """
-    # Said once for every fit with weight averaging; it concerns sharded models only.
-    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with")
+    # A class is found by its bare name in YAML if it has been imported.
+    for name in e0_lightning.__all__:
+        getattr(e0_lightning, name)
     return CommandLine(
-        LightningModule,
-        # None, so that a module may bring loaders of its own; a data module is any class.
+        pl.LightningModule,
+        # None: a module may bring its own loaders, and a data module may be any class.
         datamodule_class=None,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
+        parser_kwargs={"exit_on_error": False},
         args=args,
         run=start,
     )
+
+
+def build_experiment(experiment: list[str]) -> LightningCLI:
+    """Trainer, policy and data module of an experiment, without a run.
+
+    Args:
+        experiment: Words after ``lightning fit``, such as ``--config FILE``.
+
+    Raises:
+        ValueError: If they describe no policy.
+    """
+    built = run(experiment, start=False)
+    if not isinstance(built.model, Policy):
+        raise ValueError(
+            f"expected an experiment with a policy, such as --config maniskill.yaml; got "
+            f"{' '.join(experiment)}, whose model is a {type(built.model).__name__}."
+        )
+    return built
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out advertisements, and warnings that concern no user of this command line."""
+    loggers = [logging.getLogger(name) for name in _LIGHTNING_LOGGERS]
+    with warnings.catch_warnings():
+        for message in _UNHELPFUL_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.addFilter(_is_useful)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(_is_useful)
+
+
+_LIGHTNING_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning_utilities.core.rank_zero",
+)
+
+
+def _is_useful(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not any(part in text for part in _ADVERTISEMENTS)
