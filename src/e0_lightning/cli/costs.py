@@ -11,9 +11,9 @@ from e0_lightning.benchmarks.chunk_boundary import benchmark
 from e0_lightning.benchmarks.latency import benchmark_policy
 from e0_lightning.benchmarks.memory import describe, estimate, measure, random_batch
 from e0_lightning.cli.lightning_cli import build_experiment
-from e0_lightning.cli.serving import load
 from e0_lightning.envs.base import EvalEpisode
 from e0_lightning.envs.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
+from e0_lightning.policies.checkpoint import load_policy
 
 
 def benchmark_memory(experiment: list[str]) -> None:
@@ -84,4 +84,5 @@ def benchmark_chunk_boundary(
     max_steps = MAX_STEPS.get(task, DEFAULT_MAX_STEPS)
     evaluated = [EvalEpisode(task, first_seed + n, max_steps) for n in range(episodes)]
     settings = {"n_action_steps": n_action_steps, "delay": delay, "num_envs": num_envs}
-    print(benchmark(load(checkpoint), evaluated, make_environment=ManiSkillEnvironment, **settings))
+    policy = load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    print(benchmark(policy, evaluated, make_environment=ManiSkillEnvironment, **settings))

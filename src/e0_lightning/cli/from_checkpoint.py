@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from e0_lightning.cli.options import Option
 from e0_lightning.cli.overlays import ConfigFile, read_config
-from e0_lightning.training.hyperparameters import comparable
+from e0_lightning.policies.checkpoint import untrusted_classes
+from e0_lightning.training.checkpoint_file import read_checkpoint
+from e0_lightning.training.constructor_tree import comparable_trees
 
 
 def checkpoint_option(options: Sequence[Option]) -> str | None:
@@ -31,11 +32,7 @@ def saved_model(path: str) -> dict[str, Any] | None:
     Raises:
         ValueError: If the file is no checkpoint.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        settings = dict(checkpoint.get("hyper_parameters", {}))
-    except Exception as error:
-        raise ValueError(f"{path}: expected a checkpoint of the trainer, got {error}") from error
+    settings = dict(read_checkpoint(path).get("hyper_parameters", {}))
     class_path = settings.pop("_class_path", None)
     settings.pop("_instantiator", None)
     return None if class_path is None else {"class_path": class_path, "init_args": settings}
@@ -71,26 +68,17 @@ def _check_trust(model: dict[str, Any], options: Sequence[Option], path: str) ->
     Raises:
         ValueError: If there is such a module.
     """
-    given = [option.value for option in options if option.value]
+    words = [option.value for option in options if option.value and option.name != "--ckpt_path"]
     files = [read_config(o.value).tree for o in options if o.name == "--config" and o.value]
-    trusted = {"", "e0_lightning", *_packages(files), *(word.split(".")[0] for word in given)}
-    if foreign := sorted(_packages(model) - trusted):
+    named = {word.split(".")[0] for word in words} | {
+        class_path.split(".")[0] for file in files for class_path in untrusted_classes(file)
+    }
+    for class_path in untrusted_classes(model, sorted(named)):
         raise ValueError(
-            f"{path}: its model has classes of {', '.join(foreign)}, and importing them runs their "
-            "code. If you trust them, name the model's class: --model CLASS_PATH, or the --config "
-            "it was trained with."
+            f"{path}: expected classes of e0_lightning, got {class_path}, and importing it runs "
+            "its code. If you trust it, name it too: --model CLASS_PATH, or the --config that the "
+            "model was trained with."
         )
-
-
-def _packages(tree: Any) -> set[str]:
-    """Top-level packages of all class paths in a tree."""
-    if isinstance(tree, list):
-        return set().union(*map(_packages, tree))
-    if not isinstance(tree, dict):
-        return set()
-    class_path = tree.get("class_path")
-    own = {class_path.rpartition(".")[0].split(".")[0]} if isinstance(class_path, str) else set()
-    return own.union(*map(_packages, tree.values()))
 
 
 def announce_changes(path: str, model: dict[str, Any]) -> None:
@@ -111,7 +99,7 @@ def announce_changes(path: str, model: dict[str, Any]) -> None:
 
 def differences(model: dict[str, Any], saved: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Dotted name and both values of every setting in which two models differ."""
-    own_args, saved_args = comparable(model.get("init_args", {}), saved["init_args"])
+    own_args, saved_args = comparable_trees(model.get("init_args", {}), saved["init_args"])
     own = _leaves({"class_path": _short(model["class_path"]), "init_args": own_args})
     theirs = _leaves({"class_path": _short(saved["class_path"]), "init_args": saved_args})
     names = sorted(own.keys() | theirs.keys())

@@ -17,6 +17,7 @@ from types import UnionType
 from typing import Any
 
 from jsonargparse import get_loader
+from lightning.pytorch.utilities import rank_zero_info
 
 from e0_lightning.cli.errors import unknown_option
 from e0_lightning.cli.options import Option
@@ -32,10 +33,12 @@ class ConfigFile:
     Args:
         name: As given.
         tree: Its content.
+        is_changed: Whether the content is not that of the file any more.
     """
 
     name: str
     tree: dict[str, Any]
+    is_changed: bool = False
 
     @property
     def model_class(self) -> str | None:
@@ -89,17 +92,16 @@ def compose(options: Sequence[Option]) -> list[Option]:
         ValueError: If a file cannot be read, or an overlay sets what the chosen model has not.
     """
     files = {o.value: read_config(o.value) for o in options if o.name == "--config" and o.value}
+    files = {file.name: file for file in skip_absent_parts([*files.values()])}
     settings = [_as_file(option, files) for option in options]
     check_settings([file for file in settings if file is not None], _model_option(options))
     callbacks: list[Any] = []
     composed = []
     for option in options:
         if option.name == "--config" and option.value:
-            tree = files[option.value].tree
-            callbacks = add_callbacks(callbacks, tree)
-            composed.append(_as_config(tree, callbacks) if _has_callbacks(tree) else option)
-            if composed[-1] is option and not is_text(option.value):
-                composed[-1] = Option("--config", str(find_experiment(option.value)))
+            file = files[option.value]
+            callbacks = add_callbacks(callbacks, file.tree)
+            composed.append(_as_config(file, callbacks))
             continue
         if option.name.rstrip("+") == CALLBACKS and option.value is not None:
             given = _as_list(get_loader("yaml")(option.value))
@@ -118,6 +120,29 @@ def add_callbacks(earlier: list[Any], tree: dict[str, Any]) -> list[Any]:
     entries = _as_list(trainer.get("callbacks")) + _as_list(trainer.get("callbacks+"))
     replaced = {_class_name(entry) for entry in entries}
     return [entry for entry in earlier if _class_name(entry) not in replaced] + entries
+
+
+def skip_absent_parts(files: Sequence[ConfigFile]) -> list[ConfigFile]:
+    """Leave out settings of parts that the data module does not have, and say so.
+
+    An overlay such as ``setting/paper.yaml`` sets ``data.episodes.n_action_steps``; a benchmark
+    without ``episodes`` has nothing to apply it to.
+    """
+    present: set[str] = set()
+    kept = []
+    for file in files:
+        data = file.tree.get("data")
+        settings = data.get("init_args") if isinstance(data, dict) else None
+        parts = {k: v for k, v in (settings or {}).items() if isinstance(v, dict)}
+        present |= {name for name, part in parts.items() if "class_path" in part}
+        absent = [n for n, part in parts.items() if "init_args" in part and n not in present]
+        if absent and isinstance(data, dict):
+            rest = {k: v for k, v in (settings or {}).items() if k not in absent}
+            tree = {**file.tree, "data": {**data, "init_args": rest}}
+            file = ConfigFile(file.name, tree, is_changed=True)
+            rank_zero_info(f"{file.name}: data has no {', '.join(absent)} here; skipped.")
+        kept.append(file)
+    return kept
 
 
 def check_settings(files: Sequence[ConfigFile], model_option: str | None = None) -> None:
@@ -250,12 +275,16 @@ def _has_callbacks(tree: dict[str, Any]) -> bool:
     return isinstance(trainer, dict) and bool({"callbacks", "callbacks+"} & trainer.keys())
 
 
-def _as_config(tree: dict[str, Any], callbacks: list[Any]) -> Option:
-    """A config file as text, with all callbacks up to it."""
-    trainer = {key: value for key, value in tree["trainer"].items() if key != "callbacks+"}
-    return Option(
-        "--config", json.dumps({**tree, "trainer": {**trainer, "callbacks": callbacks or None}})
-    )
+def _as_config(file: ConfigFile, callbacks: list[Any]) -> Option:
+    """A config file as it is, or as text if it has callbacks or was changed."""
+    tree = file.tree
+    if _has_callbacks(tree):
+        trainer = {key: value for key, value in tree["trainer"].items() if key != "callbacks+"}
+        tree = {**tree, "trainer": {**trainer, "callbacks": callbacks or None}}
+    elif not file.is_changed:
+        path = file.name if is_text(file.name) else str(find_experiment(file.name))
+        return Option("--config", path)
+    return Option("--config", json.dumps(tree))
 
 
 def _as_list(entries: Any) -> list[Any]:
