@@ -1,133 +1,141 @@
-# The two commands that matter: `make fit` and `make test`. Both set up all they need in .venv.
-# Another task, or files of experiments/ on top: `make fit TASK=PickCube-v1 WITH=setting/bf16.yaml`.
+# Environment, demonstrations, training, evaluation and tests. `make` lists the targets.
+#
+#   make fit                                              PushCube-v1, from nothing to a report
+#   make fit TASK=PickCube-v1 WITH=setting/bf16.yaml      another task, with overlays of experiments/
+#   make eval-libero CKPT=last.ckpt SUITE=libero_object   a checkpoint on LIBERO
 PYTHON ?= python3
-TASK ?= PushCube-v1
-COMPARED := $(if $(filter command environment,$(firstword $(origin TASK))),$(TASK),PushPull)
-DEMOS ?= 200
 BIN := .venv/bin
+
+# ManiSkill
+TASK ?= PushCube-v1
+DEMOS ?= 200
+WITH ?=
+# Controllers in which the demonstrations of a task are recorded; pd_joint_pos elsewhere.
 CONTROL_PickCube-v1 := pd_ee_delta_pos
 CONTROL_StackCube-v1 := pd_ee_delta_pose
-MIXED_PushPull := PushCube-v1 PullCube-v1
-# $2 where the caller has named $1, which has a default.
-GIVEN = $(if $(filter command environment,$(firstword $(origin $1))),$2)
+# Tasks whose demonstrations are mixed.
+MIXTURE_PushPull := PushCube-v1 PullCube-v1
 
-# Without a file of its own a task would be played by the settings of PushCube-v1.
-ifneq ($(filter fit compare,$(or $(MAKECMDGOALS),fit)),)
-ifeq ($(wildcard experiments/task/$(TASK).yaml)$(filter PushCube-v1,$(TASK)),)
-$(error there is no experiments/task/$(TASK).yaml: write one, as the files there do)
-endif
-endif
-demos = $(patsubst %,data/maniskill/%.h5,$(or $(MIXED_$1),$1))
-configs = $(foreach file,maniskill.yaml $(patsubst experiments/%,%,$(wildcard experiments/task/$1.yaml)) $(WITH),--config experiments/$(file))
-CHECKPOINT = $$(ls -t runs/$(TASK)/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
-
-SUITE ?= libero_spatial libero_object libero_goal libero_10
-EPISODES ?= 50
-LIBERO_TASKS ?= [0,1,6]
-TASKS ?= [0,1,2,3,4,5,6,7,8,9]
+# Comparisons and LIBERO
+BUDGET ?=
+ONLY ?=
 PARALLEL ?= 2
+SUITE ?= libero_spatial libero_object libero_goal libero_10
+TASKS ?= [0,1,2,3,4,5,6,7,8,9]
+LIBERO_TASKS ?= [0,1,6]
+EPISODES ?= 50
 CONFIG ?= experiments/libero.yaml
-PLAY := --data.init_args.episodes.init_args
-space := $(subst ,, )
+CAMERA ?=
+
+# $(call if_given,NAME,TEXT): TEXT if the variable NAME is set by the caller, not by a default.
+if_given = $(if $(filter command environment,$(firstword $(origin $1))),$2)
+# $(call demo_files,TASK): demonstration files of a task.
+demo_files = $(patsubst %,data/maniskill/%.h5,$(or $(MIXTURE_$1),$1))
+# $(call experiment,TASK): config options of a task and of WITH.
+task_file = $(wildcard experiments/task/$1.yaml)
+experiment = $(addprefix --config ,experiments/maniskill.yaml $(call task_file,$1) $(overlays))
+overlays = $(addprefix experiments/,$(WITH))
+# $(call last_checkpoint,FOLDER): newest checkpoint of the runs in a folder.
+last_checkpoint = $$(ls -t $1/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
+comparison = $(BIN)/e0 compare $1 --out runs/compare/$2$(if $(BUDGET),-$(BUDGET)) \
+  $(if $(BUDGET),--steps $(BUDGET)) $(call if_given,EPISODES,--num_episodes $(EPISODES)) \
+  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
+COMPARED_TASK := $(or $(call if_given,TASK,$(TASK)),PushPull)
+EPISODE_OPTIONS := --data.init_args.episodes.init_args
+empty :=
+space := $(empty) $(empty)
 comma := ,
 
-.PHONY: always fit compare compare-libero test lint types install renderer libero check-libero fit-libero eval-libero clean
+.DEFAULT_GOAL := help
+.PHONY: help install renderer libero fit compare fit-libero eval-libero compare-libero \
+  test test-fast lint types benchmark clean always check-task
 
-fit: install renderer $(call demos,$(TASK))  ## demos, training, evaluation in the simulator
-	$(BIN)/lightning fit $(call configs,$(TASK))
-	$(BIN)/lightning test $(call configs,$(TASK)) --ckpt_path $(CHECKPOINT)
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
 
-# A file that is there is left alone, unless DEMOS asks for more than it holds: then it is extended.
-data/maniskill/%.h5: $(call GIVEN,DEMOS,always) | install renderer
-	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@ \
-	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
-
-# $1 describes the benchmark, $2 names its folder.
-side-by-side = $(BIN)/e0 compare $1 --out runs/compare/$2$(if $(BUDGET),-$(BUDGET)) \
-  $(if $(BUDGET),--steps $(BUDGET)) $(call GIVEN,EPISODES,--episodes $(EPISODES)) \
-  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
-
-compare: install renderer $(call demos,$(COMPARED))  ## [TASK=PushPull] [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,argmax]
-	$(call side-by-side,$(call configs,$(COMPARED)),$(COMPARED))
-
-compare-libero: libero  ## the policies on three tasks of LIBERO [BUDGET=steps] [EPISODES=n] [PARALLEL=2] [ONLY=E0,Regression]
-	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
-	$(call side-by-side,--config experiments/libero.yaml $(WITH:%=--config experiments/%) \
-	  --tables '[experiments/compare/policies.yaml]',libero_object)
-
-fit-libero: libero  ## demos of the scripted expert, training and evaluation on three tasks of LIBERO
-	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
-	$(BIN)/lightning fit --config experiments/libero.yaml $(WITH:%=--config experiments/%)
-	$(MAKE) eval-libero CKPT="$$(ls -t runs/libero/lightning_logs/*/checkpoints/last.ckpt | head -n 1)" \
-	  CONFIG="experiments/libero.yaml $(WITH:%=experiments/%)" \
-	  SUITE=libero_object TASKS='$(LIBERO_TASKS)'
-
-eval-libero: libero  ## CKPT=… [CONFIG="files it was trained with"] [SUITE="libero_object …"] [EPISODES=50] [TASKS=[0,1]] [CAMERA='{azimuth: [-15, 0, 15]}']
-	@test -n "$(CKPT)" || { echo "say which policy: make eval-libero CKPT=path/to/last.ckpt"; exit 1; }
-	$(BIN)/lightning test $(foreach file,$(CONFIG),--config $(file)) --ckpt_path "$(CKPT)" \
-	  $(PLAY).suites '[$(subst $(space),$(comma),$(strip $(SUITE)))]' $(PLAY).tasks '$(TASKS)' \
-	  $(PLAY).num_episodes $(EPISODES) $(if $(CAMERA),$(PLAY).camera_offset '$(CAMERA)')
-
-check-libero: libero  ## build, reset, step and draw all tasks of LIBERO, with a table of times
-	$(BIN)/python -m e0_lightning.benchmarks.libero
-
-# Parts of Mesa must be of one version: where `renderer` has added the backports, all come from there.
-BACKPORTS = $$(apt-cache policy | grep -q n=bookworm-backports && echo -t bookworm-backports)
-OFFSCREEN = from e0_lightning.envs.mujoco_gl import offscreen; offscreen()
-
-libero: .venv/libero  ## LIBERO's simulator; its assets come from $$LIBERO_ASSETS or the hub
-	@$(BIN)/python -c "$(OFFSCREEN)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || \
-	  { apt-get update && apt-get install -y $(BACKPORTS) libegl1 libgl1 libosmesa6 libglib2.0-0; }
-	@$(BIN)/python -c "$(OFFSCREEN)"
-
-.venv/libero: pyproject.toml .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[libero-lean]'
-	$(BIN)/python -m pip install --quiet --no-deps hf-libero==0.1.4
-	@touch $@
-
-# Tests play LIBERO where its assets are at hand: what LIBERO_ASSETS names, or an archive beside the
-# checkout. Elsewhere they are skipped and say so. Tests of a file share what it sets up.
-LIBERO_AT_HAND := $(if $(or $(LIBERO_ASSETS),$(wildcard ../shared/libero/assets.tar.xz)),libero)
-
-test: install renderer $(LIBERO_AT_HAND)  ## the test suite, simulators included
-	$(BIN)/pytest -n 2 --dist loadfile
-
-lint: install
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
-
-types: install
-	$(BIN)/mypy
-
-install: .venv/installed
+# Set-up
+install: .venv/installed  ## create .venv with everything but LIBERO
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-	  { echo "ManiSkill's planner needs Python 3.11 or 3.12, $(PYTHON) is another: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { \
-	  [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y python3-venv; } || \
+	  { echo "expected Python 3.11 or 3.12, for ManiSkill's planner: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || \
 	  { echo "$(PYTHON) has no venv module; as root: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[maniskill,compare,dev]'
 	@touch $@
 
-DEVICE = from e0_lightning.envs.vulkan import check; check()
+renderer: install  ## install a software renderer for the simulators, if there is none (as root)
+	.ci/install_renderer.sh $(BIN)/python
 
-renderer: install  ## a Vulkan device for the simulator: the graphics card's, or Mesa's in software
-	@$(BIN)/python -c "$(DEVICE)" > /dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { $(MESA); }
-	@$(BIN)/python -c "$(DEVICE)"
+libero: .venv/libero  ## install LIBERO; assets come from $LIBERO_ASSETS or the hub
 
-# Debian 12's Mesa is too old to render off screen, its backports are not: they are added beside
-# the archive that apt already uses.
-MESA = apt-get update; SUITE=; \
-	if grep -q '^VERSION_CODENAME=bookworm' /etc/os-release; then \
-	  SUITE='-t bookworm-backports'; \
-	  ARCHIVE=$$(apt-get indextargets --format '$$(REPO_URI)' 'Codename: bookworm' | head -n 1); \
-	  echo "deb $$ARCHIVE bookworm-backports main" > /etc/apt/sources.list.d/backports.list; \
-	  apt-get update; \
-	fi; \
-	apt-get install -y $$SUITE mesa-vulkan-drivers libvulkan1 libgl1 libglib2.0-0
+.venv/libero: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[libero-lean]'
+	$(BIN)/python -m pip install --quiet --no-deps hf-libero==0.1.4
+	@touch $@
 
-clean:
+# ManiSkill
+fit: check-task renderer $(call demo_files,$(TASK))  ## record demonstrations, train, evaluate [TASK] [WITH] [DEMOS]
+	$(BIN)/lightning fit $(call experiment,$(TASK))
+	$(BIN)/lightning test $(call experiment,$(TASK)) \
+	  --ckpt_path $(call last_checkpoint,runs/$(TASK))
+
+check-task:
+	@test -n "$(call task_file,$(TASK))$(filter PushCube-v1,$(TASK))" || \
+	  { echo "expected experiments/task/$(TASK).yaml: write it, as the files there"; exit 1; }
+
+# An existing file is kept, unless DEMOS is given: then missing episodes are added to it.
+data/maniskill/%.h5: $(call if_given,DEMOS,always) | renderer
+	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@ \
+	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
+
+always:
+
+compare: check-task renderer $(call demo_files,$(COMPARED_TASK))  ## policies and ablations side by side [TASK=PushPull] [BUDGET=steps] [EPISODES] [ONLY=E0,argmax]
+	$(call comparison,$(call experiment,$(COMPARED_TASK)),$(COMPARED_TASK))
+
+# LIBERO
+fit-libero: libero renderer  ## the same on three tasks of LIBERO
+	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
+	$(BIN)/lightning fit $(addprefix --config ,experiments/libero.yaml $(overlays))
+	$(MAKE) eval-libero CKPT="$(call last_checkpoint,runs/libero)" SUITE=libero_object \
+	  TASKS='$(LIBERO_TASKS)'
+
+eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [EPISODES] [CAMERA='{azimuth: [-15, 0, 15]}']
+	@test -n "$(CKPT)" || { echo "expected a checkpoint: make eval-libero CKPT=last.ckpt"; exit 1; }
+	$(BIN)/lightning test $(addprefix --config ,$(CONFIG)) --ckpt_path "$(CKPT)" \
+	  $(EPISODE_OPTIONS).suites '[$(subst $(space),$(comma),$(strip $(SUITE)))]' \
+	  $(EPISODE_OPTIONS).tasks '$(TASKS)' $(EPISODE_OPTIONS).num_episodes $(EPISODES) \
+	  $(if $(CAMERA),$(EPISODE_OPTIONS).camera_offset '$(CAMERA)')
+
+compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY]
+	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
+	$(call comparison,$(addprefix --config ,experiments/libero.yaml $(overlays)) \
+	  --tables '[experiments/compare/policies.yaml]',libero_object)
+
+# Checks
+# Tests of a simulator are skipped, with the reason, where it or a renderer is not installed.
+test: install  ## all tests
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test-fast: install  ## tests without simulators and trainings, in less than three minutes
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not simulator and not slow'
+
+lint: install  ## style
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+
+types: install  ## type annotations
+	$(BIN)/mypy
+
+benchmark: install  ## memory and speed of the main experiment [WITH]
+	$(BIN)/e0 benchmark memory $(BENCHMARK_OPTIONS)
+	$(BIN)/e0 benchmark speed $(BENCHMARK_OPTIONS)
+
+BENCHMARK_OPTIONS = $(addprefix --config ,experiments/maniskill.yaml $(overlays)) \
+  --model.encoder.state_dim 16 --model.actions.normalizer.dim 8 --model.actions.horizon 12
+
+clean:  ## remove .venv and runs
 	rm -rf .venv runs

@@ -7,9 +7,14 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
-from e0_lightning.benchmarks.chunk_boundary import benchmark
-from e0_lightning.benchmarks.latency import benchmark_policy
-from e0_lightning.benchmarks.memory import describe, estimate, measure, random_batch
+from e0_lightning.benchmarks.chunk_boundary import compare_prefixes
+from e0_lightning.benchmarks.latency import latency_table
+from e0_lightning.benchmarks.memory import (
+    estimate_memory,
+    measure_memory,
+    memory_table,
+    random_batch,
+)
 from e0_lightning.cli.lightning_cli import build_experiment
 from e0_lightning.envs.base import EvalEpisode
 from e0_lightning.envs.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
@@ -35,12 +40,12 @@ def benchmark_memory(experiment: list[str]) -> None:
     trainer: Any = built.trainer
     is_averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
     is_half_precision = "16" in str(trainer.precision)
-    estimated, measured = estimate(policy, batch, is_averaged, is_half_precision), None
+    estimated, measured = estimate_memory(policy, batch, is_averaged, is_half_precision), None
     if torch.cuda.is_available():
         on_gpu = build_experiment(experiment).model.cuda()
         on_gpu.configure_model()
-        measured = measure(on_gpu, random_batch(on_gpu, data.views, data.batch_size))
-    print(describe(policy, estimated, measured))
+        measured = measure_memory(on_gpu, random_batch(on_gpu, data.views, data.batch_size))
+    print(memory_table(policy, estimated, measured))
 
 
 def benchmark_speed(experiment: list[str]) -> None:
@@ -56,7 +61,7 @@ def benchmark_speed(experiment: list[str]) -> None:
     built = build_experiment(experiment)
     policy = built.model.cuda() if torch.cuda.is_available() else built.model
     policy.configure_model()
-    print(benchmark_policy(policy, built.datamodule.views, built.datamodule.batch_size))
+    print(latency_table(policy, built.datamodule.views, built.datamodule.batch_size))
 
 
 def benchmark_chunk_boundary(
@@ -85,4 +90,4 @@ def benchmark_chunk_boundary(
     evaluated = [EvalEpisode(task, first_seed + n, max_steps) for n in range(episodes)]
     settings = {"n_action_steps": n_action_steps, "delay": delay, "num_envs": num_envs}
     policy = load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    print(benchmark(policy, evaluated, make_environment=ManiSkillEnvironment, **settings))
+    print(compare_prefixes(policy, evaluated, make_environment=ManiSkillEnvironment, **settings))

@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
     "benchmark serve": Verb(
         "cli.serving:benchmark_serving", "latency and throughput of the policy server"
     ),
+    "benchmark libero": Verb("benchmarks.libero:benchmark", "build and render LIBERO's tasks"),
     "benchmark memory": Verb(
         "cli.costs:benchmark_memory", "parameters and memory of a training step", True
     ),
@@ -56,10 +57,10 @@ VERBS: dict[str, Verb] = {
         "cli.costs:benchmark_speed", "time of a training step and of inference", True
     ),
     "benchmark multimodality": Verb(
-        "benchmarks.multimodality:modes", "policies on demonstrations with two modes"
+        "benchmarks.multimodality:benchmark", "policies on demonstrations with two modes"
     ),
     "benchmark chunk-boundary": Verb(
-        "cli.costs:benchmark_chunk_boundary", "jumps between action chunks of a late policy"
+        "cli.costs:benchmark_chunk_boundary", "jumps between action chunks in real time"
     ),
 }
 

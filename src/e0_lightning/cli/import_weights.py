@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from e0_lightning.cli.lightning_cli import build_experiment
 from e0_lightning.weights.mapping import load_mapped
-from e0_lightning.weights.openpi import plan as plan_import
+from e0_lightning.weights.openpi import openpi_mapping
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
 
@@ -28,9 +28,9 @@ def import_weights(source: str, experiment: list[str], out: str) -> None:
         out: The checkpoint to write.
     """
     shards = find_shards(source)
-    plan = plan_import(read_names(shards))
+    mapping = openpi_mapping(read_names(shards))
     built = build_experiment(experiment)
-    print(load_mapped(dict(built.model.named_parameters()), read_tensors(shards), plan))
+    print(load_mapped(dict(built.model.named_parameters()), read_tensors(shards), mapping))
     try:
         built.model.fit_normalizers(built.datamodule)
     except (ValueError, OSError) as error:

@@ -1,11 +1,11 @@
-"""The VLABench experiment trains on files of its layout, whose roll crosses from π to -π."""
+"""The VLABench experiment trains on files of its format, in which the roll crosses from π to -π."""
 
 import pytest
 import yaml
 
 from e0_lightning.actions.relative import RelativeActions
 from e0_lightning.data.datamodule import RobotDemos
-from test_experiments import EXPERIMENTS, fit
+from test_experiments_files import EXPERIMENTS, fit
 from vlabench_recording import record
 
 EXPERIMENT = EXPERIMENTS / "vlabench.yaml"
@@ -20,12 +20,13 @@ def test_vlabench_experiment_trains(demo, tmp_path):
     assert fit(demo, tmp_path / "run", EXPERIMENT) == 2
 
 
-def test_its_relative_actions_are_small_where_poses_cross_the_seam(demo):
+def test_relative_actions_are_small_where_the_roll_wraps_around(demo):
     settings = yaml.safe_load(EXPERIMENT.read_text())
     state = settings["data"]["init_args"]["state"]
     relative = RelativeActions(**settings["model"]["init_args"]["actions"]["relative"])
     demos = RobotDemos([str(demo)], ["front"], state, horizon=12, val_fraction=0)
-    actions, states, valid = next(demos.action_windows())
+    relative.resolve_state(demos.spec)
+    actions, states, valid = next(demos.action_chunks())
     offsets = relative(actions, states)[valid]
     assert actions[..., 3].max() - actions[..., 3].min() > 6
     assert offsets[:, :6].abs().max() < 0.5

@@ -1,27 +1,27 @@
-"""The LIBERO experiment, alone and in the paper's setting, trains on files of its layout."""
+"""The LIBERO experiment, alone and in the paper's setting, trains on files of its format."""
 
 import h5py
 import numpy as np
 import pytest
 
-from test_experiments import EXPERIMENTS, fit
+from test_experiments_files import EXPERIMENTS, fit
 
 PARTS = {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2, "joint_states": 7}
 
 
 @pytest.fixture
 def libero(tmp_path):
-    """Noise in the layout of a LIBERO file without no-ops."""
-    draw = np.random.default_rng(0)
+    """Random data in the format of a LIBERO file without no-ops."""
+    generator = np.random.default_rng(0)
     path = tmp_path / "pick_up_the_milk_and_place_it_in_the_basket_demo.hdf5"
     with h5py.File(path, "w") as file:
         for number in range(2):
             demo = file.create_group(f"data/demo_{number}")
-            demo["actions"] = draw.uniform(-1, 1, (30, 7))
+            demo["actions"] = generator.uniform(-1, 1, (30, 7))
             for part, size in PARTS.items():
-                demo[f"obs/{part}"] = draw.normal(size=(30, size))
+                demo[f"obs/{part}"] = generator.normal(size=(30, size))
             for view in ("agentview_rgb", "eye_in_hand_rgb"):
-                demo[f"obs/{view}"] = draw.integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
+                demo[f"obs/{view}"] = generator.integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
     return path
 
 
