@@ -98,11 +98,9 @@ def test_the_model_of_a_checkpoint_is_used_in_place_of_a_config_files(
     assert ended.model.process.num_bins == 256
 
 
-@pytest.mark.parametrize(
-    "words", [["--model.sampler=ArgmaxSampler"], ["--config=policy/argmax.yaml"]]
-)
+@pytest.mark.parametrize("word", ["--model.sampler=ArgmaxSampler", "--config=policy/argmax.yaml"])
 def test_options_and_overlays_change_the_checkpoints_model_and_are_announced(
-    words, trained_run, tiny_experiment
+    word, trained_run, tiny_experiment
 ):
     with pytest.warns(UserWarning, match=r"sampler\.class_path is ArgmaxSampler .* Tweedie"):
         ended = run(["validate", *tiny_experiment, word, f"--ckpt_path={trained_run}"])

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from e0_lightning.cli.overlays import (
     compose,
     skip_absent_parts,
 )
+from e0_lightning.comparison.experiment_files import SHIPPED, find_experiment
 from e0_lightning.diffusion.samplers import TweedieSampler
 from e0_lightning.policies.e0 import E0
 
@@ -109,6 +111,13 @@ def test_an_overlay_for_an_option_that_a_part_lacks_names_the_part():
     check_settings([MASKED, OVERLAY], model_option="E0")
 
 
+def test_an_overlay_with_a_part_of_another_type_names_the_expected_type():
+    sampler = {"sampler": {"class_path": "ArgmaxSampler"}}
+    overlay = ConfigFile("argmax.yaml", {"model": {"init_args": sampler}})
+    with pytest.raises(ValueError, match="MaskedDiffusion expects a ConfidenceSampler"):
+        check_settings([MASKED, overlay])
+
+
 def test_settings_of_parts_that_the_data_lacks_are_skipped():
     overlay = ConfigFile(
         "paper.yaml", {"data": {"init_args": {"episodes": {"init_args": {"x": 1}}}}}
@@ -122,3 +131,12 @@ def test_settings_of_parts_that_the_data_lacks_are_skipped():
 def test_constructor_arguments_of_bases_are_accepted_through_keywords():
     assert {"process", "token_per", "optimizer", "weights"} <= {*accepted_options(E0)}
     assert {"eta", "num_steps"} <= {*accepted_options(TweedieSampler)}
+
+
+def test_the_package_ships_every_experiment():
+    repository = Path(__file__).parents[2] / "experiments"
+    assert {path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.yaml")} == {
+        path.relative_to(repository) for path in repository.rglob("*.yaml")
+    }
+    with pytest.raises(ValueError, match=r"Did you mean policy/argmax\.yaml"):
+        find_experiment("policy/argmx.yaml")

@@ -1,4 +1,4 @@
-"""Backbones too large to train in a test: built without memory, or shrunk."""
+"""Backbones too large to train in a test: built on the meta device, or with small sizes."""
 
 from pathlib import Path
 
@@ -6,11 +6,14 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from e0_lightning.cli import run
-from e0_lightning.weights.mapping import fill
-from e0_lightning.weights.openpi import plan
+from e0_lightning.cli.lightning_cli import run
+from e0_lightning.weights.mapping import load_mapped
+from e0_lightning.weights.openpi import openpi_mapping
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+# Without demonstrations, sizes are given: state, action dimensions and horizon.
+SIZES = {"maniskill.yaml": (16, 8), "libero.yaml": (8, 7)}
+PAPER = ("maniskill.yaml", "backbone/paligemma.yaml", "setting/paper.yaml")
 
 
 def count(module):
@@ -20,13 +23,13 @@ def count(module):
 @pytest.mark.parametrize(
     ("files", "horizon", "dimensions"),
     [
-        (("maniskill.yaml", "backbone/paligemma.yaml"), 50, 8),
+        (("maniskill.yaml", "setting/paper.yaml", "backbone/paligemma.yaml"), 50, 8),
         (("libero.yaml", "backbone/paligemma.yaml", "setting/paper.yaml"), 10, 7),
     ],
     ids=["maniskill", "libero"],
 )
-def test_the_papers_recipe_is_that_of_the_command_line(files, horizon, dimensions):
-    built = imagine(*files)
+def test_the_papers_hyperparameters_are_those_of_the_overlays(files, horizon, dimensions):
+    built = build_on_meta(*files, horizon=horizon)
     trainer, policy, data = built.trainer, built.model, built.datamodule
     assert (trainer.max_steps, trainer.gradient_clip_val) == (30_000, 1.0)
     assert trainer.precision == "bf16-mixed"
@@ -45,28 +48,35 @@ def test_the_papers_recipe_is_that_of_the_command_line(files, horizon, dimension
     assert type(optimizer) is torch.optim.AdamW
 
 
-def build(*files, options=()):
-    """What the command line builds from experiments, with a tokenizer that is not on the hub."""
+def build(*files, options=(), horizon=10):
+    """Build experiments by the command line, with a tokenizer that needs no download."""
+    state_dim, action_dim = SIZES[files[0]]
     configs = [f"--config={EXPERIMENTS / name}" for name in files]
-    tokenizer = "--model.init_args.encoder.language.tokenizer=byt5"
-    return run([*configs, tokenizer, "--trainer.accelerator=cpu", *options], start=False)
+    sizes = [
+        f"--model.encoder.state_dim={state_dim}",
+        f"--model.actions.normalizer.dim={action_dim}",
+        f"--model.actions.horizon={horizon}",
+    ]
+    tokenizer = "--model.encoder.language.tokenizer=byt5"
+    words = [*configs, *sizes, tokenizer, "--trainer.accelerator=cpu", *options]
+    return run(words, start=False)
 
 
-def imagine(*files, options=()):
-    """The same, without memory."""
+def build_on_meta(*files, options=(), horizon=10):
+    """Build experiments without allocating memory."""
     with torch.device("meta"):
-        return build(*files, options=options)
+        return build(*files, options=options, horizon=horizon)
 
 
 def averaging_decay(averaging):
-    """How much of an average stays: what is left of 0 when a weight of 1 joins it."""
+    """Decay of weight averaging: one minus the average of 0 with a new weight of 1."""
     return 1 - float(averaging._kwargs["avg_fn"](torch.zeros(()), torch.ones(()), 1))
 
 
 @pytest.fixture(scope="module")
 def paper():
-    """The paper's model without its numbers."""
-    return imagine("maniskill.yaml", "backbone/paligemma.yaml").model
+    """The paper's model on the meta device."""
+    return build_on_meta(*PAPER).model
 
 
 def test_parts_of_the_paper_scale_model_have_the_published_sizes(paper):
@@ -80,9 +90,9 @@ def test_parts_of_the_paper_scale_model_have_the_published_sizes(paper):
     assert layers == pytest.approx(0.31e9, rel=0.01)
 
 
-def test_every_name_of_the_published_checkpoint_has_a_place(paper):
-    theirs = dict(published())
-    report = fill(dict(paper.named_parameters()), theirs.items(), plan(theirs))
+def test_every_tensor_of_the_published_checkpoint_is_mapped(paper):
+    tensors = dict(published())
+    report = load_mapped(dict(paper.named_parameters()), tensors.items(), openpi_mapping(tensors))
     assert report.unexpected == []
     assert all(
         name.startswith(("expert.", "projection.", "encoder.state.", "encoder.view_offset."))
@@ -90,18 +100,18 @@ def test_every_name_of_the_published_checkpoint_has_a_place(paper):
     )
 
 
-def test_every_name_of_a_released_hybrid_has_a_place():
+def test_every_tensor_of_a_released_hybrid_is_mapped():
     files = ("maniskill.yaml", "backbone/paligemma.yaml", "policy/hybrid.yaml")
-    openpis = "--model.init_args.actions.model_dim=32"
-    hybrid = imagine(*files, options=[openpis]).model
+    model_dim = "--model.init_args.actions.model_dim=32"
+    hybrid = build_on_meta(*files, options=[model_dim, "--model.process.num_bins=2048"]).model
     with torch.device("meta"):
-        theirs = dict(released())
-    report = fill(dict(hybrid.named_parameters()), theirs.items(), plan(theirs))
+        tensors = dict(released())
+    report = load_mapped(dict(hybrid.named_parameters()), tensors.items(), openpi_mapping(tensors))
     assert report.unexpected == []
     assert all(
         name.startswith(("encoder.state.", "encoder.view_offset.")) for name in report.missing
     )
-    assert report.share > 0.999
+    assert report.fraction > 0.999
 
 
 def released():
@@ -167,7 +177,7 @@ def published():
 
 
 def test_any_decoder_of_transformers_is_a_backbone(tmp_path):
-    """The overlay's model with its language read from a folder, small."""
+    """The overlay's model with a small language model from a folder."""
     from transformers import Qwen3Config, Qwen3Model
 
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
@@ -179,8 +189,6 @@ def test_any_decoder_of_transformers_is_a_backbone(tmp_path):
         "encoder.vision.side": 28,
         "expert.width": 16,
         "expert.heads": 2,
-        "expert.kv_heads": 1,
-        "expert.head_dim": 16,
         "expert.mlp": 16,
     }
     options = [f"--model.init_args.{name}={value}" for name, value in small.items()]

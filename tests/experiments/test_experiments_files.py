@@ -81,7 +81,9 @@ def test_variant_of_a_comparison_trains_over_the_main_experiment(name, demos, tm
 def test_a_comparison_names_existing_files(path):
     (table,) = read_tables([path])
     files = [word for words in table.training_variants.values() for word in words if word[0] != "-"]
-    files += [word for words in table.inference_variants.values() for word in words if word[0] != "-"]
+    files += [
+        word for words in table.inference_variants.values() for word in words if word[0] != "-"
+    ]
     assert files
     assert all((EXPERIMENTS.parent / file).is_file() for file in files)
 

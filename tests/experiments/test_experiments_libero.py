@@ -3,7 +3,6 @@
 import h5py
 import numpy as np
 import pytest
-
 from test_experiments_files import EXPERIMENTS, fit
 
 PARTS = {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2, "joint_states": 7}

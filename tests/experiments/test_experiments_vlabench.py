@@ -2,10 +2,10 @@
 
 import pytest
 import yaml
+from test_experiments_files import EXPERIMENTS, fit
 
 from e0_lightning.actions.relative import RelativeActions
 from e0_lightning.data.datamodule import RobotDemos
-from test_experiments_files import EXPERIMENTS, fit
 from vlabench_recording import record
 
 EXPERIMENT = EXPERIMENTS / "vlabench.yaml"

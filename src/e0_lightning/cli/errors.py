@@ -57,32 +57,51 @@ def explain(message: str, candidates: Iterable[str] = ()) -> str:
     """
     keys = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     prefix = f"{keys}: " if keys else ""
-    candidates = [*candidates]
-    if found := re.search(r"(?:unrecognized arguments:|Unrecognized arguments:) (\S+)", message):
-        option = found[1].removeprefix("--").partition("=")[0]
-        return f"unknown option --{option}.{_near_options(option, candidates)}"
+    if text := _explain_option(message, [*candidates]):
+        return text
+    if text := _explain_class(message) or _explain_value(message):
+        return prefix + text
+    if "arguments are required: model" in message:
+        return "no model: expected --config FILE or --model CLASS_PATH, or --ckpt_path CHECKPOINT."
+    return message
+
+
+def _explain_option(message: str, candidates: list[str]) -> str | None:
+    """Options and verbs that do not exist."""
+    if found := re.search(r"nrecognized arguments: --([^\s=]+)", message):
+        return f"unknown option --{found[1]}.{_near_options(found[1], candidates)}"
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
         option = f"{found[1]}.{found[2]}"
         return f"unknown option {option}.{_near_options(option, candidates)}"
     if found := re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message):
         verbs = re.findall(r"[\w-]+", found[2])
         return f"expected one of {', '.join(verbs)}, got {found[1]}.{near_misses(found[1], verbs)}"
-    if found := _last(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", message):
-        return prefix + unknown_option(*found)
-    if found := re.search(r"Option '([^']+)' is not accepted", message):
+    found = re.search(r"Option '([^']+)' is not accepted", message)
+    if found and "class_path" not in message:
         return f"unknown option {found[1]}.{_near_options(found[1], candidates)}"
-    if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{prefix}no class {found[1]}.{near_misses(found[1], _class_names())}"
-    if found := _last(r"class_path '([^']+)':\s+(No module named .*|module .* has no .*)", message):
-        return prefix + _missing_class(found[0])
-    if found := _last(r"Expected an? (.*)\. Got value: (.*)", message):
-        return f"{prefix}expected {_type_name(found[0])}, got {found[1]}."
+    return None
+
+
+def _explain_class(message: str) -> str | None:
+    """Options that a class does not have, and classes that do not exist."""
+    if groups := _last(r"class_path '([^']+)':\s+Option '([^']+)' is not accepted", message):
+        return unknown_option(*groups)
+    if groups := _last(r"Expected a dot import path string: (\S+)", message):
+        return f"no class {groups[0]}.{near_misses(groups[0], _class_names())}"
+    missing = r"class_path '([^']+)':\s+(No module named .*|module .* has no .*)"
+    if groups := _last(missing, message):
+        return _missing_class(groups[0])
+    return None
+
+
+def _explain_value(message: str) -> str | None:
+    """Values of another type than expected."""
+    if groups := _last(r"Expected an? (.*)\. Got value: (.*)", message):
+        return f"expected {_type_name(groups[0])}, got {groups[1]}."
     expected = [_type_name(kind) for kind in re.findall(r"- Expected an? (.*)", message)]
-    if expected and (found := _last(r"Given value: (.*)", message)):
-        return f"{prefix}expected {' or '.join(dict.fromkeys(expected))}, got {found[0]}."
-    if "arguments are required: model" in message:
-        return "no model: expected --config FILE or --model CLASS_PATH, or --ckpt_path CHECKPOINT."
-    return message
+    if expected and (groups := _last(r"Given value: (.*)", message)):
+        return f"expected {' or '.join(dict.fromkeys(expected))}, got {groups[0]}."
+    return None
 
 
 def unknown_option(class_path: str, option: str) -> str:

@@ -8,12 +8,14 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any, cast
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import e0_lightning
 from e0_lightning.cli.errors import errors_as_text, explain
@@ -27,6 +29,12 @@ from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
 
 SIGTERM_STATUS = 143
 """Exit status of a run that SIGTERM has ended, as schedulers expect it."""
+
+_DESCRIPTION = (
+    "Lightning's verbs for policies and any other module. Config files compose from left to right; "
+    "those that ship with e0-lightning are found by name, such as --config maniskill.yaml. "
+    "--version prints the version, --debug the traceback of an error."
+)
 
 _ADVERTISEMENTS = ("Tip:", "litlogger", "litmodels", "tensorboardX", "LOCAL_RANK: 0")
 """Log lines of Lightning that concern no run."""
@@ -122,7 +130,7 @@ def main() -> None:
     import_from_working_directory()
     words, debug = take_flag(sys.argv[1:], "--debug")
     if words == ["--version"]:
-        print(f"lightning {pl.__version__} (e0-lightning {e0_lightning.__version__})")
+        print(f"lightning {version('lightning')} (e0-lightning {e0_lightning.__version__})")
         return
     sys.argv[1:] = words
     with errors_as_text("lightning", debug), _quiet():
@@ -161,7 +169,7 @@ def run(args: ArgsType = None, start: bool = True) -> LightningCLI:
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        parser_kwargs={"exit_on_error": False},
+        parser_kwargs={"exit_on_error": False, "description": _DESCRIPTION},
         args=args,
         run=start,
     )

@@ -210,7 +210,13 @@ def _check_tree(
             )
         inner = value.get("init_args", value) if isinstance(value, dict) else None
         own = value.get("class_path") if isinstance(value, dict) else None
-        chosen = own or choices.get(f"{key}.{name}") or _annotated_class(kind, name)
+        bound = _annotated_class(kind, name)
+        if own and bound and not _is_kind_of(own, bound):
+            raise ValueError(
+                f"{file.name} sets {key}.{name} to {own}, but {kind.__name__} expects a "
+                f"{bound.rpartition('.')[2]}. Leave it out, or choose another {key}."
+            )
+        chosen = own or choices.get(f"{key}.{name}") or bound
         if isinstance(inner, dict) and chosen and "class_path" not in inner:
             _check_tree(file, chosen, inner, choices, f"{key}.{name}")
 
@@ -245,9 +251,14 @@ def _is_kept(key: str, class_path: str, kind: type | None, accepted: list[str]) 
     name = key.split(".")[1]
     if kind is None or name not in accepted:
         return False
-    bound = find_class(_annotated_class(kind, name) or "")
-    part = find_class(class_path)
-    return key.count(".") > 1 or bound is None or part is None or issubclass(part, bound)
+    bound = _annotated_class(kind, name)
+    return key.count(".") > 1 or bound is None or _is_kind_of(class_path, bound)
+
+
+def _is_kind_of(class_path: str, bound: str) -> bool:
+    """Whether a class is a subclass of another; also if either cannot be imported."""
+    part, base = find_class(class_path), find_class(bound)
+    return part is None or base is None or issubclass(part, base)
 
 
 def _annotated_class(kind: type, name: str) -> str | None:

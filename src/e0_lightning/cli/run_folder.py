@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 VERSIONED = (TensorBoardLogger, CSVLogger)
 """Loggers that number the runs of a folder, ``version_0`` and so on."""
@@ -75,7 +75,7 @@ def claimed_run_folder(trainer: Trainer) -> Iterator[None]:
 
     Creating it is atomic, so that runs that start at the same time have a folder each.
     """
-    folder = _claim(trainer) if rank_zero_only.rank == 0 else None
+    folder = _claim(trainer) if getattr(rank_zero_only, "rank", 0) == 0 else None
     monitor = StartMonitor()
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     callbacks.append(monitor)
