@@ -38,7 +38,7 @@ def test_the_papers_hyperparameters_are_those_of_the_overlays(files, horizon, di
     assert data.batch_size == 32
     assert data.horizon == policy.actions.horizon == horizon
     assert policy.actions.width == dimensions
-    assert policy.tokens == horizon * dimensions
+    assert policy.num_tokens == horizon * dimensions
     assert (policy.process.num_bins, policy.process.alpha) == (2048, 0.1)
     assert policy.sampler.num_steps == 10
     rate = policy.optimizer.rate

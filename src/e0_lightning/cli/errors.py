@@ -96,6 +96,7 @@ def _explain_class(message: str) -> str | None:
 
 def _explain_value(message: str) -> str | None:
     """Values of another type than expected."""
+    message = re.sub(r"NestedArg\(key='[^']*', val='?(.*?)'?\)", r"\1", message)
     if groups := _last(r"Expected an? (.*)\. Got value: (.*)", message):
         return f"expected {_type_name(groups[0])}, got {groups[1]}."
     expected = [_type_name(kind) for kind in re.findall(r"- Expected an? (.*)", message)]

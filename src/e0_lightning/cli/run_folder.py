@@ -22,8 +22,9 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save under a name of the verb, so that a test leaves the training's file as it is."""
-        if stage != "fit":
-            self.config_filename = f"{stage}.yaml"
+        verb = str(getattr(stage, "value", stage))
+        if verb != "fit":
+            self.config_filename = f"{verb}.yaml"
         super().setup(trainer, pl_module, stage)
 
 
