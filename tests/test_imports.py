@@ -89,7 +89,7 @@ each_file = pytest.mark.parametrize(
 
 
 def area(module: str) -> str:
-    """``e0_lightning.data.chunk_dataset`` is of the area ``data``, ``e0_lightning`` of ``__init__``."""
+    """``data`` for ``e0_lightning.data.chunk_dataset``, ``__init__`` for ``e0_lightning``."""
     return [*module.split("."), "__init__"][1]
 
 

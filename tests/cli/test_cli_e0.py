@@ -1,3 +1,4 @@
+import ast
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ import e0_lightning
 from e0_lightning.cli.e0_cli import VERBS, collect_experiment, e0, load_function, overview
 
 HEAVY = ("torch", "lightning", "transformers", "timm", "h5py", "jsonargparse")
-README = Path(__file__).parents[2] / "README.md"
+PACKAGE = Path(e0_lightning.__file__).parent
 
 
 def loaded_modules(script: str) -> set[str]:
@@ -27,6 +28,21 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_a_public_name_imports_only_what_its_module_needs():
     assert loaded_modules("from e0_lightning import OneHotDiffusion") == {"torch"}
     assert loaded_modules("from e0_lightning import ActionTokenizer") == {"torch"}
+
+
+def test_type_checkers_see_the_public_names():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    (declared,) = [node.value for node in stub.body if isinstance(node, ast.Assign)]
+    assert {*ast.literal_eval(declared)} == {*e0_lightning.__all__}
+    imported = {
+        (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == {
+        (f"e0_lightning.{module}", name) for name, module in e0_lightning._MODULES.items()
+    }
 
 
 def test_help_lists_every_verb_and_imports_nothing_heavy():
