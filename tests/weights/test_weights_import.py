@@ -1,4 +1,4 @@
-"""``e0 import-weights`` from end to end: file, checkpoint, act and fit."""
+"""``e0 import-weights`` end to end: file, checkpoint, inference and training."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import yaml
 
 from e0_lightning.cli import e0, run
 from e0_lightning.policies.checkpoint import load_policy
-from e0_lightning.weights.openpi import plan
+from e0_lightning.weights.openpi import openpi_mapping
 
-from .weights_world import (
+from .weights_tiny_models import (
     EXPERT_MLP,
     EXPERT_WIDTH,
     HEAD_DIM,
@@ -24,7 +24,7 @@ from .weights_world import (
 
 
 def settings(demos, **changes):
-    """An experiment file over the demonstrations of the tests, its networks those of the files."""
+    """An experiment on test demonstrations, its networks of the architecture of the checkpoints."""
     depth = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
     vision = {
         "name": "vit_so400m_patch14_siglip_224",
@@ -83,7 +83,7 @@ def observation(policy):
     }
 
 
-def test_imported_weights_act_and_are_where_a_run_starts(demos, tmp_path, capsys):
+def test_imported_weights_act_and_initialize_a_training(demos, tmp_path, capsys):
     config = experiment(demos, tmp_path)
     tensors = tiny_pi05()
     source = write(tensors, tmp_path / "model.safetensors")
@@ -92,15 +92,15 @@ def test_imported_weights_act_and_are_where_a_run_starts(demos, tmp_path, capsys
     assert "loaded: expert.norm.modulation.weight" in capsys.readouterr().out
     policy = load_policy(out)
     assert policy.spec.control_mode == "pd_joint_pos"
-    acted = policy.act(observation(policy))
-    assert acted.shape == (1, 4, 8)
-    assert acted.isfinite().all()
-    torch.testing.assert_close(load_policy(out).act(observation(policy)), acted)
+    actions = policy.act(observation(policy))
+    assert actions.shape == (1, 4, 8)
+    assert actions.isfinite().all()
+    torch.testing.assert_close(load_policy(out).act(observation(policy)), actions)
     for name in ("encoder.projector.weight", "expert.layers.1.mlp.up_proj.weight"):
-        theirs = plan(tensors).places
-        (foreign,) = [key for key, place in theirs.items() if place.name == name]
-        assert torch.equal(policy.get_parameter(name), tensors[foreign])
-    ended = run(
+        mapping = openpi_mapping(tensors).tensors
+        (source_name,) = [key for key, target in mapping.items() if target.name == name]
+        assert torch.equal(policy.get_parameter(name), tensors[source_name])
+    trained = run(
         [
             "fit",
             f"--config={config}",
@@ -112,14 +112,14 @@ def test_imported_weights_act_and_are_where_a_run_starts(demos, tmp_path, capsys
             f"--trainer.default_root_dir={tmp_path}",
         ]
     )
-    for name, parameter in ended.model.named_parameters():
+    for name, parameter in trained.model.named_parameters():
         assert torch.equal(parameter, policy.get_parameter(name)), name
-    ended.trainer.save_checkpoint(tmp_path / "started.ckpt")
+    trained.trainer.save_checkpoint(tmp_path / "started.ckpt")
     started = load_policy(tmp_path / "started.ckpt")
-    torch.testing.assert_close(started.act(observation(policy)), acted, rtol=0, atol=0)
+    torch.testing.assert_close(started.act(observation(policy)), actions, rtol=0, atol=0)
 
 
-def test_without_demonstrations_there_are_weights_but_no_contract(tmp_path, capsys):
+def test_without_demonstrations_the_checkpoint_has_weights_but_no_spec(tmp_path, capsys):
     config = experiment(tmp_path / "nothing.h5", tmp_path)
     tiny_paligemma().save_pretrained(tmp_path / "paligemma")
     out = tmp_path / "imported.ckpt"
@@ -130,7 +130,7 @@ def test_without_demonstrations_there_are_weights_but_no_contract(tmp_path, caps
         _ = load_policy(out).spec
 
 
-def test_what_cannot_be_imported_is_said_without_a_traceback(demos, tmp_path):
+def test_unsupported_file_is_an_error_without_traceback(demos, tmp_path):
     config = experiment(demos, tmp_path)
     torch.save({}, tmp_path / "model.bin")
     with pytest.raises(SystemExit, match="pickle"):
@@ -144,7 +144,7 @@ def test_what_cannot_be_imported_is_said_without_a_traceback(demos, tmp_path):
         )
 
 
-def test_memory_is_counted_without_any(demos, tmp_path, capsys):
+def test_memory_benchmark_estimates_without_allocating(demos, tmp_path, capsys):
     config = experiment(demos, tmp_path)
     e0(["benchmark", "memory", f"--config={config}"])
     printed = capsys.readouterr().out
@@ -152,10 +152,10 @@ def test_memory_is_counted_without_any(demos, tmp_path, capsys):
     assert "estimated peak" in printed
 
 
-def test_a_benchmark_takes_the_options_of_fit(demos, tmp_path, capsys):
+def test_benchmarks_accept_the_options_of_fit(demos, tmp_path, capsys):
     config = experiment(demos, tmp_path)
     frozen = "{vision: 0, language: 0, expert: 0}"
-    options = ["--model.fine_tuning.rates", frozen, "--data.init_args.views=[left, right]"]
+    options = ["--model.fine_tuning.lr_multipliers", frozen, "--data.init_args.views=[left, right]"]
     e0(["benchmark", "speed", "--config", str(config), *options])
     assert "| vision, 2 views |" in capsys.readouterr().out
     e0(["benchmark", "memory", "--config", str(config), *options])

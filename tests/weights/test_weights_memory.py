@@ -1,4 +1,4 @@
-"""Importing takes the memory of the model and of one file at a time, measured in a process."""
+"""Peak memory of an import, measured in a separate process."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import yaml
 from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from .test_weights_import import settings
-from .weights_world import TEXT, TOWER
+from .weights_tiny_models import TEXT, TOWER
 
 MB = 1e6
 SHARD = 40  # MB
@@ -24,11 +24,11 @@ def words(name):
     return [f"--source={path}", f"--config={path}.yaml", f"--out={path}.ckpt"]
 
 def memory(kind):
-    # Not what getrusage says: that peak is inherited from the process that started this one.
+    # Not getrusage: its peak is inherited from the parent process.
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(kind))
 
-e0(["import-weights", *words("small")])  # imports what an import needs
+e0(["import-weights", *words("small")])  # loads the libraries
 before = memory("VmRSS")
 e0(["import-weights", *words("large")])
 print(memory("VmHWM") - before)
@@ -36,7 +36,7 @@ print(memory("VmHWM") - before)
 
 
 def prepare(folder, name, **sizes):
-    """A PaliGemma in files of at most 40 MB, and the experiment it is imported into; its bytes."""
+    """Write a PaliGemma in files of at most 40 MB and an experiment file; returns its bytes."""
     text = TEXT | sizes
     tower = TOWER | {"projection_dim": text["hidden_size"]}
     config = PaliGemmaConfig(
@@ -54,14 +54,14 @@ def prepare(folder, name, **sizes):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_peak_is_the_model_and_one_file(tmp_path):
+def test_peak_memory_is_at_most_the_model_and_two_files(tmp_path):
     prepare(tmp_path, "small")
     size = prepare(tmp_path, "large", **LARGE)
     assert size > 200 * MB
     assert len(list((tmp_path / "large").glob("*.safetensors"))) > 4
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert answer.returncode == 0, answer.stderr
-    peak = int(answer.stdout.split()[-1])
+    assert result.returncode == 0, result.stderr
+    peak = int(result.stdout.split()[-1])
     assert peak < size + 2 * SHARD * MB

@@ -1,4 +1,4 @@
-"""The expert against π0.5's layer equations, written out here in full."""
+"""The expert against a full implementation of π0.5's layer equations."""
 
 import math
 import re
@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from e0_lightning.networks.prefix_encoder import Prefix
 from e0_lightning.weights.mapping import load_mapped
-from e0_lightning.weights.openpi import plan
+from e0_lightning.weights.openpi import openpi_mapping
 
-from .weights_world import (
+from .weights_tiny_models import (
     ACTIONS,
     EXPERT_WIDTH,
     HEAD_DIM,
@@ -29,7 +29,7 @@ B, P = 2, 5
 
 def imported(tensors, **changes):
     policy = tiny_policy(**changes).eval()
-    report = load_mapped(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), openpi_mapping(tensors))
     return policy, report
 
 
@@ -41,7 +41,7 @@ def rms(x):
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6)
 
 
-def turn(x, positions):
+def rotate(x, positions):
     """Rotary positions of base 10 000, the two halves of a head as real and imaginary parts."""
     half = x.shape[-1] // 2
     angles = positions[:, None] * 10_000.0 ** (-torch.arange(half) / half)
@@ -56,9 +56,9 @@ def velocity(tensors, noisy, t, keys, values, adaptive=True):
     if adaptive:
         steps = torch.linspace(0, 1, EXPERT_WIDTH // 2, dtype=torch.float64)
         angles = 2 * math.pi * t.double()[:, None] / (4e-3 * (4.0 / 4e-3) ** steps)
-        clock = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
-        clock = F.silu(linear(tensors, "time_mlp_in", clock))
-        condition = F.silu(linear(tensors, "time_mlp_out", clock))
+        condition = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+        condition = F.silu(linear(tensors, "time_mlp_in", condition))
+        condition = F.silu(linear(tensors, "time_mlp_out", condition))
 
     def norm(name, x):
         if not adaptive:
@@ -74,14 +74,14 @@ def velocity(tensors, noisy, t, keys, values, adaptive=True):
         query = query.view(B, HORIZON, HEADS, HEAD_DIM).transpose(1, 2)
         key = linear(tensors, f"{layer}self_attn.k_proj", normed)[:, None]
         value = linear(tensors, f"{layer}self_attn.v_proj", normed)[:, None]
-        all_keys = torch.cat([keys[index], turn(key, positions)], dim=2)
+        all_keys = torch.cat([keys[index], rotate(key, positions)], dim=2)
         all_values = torch.cat([values[index], value], dim=2)
-        weights = turn(query, positions) @ all_keys.transpose(2, 3) / HEAD_DIM**0.5
-        heard = (weights.softmax(dim=-1) @ all_values).transpose(1, 2).flatten(2)
-        x = x + gate * linear(tensors, f"{layer}self_attn.o_proj", heard)
+        weights = rotate(query, positions) @ all_keys.transpose(2, 3) / HEAD_DIM**0.5
+        attended = (weights.softmax(dim=-1) @ all_values).transpose(1, 2).flatten(2)
+        x = x + gate * linear(tensors, f"{layer}self_attn.o_proj", attended)
         normed, gate = norm(f"{layer}post_attention_layernorm", x)
-        opened = F.gelu(linear(tensors, f"{layer}mlp.gate_proj", normed), approximate="tanh")
-        hidden = opened * linear(tensors, f"{layer}mlp.up_proj", normed)
+        gated = F.gelu(linear(tensors, f"{layer}mlp.gate_proj", normed), approximate="tanh")
+        hidden = gated * linear(tensors, f"{layer}mlp.up_proj", normed)
         x = x + gate * linear(tensors, f"{layer}mlp.down_proj", hidden)
     return linear(tensors, "action_out_proj", norm(f"{EXPERT}norm", x)[0])
 
@@ -99,7 +99,7 @@ def test_velocity_equals_the_equations_of_pi05(prefix):
     policy, report = imported(tensors)
     noisy, tau = torch.randn(B, HORIZON, ACTIONS), torch.tensor([0.3, 0.9])
     expected = velocity(tensors, noisy, 1 - tau, prefix.keys, prefix.values)
-    # Ours points from noise to actions.
+    # Here the velocity points from noise to actions.
     torch.testing.assert_close(policy.velocity(noisy, tau, prefix), -expected, atol=1e-5, rtol=1e-5)
     assert report.unexpected == []
 
@@ -111,28 +111,28 @@ def test_plain_norms_of_pi0_keep_their_function(prefix):
     noisy, tau = torch.randn(B, HORIZON, ACTIONS), torch.tensor([0.3, 0.9])
     expected = velocity(tensors, noisy, 1 - tau, prefix.keys, prefix.values, adaptive=False)
     torch.testing.assert_close(policy.velocity(noisy, tau, prefix), -expected, atol=1e-5, rtol=1e-5)
-    left = {"state_proj", "action_time_mlp_in", "action_time_mlp_out"}
-    assert {name.split(".")[0] for name in report.unexpected} == left
+    skipped = {"state_proj", "action_time_mlp_in", "action_time_mlp_out"}
+    assert {name.split(".")[0] for name in report.unexpected} == skipped
 
 
-def test_every_tensor_of_pi05_is_accounted_for():
+def test_every_tensor_of_pi05_is_reported():
     _, report = imported(tiny_pi05())
     new = ("encoder.state.", "encoder.view_offset.")
     assert all(name.startswith(new) for name in report.missing)
     assert any(line.startswith("expert.norm.modulation.weight <- ") for line in report.reshaped)
 
 
-def test_files_of_lerobot_differ_by_a_word():
+def test_names_of_lerobot_with_a_model_prefix_are_mapped():
     plain, _ = imported(tiny_pi05())
     wrapped, _ = imported({f"model.{name}": tensor for name, tensor in tiny_pi05().items()})
     for name, parameter in wrapped.named_parameters():
         assert torch.equal(parameter, plain.get_parameter(name)), name
 
 
-def test_a_policy_over_tokens_takes_all_but_the_projections_of_actions():
+def test_token_policy_loads_all_but_the_action_projections():
     policy = tiny_policy("E0")
     tensors = tiny_pi05()
-    report = load_mapped(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), openpi_mapping(tensors))
     assert {name.split(".")[0] for name in report.unexpected} == {
         "action_in_proj",
         "action_out_proj",
@@ -143,10 +143,10 @@ def test_a_policy_over_tokens_takes_all_but_the_projections_of_actions():
     )
 
 
-def test_a_hybrid_takes_them_for_its_flow_tokens():
+def test_hybrid_loads_the_action_projections_for_its_flow():
     policy = tiny_policy("E0Hybrid")
     tensors = tiny_pi05()
-    report = load_mapped(dict(policy.named_parameters()), tensors.items(), plan(tensors))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), openpi_mapping(tensors))
     assert report.unexpected == []
     assert torch.equal(policy.flow_projection.embedding.weight, tensors["action_in_proj.weight"])
     assert not policy.flow_projection.positions.any()
@@ -154,7 +154,7 @@ def test_a_hybrid_takes_them_for_its_flow_tokens():
 
 
 @pytest.mark.parametrize(("before", "after"), [("onehot_", ""), ("action_", "_discrete")])
-def test_a_hybrid_takes_both_kinds_of_token_from_a_released_one(before, after):
+def test_hybrid_loads_both_pairs_of_projections_of_the_released_hybrid(before, after):
     bins = 32
     renamed = {
         re.sub(r"onehot_(\w+)", rf"{before}\1{after}", name): tensor
@@ -163,24 +163,24 @@ def test_a_hybrid_takes_both_kinds_of_token_from_a_released_one(before, after):
     policy, report = imported(renamed, class_path="E0Hybrid", process={"num_bins": bins})
     assert report.unexpected == []
     assert {name.split(".")[1] for name in report.missing} == {"state", "view_offset"}
-    for ours, theirs in (("embed", "in_proj"), ("head", "out_proj")):
-        expected = renamed[f"{before}{theirs}{after}.weight"]
-        assert torch.equal(policy.get_parameter(f"token_projection.{ours}.weight"), expected)
+    for name, source in (("embedding", "in_proj"), ("head", "out_proj")):
+        expected = renamed[f"{before}{source}{after}.weight"]
+        assert torch.equal(policy.get_parameter(f"token_projection.{name}.weight"), expected)
     assert not policy.token_projection.positions.any()
 
 
-def test_a_policy_over_tokens_takes_their_projections_from_a_hybrid():
+def test_token_policy_loads_the_token_projections_of_a_hybrid():
     policy, report = imported(tiny_e0(32), class_path="E0", process={"num_bins": 32})
     assert {name.split(".")[0] for name in report.unexpected} == {
         "action_in_proj",
         "action_out_proj",
     }
     for kind in ("weight", "bias"):
-        ours = policy.get_parameter(f"projection.embedding.{kind}")
-        assert torch.equal(ours, tiny_e0(32)[f"onehot_in_proj.{kind}"])
+        weight = policy.get_parameter(f"projection.embedding.{kind}")
+        assert torch.equal(weight, tiny_e0(32)[f"onehot_in_proj.{kind}"])
 
 
-def test_a_second_tensor_for_one_place_is_left_out_and_named():
+def test_second_tensor_for_the_same_target_is_skipped_and_reported():
     tensors = tiny_e0(32) | {"other_in_proj.weight": tiny_e0(32)["onehot_in_proj.weight"] + 1}
     policy, report = imported(tensors, class_path="E0Hybrid", process={"num_bins": 32})
     assert report.unexpected == ["other_in_proj.weight"]

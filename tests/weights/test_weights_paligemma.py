@@ -3,10 +3,10 @@ import torch
 from transformers import DynamicCache
 
 from e0_lightning.weights.mapping import load_mapped
-from e0_lightning.weights.openpi import plan
+from e0_lightning.weights.openpi import openpi_mapping
 from e0_lightning.weights.shards import find_shards, read_names, read_tensors
 
-from .weights_world import SIDE, VOCABULARY, tiny_paligemma, tiny_policy
+from .weights_tiny_models import SIDE, VOCABULARY, tiny_paligemma, tiny_policy
 
 TEXT_TOKENS = [[5, 9, 17, 33], [2, 250, 61, 7]]
 
@@ -15,14 +15,14 @@ def imported(source):
     policy = tiny_policy().eval()
     shards = find_shards(str(source))
     report = load_mapped(
-        dict(policy.named_parameters()), read_tensors(shards), plan(read_names(shards))
+        dict(policy.named_parameters()), read_tensors(shards), openpi_mapping(read_names(shards))
     )
     return policy, report
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Transformers' model, ours with its weights, and the report."""
+def loaded(tmp_path_factory):
+    """Transformers' model, a policy with its weights, and the report."""
     folder = tmp_path_factory.mktemp("paligemma")
     reference = tiny_paligemma()
     reference.save_pretrained(folder, max_shard_size="60KB")
@@ -37,17 +37,17 @@ def images():
 
 
 @torch.no_grad()
-def test_image_features_equal_transformers_own(world, images):
-    reference, policy, _ = world
+def test_image_features_equal_those_of_transformers(loaded, images):
+    reference, policy, _ = loaded
     encoder = policy.encoder
-    ours = encoder.projector(encoder.vision(images))
-    theirs = reference.model.get_image_features(images / 255 * 2 - 1).pooler_output
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    features = encoder.projector(encoder.vision(images))
+    expected = reference.model.get_image_features(images / 255 * 2 - 1).pooler_output
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_hidden_states_and_every_layers_keys_and_values_equal_transformers_own(world, images):
-    reference, policy, _ = world
+def test_hidden_states_keys_and_values_equal_those_of_transformers(loaded, images):
+    reference, policy, _ = loaded
     encoder = policy.encoder
     text = torch.tensor(TEXT_TOKENS)
     pictures = encoder.projector(encoder.vision(images))
@@ -60,24 +60,24 @@ def test_hidden_states_and_every_layers_keys_and_values_equal_transformers_own(w
     hook.remove()
     ids = torch.cat([torch.full(pictures.shape[:2], VOCABULARY - 1), text], dim=1)
     cache = DynamicCache()
-    theirs = reference.model(
+    expected = reference.model(
         input_ids=ids,
         pixel_values=images / 255 * 2 - 1,
-        position_ids=torch.arange(ids.shape[1])[None],  # its own count starts at 1
-        token_type_ids=torch.zeros_like(ids),  # all of it a prefix
+        position_ids=torch.arange(ids.shape[1])[None],  # by default they start at 1
+        token_type_ids=torch.zeros_like(ids),  # bidirectional attention
         attention_mask=torch.ones_like(ids),
         past_key_values=cache,
         use_cache=True,
     )
-    torch.testing.assert_close(hidden[0], theirs.last_hidden_state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hidden[0], expected.last_hidden_state, atol=1e-5, rtol=1e-5)
     assert len(keys) == len(cache.layers) == 2
     for layer, key, value in zip(cache.layers, keys, values, strict=True):
         torch.testing.assert_close(key, layer.keys, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(value, layer.values, atol=1e-5, rtol=1e-5)
 
 
-def test_every_tensor_is_accounted_for(world):
-    _, policy, report = world
+def test_every_tensor_is_reported(loaded):
+    _, policy, report = loaded
     names = dict(policy.named_parameters())
     assert report.unexpected == []
     assert sorted(report.loaded + report.missing) == sorted(names)
@@ -87,10 +87,10 @@ def test_every_tensor_is_accounted_for(world):
     assert "loaded" in str(report).splitlines()[-1]
 
 
-def test_names_of_older_files_are_known(world, tmp_path):
-    from .weights_world import write
+def test_names_of_older_files_are_mapped(loaded, tmp_path):
+    from .weights_tiny_models import write
 
-    reference, policy, _ = world
+    reference, policy, _ = loaded
     old = {}
     for name, tensor in reference.state_dict().items():
         short = name.removeprefix("model.")

@@ -1,4 +1,4 @@
-"""Demonstrations from an expert."""
+"""Collection of demonstrations by scripted experts and motion planners."""
 
 from e0_lightning.collection.maniskill import collect
 

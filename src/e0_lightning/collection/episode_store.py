@@ -1,4 +1,4 @@
-"""Finished episodes on disk while a collection runs: one file each, published together."""
+"""Finished episodes of a running collection: one file each, merged at the end."""
 
 from __future__ import annotations
 
@@ -6,105 +6,130 @@ import fcntl
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-Sidecar = dict[str, Any]
+from typing import Any, ClassVar, NamedTuple
 
 
-class EpisodeStore:
-    """The folder ``<out>.parts``: an episode a file, and what was tried in vain.
+class EpisodeSource(NamedTuple):
+    """Where an episode is stored."""
 
-    An episode counts once ``seed_<n>.json`` stands there; its ``.h5`` was in place before. A seed
-    whose demonstration failed leaves a JSON file alone. Every file is written elsewhere, flushed
-    to the disk and then renamed, so a process may die at any moment.
+    path: Path
+    group: str
+    """Name of its HDF5 group, below the root group of the episodes."""
+
+
+class EpisodeStore(ABC):
+    """The folder ``<out>.parts``: one HDF5 file per demonstrated seed.
+
+    A failed seed leaves ``seed_<n>.failed`` with the reason. Every file is written under another
+    name, flushed to disk and renamed, so that a killed process loses at most the seeds in progress.
 
     Args:
-        out: The demonstration file to make, ``*.h5``; its sidecar is the ``.json`` beside it.
+        out: The demonstration file to write or extend.
+        config: What all episodes of the file have in common, as plain values.
 
     Raises:
-        ValueError: If `out` is not named ``*.h5``, or another collection is writing to it.
+        ValueError: If `out` has another suffix than :attr:`suffix`, is damaged, holds episodes of
+            another configuration, or is being written by another collection.
     """
 
-    def __init__(self, out: Path) -> None:
-        if out.suffix != ".h5":
-            raise ValueError(f"out is {str(out)!r}; name a file that ends in .h5")
-        self.out = out
-        self.sidecar = out.with_suffix(".json")
+    suffix: ClassVar[str]
+    """Suffix of demonstration files."""
+    root: ClassVar[str] = "/"
+    """HDF5 group that holds the episodes."""
+    group_prefix: ClassVar[str]
+    """Name of an episode's group without its number; the file of a seed holds number 0."""
+    libver: ClassVar[str | None] = None
+    """HDF5 version bound of merged files, as `h5py.File` takes it."""
+
+    def __init__(self, out: Path, config: dict[str, Any]) -> None:
+        if out.suffix != self.suffix:
+            raise ValueError(f"out: expected a file name that ends in {self.suffix}, got {out}.")
+        self.out, self.config = out, config
         self.folder = out.with_name(out.name + ".parts")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.published = 0
-        """Episodes in `out`, once `finished` has looked."""
         self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ValueError(f"{out}: another collection is writing to it; wait for it") from error
-        for left in self.folder.glob("unfinished_*"):
-            shutil.rmtree(left)
+            self._lock.close()
+            raise ValueError(
+                f"{out}: another collection is writing to it; wait until it has ended."
+            ) from error
+        try:
+            self._remove_unfinished()
+            self.published = self._read_published() if out.exists() else {}
+            """Seed to group name, of the episodes in `out`."""
+            self._check_config()
+        except BaseException:
+            self.close()
+            raise
 
-    def finished(self) -> dict[int, tuple[Path, Sidecar]]:
-        """Every seed tried so far, with the file and the sidecar that hold it, by seed.
+    @abstractmethod
+    def _read_published(self) -> dict[int, str]:
+        """Read seed and group name of every episode in `out`."""
 
-        The sidecar's ``episodes`` is that one episode, or empty where the demonstration failed.
+    @abstractmethod
+    def _read_config(self) -> dict[str, Any]:
+        """Read the configuration of the episodes in `out`."""
 
-        Raises:
-            ValueError: If `out` exists and is not a whole demonstration file.
-        """
-        tried = {}
-        for path in self.folder.glob("seed_*.json"):
-            tried[int(path.stem.removeprefix("seed_"))] = (path.with_suffix(".h5"), _load(path))
-        published = self._published()
-        self.published = len(published)
-        return dict(sorted({**tried, **published}.items()))
+    @abstractmethod
+    def _write_metadata(self, merged: Path, sources: list[EpisodeSource]) -> None:
+        """Complete a merged file, whose episode n was copied from ``sources[n]``."""
+
+    def succeeded(self) -> dict[int, EpisodeSource]:
+        """Return every demonstrated seed, in increasing order, with its episode."""
+        parts = {
+            _seed(path): EpisodeSource(path, f"{self.group_prefix}0")
+            for path in self.folder.glob(f"seed_*{self.suffix}")
+        }
+        published = {seed: EpisodeSource(self.out, name) for seed, name in self.published.items()}
+        return dict(sorted({**parts, **published}.items()))
+
+    def failed(self) -> dict[int, str]:
+        """Return every failed seed with the reason."""
+        return {_seed(path): path.read_text() for path in self.folder.glob("seed_*.failed")}
 
     def untried(self) -> Iterator[int]:
-        """Seeds to try next, without end.
+        """Iterate, without end, over the seeds to try next.
 
-        Beyond those of a published file, whose failures have left no trace.
+        They lie above those of a published file, whose failures are no longer recorded.
         """
-        tried = self.finished()
-        published = [seed for seed, (path, _) in tried.items() if path == self.out]
-        return (seed for seed in count(max(published, default=-1) + 1) if seed not in tried)
+        tried = {*self.succeeded(), *self.failed()}
+        first = max(self.published, default=-1) + 1
+        return (seed for seed in count(first) if seed not in tried)
 
-    def add(self, seed: int, source: Path, sidecar: Sidecar) -> None:
-        """Take over one tried seed from the file `source`, which is moved away if it exists."""
-        target = self.folder / f"seed_{seed}.h5"
-        if source.exists():
-            fsync_rename(source, target)
-        written = source.with_name("sidecar.json")
-        written.write_text(json.dumps(sidecar, indent=2))
-        fsync_rename(written, target.with_suffix(".json"))
+    def add(self, seed: int, source: Path) -> None:
+        """Move the finished file of a seed into the store."""
+        fsync_rename(source, self.folder / f"seed_{seed}{self.suffix}")
+
+    def add_failure(self, seed: int, reason: str) -> None:
+        """Record why a seed failed."""
+        self._write(f"seed_{seed}.failed", reason)
 
     def publish(self) -> int:
-        """Write all finished episodes to `out` in the order of their seeds.
-
-        The sidecar is renamed into place first and the HDF5 file last: whoever finds `out` finds
-        all that its sidecar lists. A death in between leaves everything for the next call.
+        """Write all episodes to `out` in the order of their seeds.
 
         Returns:
-            How many episodes `out` holds.
+            The number of episodes in `out`.
         """
         import h5py
 
-        episodes: list[dict[str, Any]] = []
-        head: Sidecar = {}
-        merged = self.folder / "merged.h5"
-        with h5py.File(merged, "w") as target:
-            for path, sidecar in self.finished().values():
-                for episode in sidecar["episodes"]:
-                    head = head or {key: sidecar[key] for key in sidecar if key != "episodes"}
-                    with h5py.File(path, "r") as source:
-                        source.copy(
-                            f"traj_{episode['episode_id']}", target, f"traj_{len(episodes)}"
-                        )
-                    episodes.append({**episode, "episode_id": len(episodes)})
-        written = merged.with_suffix(".json")
-        written.write_text(json.dumps({**head, "episodes": episodes}, indent=2))
-        fsync_rename(written, self.sidecar)
+        episodes = self.succeeded()
+        if set(episodes) == set(self.published):
+            return len(episodes)
+        merged = self.folder / f"merged{self.suffix}"
+        with h5py.File(merged, "w", libver=self.libver) as target:
+            group = target.require_group(self.root)
+            for number, (path, name) in enumerate(episodes.values()):
+                with h5py.File(path, "r") as source:
+                    source[self.root].copy(name, group, f"{self.group_prefix}{number}")
+        self._write_metadata(merged, list(episodes.values()))
         fsync_rename(merged, self.out)
+        self.published = self._read_published()
         return len(episodes)
 
     def clear(self) -> None:
@@ -112,51 +137,68 @@ class EpisodeStore:
         shutil.rmtree(self.folder)
 
     def close(self) -> None:
-        """Let another collection have the folder."""
+        """Release the lock, and remove the folder if nothing was tried."""
+        if self.folder.exists() and not any(self.folder.glob("seed_*")):
+            self.clear()
         self._lock.close()
 
-    def _published(self) -> dict[int, tuple[Path, Sidecar]]:
-        import h5py
+    def _remove_unfinished(self) -> None:
+        for path in self.folder.glob("unfinished_*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
-        if not self.out.exists():
-            return {}
-        if not self.sidecar.exists():
-            raise ValueError(
-                f"{self.out} has no sidecar {self.sidecar.name}, so it is not a whole "
-                "demonstration file; move it away, or name another file in out"
-            )
-        try:
-            with h5py.File(self.out, "r") as file:
-                stored = set(file)
-        except OSError as error:
-            raise ValueError(
-                f"{self.out} is not a readable HDF5 file ({error}); move it away and collect again"
-            ) from error
-        sidecar = _load(self.sidecar)
-        # A death between the two renames of an extension leaves a sidecar that lists more than
-        # the file holds; the rest is still among the parts.
-        return {
-            episode["episode_seed"]: (self.out, {**sidecar, "episodes": [episode]})
-            for episode in sidecar["episodes"]
-            if f"traj_{episode['episode_id']}" in stored
-        }
+    def _check_config(self) -> None:
+        part = self.folder / "config.json"
+        known = []
+        if self.published:
+            known.append((self.out, self._read_config()))
+        if part.exists():
+            known.append((self.folder, load_json(part)))
+        for path, config in known:
+            for name, expected in self.config.items():
+                if config.get(name) != expected:
+                    raise ValueError(
+                        f"{path}: expected demonstrations with {name} {expected}, got "
+                        f"{config.get(name)}. Name another file in out, or move {self.out.name} "
+                        f"and {self.folder.name} away."
+                    )
+        if not part.exists():
+            self._write(part.name, json.dumps(self.config))
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.folder / f"unfinished_{name}"
+        path.write_text(text)
+        fsync_rename(path, self.folder / name)
 
 
-def _load(path: Path) -> Sidecar:
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     try:
         return dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); move it and its .h5 file away") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON ({error}). Move it and its .h5 away.") from error
 
 
 def fsync_rename(source: Path, target: Path) -> None:
-    """Flush `source` to the disk, give it its final name, and flush that."""
-    _flush(source)
+    """Flush a file to disk, rename it, and flush the folder of the new name."""
+    _fsync(source)
     os.replace(source, target)
-    _flush(target.parent)
+    _fsync(target.parent)
 
 
-def _flush(path: Path) -> None:
+def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _seed(path: Path) -> int:
+    return int(path.stem.removeprefix("seed_"))

@@ -1,6 +1,6 @@
-"""One demonstration of a ManiSkill task: plan it, then replay it to images.
+"""One demonstration of a ManiSkill task: motion planning, then a replay that records images.
 
-Runs in the worker processes of `collect`; ManiSkill's own planner, recorder and replay do the work.
+Runs in the worker processes of `collect`, on ManiSkill's own planner, recorder and replay.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from e0_lightning.collection.maniskill_episode_store import SIDECAR_DATASET
+
 
 @dataclass(frozen=True)
 class CollectionConfig:
-    """What every demonstration of a file has in common.
+    """Settings shared by every demonstration of a file.
 
     Args:
         task: ManiSkill's name of the task.
         control_mode: Controller that the recorded actions are meant for.
-        image_size: Side of the cameras' images in pixels; None for the task's own.
-        render_backend: What draws them, ``cpu`` or ``gpu``.
+        image_size: Image side in pixels; None for the task's default.
+        render_backend: Render device, ``cpu`` or ``gpu``.
     """
 
     task: str
@@ -48,49 +50,51 @@ class Demonstrator:
     The files of the last demonstration lie in the working directory until the next one.
 
     Args:
-        recipe: What to demonstrate.
+        config: Task, control mode and images.
 
     Raises:
         ValueError: If the robot lacks the control mode.
     """
 
-    def __init__(self, recipe: CollectionConfig) -> None:
+    def __init__(self, config: CollectionConfig) -> None:
         import gymnasium
         import mani_skill.envs  # noqa: F401  (registers the tasks)
         from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
 
         logging.getLogger("mani_skill ").setLevel(logging.ERROR)
-        self.recipe = recipe
-        self.solve = MP_SOLUTIONS[recipe.task]
+        self.config = config
+        self.solve = MP_SOLUTIONS[config.task]
         common: dict[str, Any] = {
             "sim_backend": "physx_cpu",
-            "render_backend": recipe.render_backend,
+            "render_backend": config.render_backend,
             "num_envs": 1,
         }
-        self.stage = gymnasium.make(
-            recipe.task, obs_mode="none", control_mode="pd_joint_pos", **common
+        self.planning_env = gymnasium.make(
+            config.task, obs_mode="none", control_mode="pd_joint_pos", **common
         )
-        world: Any = self.stage.unwrapped
-        modes = world.agent.supported_control_modes
-        if recipe.control_mode not in modes:
+        unwrapped: Any = self.planning_env.unwrapped
+        modes = unwrapped.agent.supported_control_modes
+        if config.control_mode not in modes:
             raise ValueError(
-                f"{recipe.task}: its robot has no control mode {recipe.control_mode!r}; "
-                f"it has {', '.join(modes)}"
+                f"control_mode: expected one of {', '.join(modes)} for the robot of {config.task}, "
+                f"got {config.control_mode!r}."
             )
-        self.studio = gymnasium.make(
-            recipe.task,
+        self.recording_env = gymnasium.make(
+            config.task,
             obs_mode="rgb",
-            control_mode=recipe.control_mode,
-            sensor_configs=recipe.cameras,
+            control_mode=config.control_mode,
+            sensor_configs=config.cameras,
             **common,
         )
 
-    def demonstrate(self, seed: int) -> dict[str, Any]:
-        """ActionSample and record one episode to ``demonstration.h5``.
+    def demonstrate(self, seed: int, path: Path) -> str:
+        """Plan one episode and record it to `path`, with its sidecar as a dataset.
 
         Returns:
-            The sidecar of that file. Where planner or replay missed the goal its ``episodes`` is
-            empty, ``failure`` says why, and there is no such file.
+            Why planning or replay failed, empty if `path` was written.
+
+        Raises:
+            ValueError: If ManiSkill cannot convert the actions to the control mode.
         """
         from mani_skill.trajectory.replay_trajectory import Args, replay_cpu_sim
 
@@ -98,25 +102,25 @@ class Demonstrator:
         if not failure:
             replay = Args(
                 traj_path="plan.h5",
-                target_control_mode=self.recipe.control_mode,
+                target_control_mode=self.config.control_mode,
                 save_traj=True,
             )
             failure = self._replay(replay, replay_cpu_sim)
-        sidecar = Path("plan.json" if failure else "demonstration.json")
-        found: dict[str, Any] = json.loads(sidecar.read_text())
-        return {**found, "episodes": [], "failure": failure} if failure else found
+        if not failure:
+            copy_with_checksums(Path("demonstration.h5"), path)
+        return failure
 
     def _plan(self, seed: int) -> str:
-        recorder = _recorder(self.stage, "plan")
+        recorder = _recorder(self.planning_env, "plan")
         failure = ""
         try:
             with redirect_stdout(io.StringIO()):
-                outcome = self.solve(recorder, seed=seed, debug=False, vis=False)
-            if outcome == -1:
+                steps = self.solve(recorder, seed=seed, debug=False, vis=False)
+            if steps == -1:
                 failure = "the planner found no path"
-            elif not outcome[-1]["success"].item():
+            elif not steps[-1]["success"].item():
                 failure = "the plan ended without success"
-        except Exception as error:  # solutions raise whatever the planner raises: not this seed
+        except Exception as error:  # solutions raise whatever the planner raises for a seed
             failure = f"the planner raised {error!r}"
         if not failure:
             recorder.flush_trajectory()
@@ -126,22 +130,21 @@ class Demonstrator:
     def _replay(self, replay: Any, replay_cpu_sim: Any) -> str:
         import h5py
 
-        recorder = _recorder(self.studio, "demonstration")
+        recorder = _recorder(self.recording_env, "demonstration")
         plan = json.loads(Path("plan.json").read_text())
         with h5py.File(replay.traj_path, "r") as actions, redirect_stdout(io.StringIO()):
             try:
                 result = replay_cpu_sim(
-                    replay, recorder, self.stage, None, plan["episodes"], actions
+                    replay, recorder, self.planning_env, None, plan["episodes"], actions
                 )
             except (NotImplementedError, AssertionError) as error:
                 raise ValueError(
                     f"ManiSkill cannot convert the planner's pd_joint_pos actions to "
-                    f"{replay.target_control_mode} ({error}); choose another control mode"
+                    f"{replay.target_control_mode} ({error}). Choose another control mode."
                 ) from error
         recorder.close()
         if result.successful_replays:
             return ""
-        Path("demonstration.h5").unlink()
         return f"the actions missed the goal when replayed as {replay.target_control_mode}"
 
 
@@ -167,16 +170,45 @@ def _recorder(env: Any, name: str) -> Any:
     )
 
 
-def work(connection: Connection, recipe: CollectionConfig, folder: Path) -> None:
-    """Answer seeds with ``(file, sidecar)``, or with an exception; the loop of a worker process."""
-    with tempfile.TemporaryDirectory(prefix="unfinished_", dir=folder) as own:
+def copy_with_checksums(source: Path, target: Path) -> None:
+    """Copy a recorded file, its datasets with Fletcher-32 checksums, its sidecar as a dataset."""
+    import h5py
+
+    with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
+        new.attrs.update(old.attrs)
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Group):
+                new.require_group(name).attrs.update(item.attrs)
+                return
+            if not item.size or not item.shape:  # cannot be stored in chunks
+                old.copy(item, new, name)
+                return
+            copied = new.create_dataset(
+                name,
+                data=item[()],
+                chunks=item.chunks or True,
+                compression=item.compression,
+                compression_opts=item.compression_opts,
+                shuffle=item.shuffle,
+                fletcher32=True,
+            )
+            copied.attrs.update(item.attrs)
+
+        old.visititems(copy)
+        new[SIDECAR_DATASET] = source.with_suffix(".json").read_text()
+
+
+def work(connection: Connection, config: CollectionConfig, folder: Path) -> None:
+    """Demonstrate the seeds received as ``(task, seed, path)``; see `collect_episodes`."""
+    with tempfile.TemporaryDirectory(prefix="unfinished_", dir=folder) as working_directory:
         try:
             # ManiSkill names a sidecar by replacing ".h5" anywhere in the path of its file.
-            os.chdir(own)
-            demonstrator = Demonstrator(recipe)
+            os.chdir(working_directory)
+            demonstrator = Demonstrator(config)
             while True:
-                sidecar = demonstrator.demonstrate(connection.recv())
-                connection.send((Path(own) / "demonstration.h5", sidecar))
+                _, seed, path = connection.recv()
+                connection.send(demonstrator.demonstrate(seed, path))
         except EOFError:
             raise
         except Exception as error:

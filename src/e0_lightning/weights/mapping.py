@@ -1,4 +1,4 @@
-"""Foreign tensors put into ours, each accounted for."""
+"""Copies the tensors of a foreign checkpoint into a policy and accounts for each of them."""
 
 from __future__ import annotations
 
@@ -12,192 +12,198 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TensorMapping:
-    """Where a foreign tensor goes.
+    """Target of one source tensor.
 
     Args:
-        name: A tensor of ours.
-        rows: ``(index, count)``: it fills one of ``count`` equal blocks of rows; ``(0, 1)`` is all.
-        change: What is done to it first.
-        is_optional: It may stay behind where ours has no such tensor or another shape.
-        is_vocabulary: Its rows are tokens, of which either side may have more.
-        otherwise: A tensor of ours that takes it where there is none of the first name.
+        name: Target tensor.
+        slice: ``(index, count)``: the source fills one of ``count`` equal blocks of target rows;
+            ``(0, 1)`` is all of them.
+        transform: Applied to the source first.
+        optional: The source is skipped if the policy has no such target or one of another shape.
+        vocabulary: The rows are tokens, and the larger vocabulary is cut to the smaller one.
+        fallback: Target tensor if the policy has none called ``name``.
     """
 
     name: str
-    rows: tuple[int, int] = (0, 1)
-    change: Callable[[Tensor], Tensor] | None = None
-    is_optional: bool = False
-    is_vocabulary: bool = False
-    otherwise: str = ""
+    slice: tuple[int, int] = (0, 1)
+    transform: Callable[[Tensor], Tensor] | None = None
+    optional: bool = False
+    vocabulary: bool = False
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
 class WeightMapping:
-    """How the weights of one architecture become ours.
+    """Targets of all source tensors of one architecture.
 
     Args:
         architecture: Its name, for messages.
-        places: Foreign name to place; a name that is absent has none.
-        required: Pattern of our names that must be filled to the last row.
-        zeros: Ours that the architecture lacks, each with one of ours: where that is filled, the
-            first becomes zero and so does nothing.
+        tensors: Source name to target; sources that are absent have none.
+        required: Pattern of target names that must be filled completely.
+        zeros: Targets that the architecture lacks, each with a second target: if that one is
+            filled, the first is set to zero and has no effect.
     """
 
     architecture: str
-    places: Mapping[str, TensorMapping]
+    tensors: Mapping[str, TensorMapping]
     required: str
     zeros: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
-class Report:
-    """What became of every tensor, foreign and ours.
+class MappingReport:
+    """What happened to every source and target tensor.
 
     Args:
-        loaded: Ours that are filled.
-        reshaped: The loaded that were changed, joined or cut on the way, as ``ours <- theirs``.
-        missing: Ours that keep the values they had.
-        unexpected: Foreign ones without a place.
-        share: Share of our numbers that are filled, in [0, 1].
+        loaded: Targets that are filled.
+        reshaped: Loaded targets that were transformed, joined or cut, as ``target <- source``.
+        missing: Targets that keep their initial values.
+        unexpected: Sources without a target.
+        fraction: Loaded fraction of the policy's parameters, in [0, 1].
     """
 
     loaded: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    share: float = 0.0
+    fraction: float = 0.0
 
     def __str__(self) -> str:
-        """Every tensor by its fate, and one line that counts them."""
+        """One line per tensor, then one line of counts."""
         kinds = ("loaded", "reshaped", "missing", "unexpected")
         lines = [f"{kind}: {name}" for kind in kinds for name in getattr(self, kind)]
         counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
-        return "\n".join([*lines, f"{counts}; {self.share:.1%} of all numbers are loaded"])
+        return "\n".join([*lines, f"{counts}; {self.fraction:.1%} of all parameters are loaded"])
 
 
 def load_mapped(
-    ours: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]], plan: WeightMapping
-) -> Report:
-    """Copy foreign tensors into ours, in place, one at a time.
+    targets: Mapping[str, Tensor], sources: Iterable[tuple[str, Tensor]], mapping: WeightMapping
+) -> MappingReport:
+    """Copy source tensors into target tensors, in place, one at a time.
 
     Args:
-        ours: Name to tensor.
-        tensors: Foreign names and tensors, read as they are asked for.
-        plan: Where each goes.
+        targets: Name to tensor.
+        sources: Names and tensors, read lazily.
+        mapping: Target of each source.
 
     Returns:
-        What became of each tensor.
+        What happened to each tensor.
 
     Raises:
-        ValueError: If shapes show another architecture, two tensors have the same place, a required
-            tensor is not filled, or hardly anything has a place.
+        ValueError: If shapes belong to another architecture, two sources have the same target, a
+            required target is not filled, or hardly any source has a target.
     """
-    report, misfits, names = Report(), [], 0
+    report, mismatches, count = MappingReport(), [], 0
     filled: dict[str, dict[int, str]] = {}
-    for theirs, tensor in _biases_last(tensors, plan):
-        names += 1
-        place = plan.places.get(theirs)
-        if place is None:
-            report.unexpected.append(theirs)
+    for source, tensor in _optional_biases_last(sources, mapping):
+        count += 1
+        target = mapping.tensors.get(source)
+        if target is None:
+            report.unexpected.append(source)
             continue
-        if place.name not in ours and place.otherwise in ours:
-            place = replace(place, name=place.otherwise)
-        sources = filled.setdefault(place.name, {})
-        first = sources.get(place.rows[0])
-        misfit = f"{place.name} is taken by {first}" if first else ""
-        if place.is_optional and _weight(theirs) != theirs:
-            own = filled.get(_weight(place.name), {}).get(place.rows[0])
-            misfit = misfit or ("" if own == _weight(theirs) else f"{_weight(theirs)} has no place")
-        misfit = misfit or _put(ours, place, tensor)
-        if not misfit:
-            sources[place.rows[0]] = theirs
-            if place.rows[1] > 1 or place.change or tensor.shape != ours[place.name].shape:
-                report.reshaped.append(f"{place.name} <- {theirs}")
-        elif place.is_optional:
-            report.unexpected.append(theirs)
+        if target.name not in targets and target.fallback in targets:
+            target = replace(target, name=target.fallback)
+        slices = filled.setdefault(target.name, {})
+        first = slices.get(target.slice[0])
+        mismatch = f"{target.name} is already filled by {first}" if first else ""
+        if not mismatch and target.optional and _weight_name(source) != source:
+            owner = filled.get(_weight_name(target.name), {}).get(target.slice[0])
+            if owner != _weight_name(source):
+                mismatch = f"{_weight_name(source)} was not loaded"
+        mismatch = mismatch or _copy(targets, target, tensor)
+        if not mismatch:
+            slices[target.slice[0]] = source
+            is_whole = target.slice[1] == 1 and tensor.shape == targets[target.name].shape
+            if target.transform or not is_whole:
+                report.reshaped.append(f"{target.name} <- {source}")
+        elif target.optional:
+            report.unexpected.append(source)
         else:
-            misfits.append(f"  {theirs}: {misfit}")
-    for name, beside in plan.zeros.items():
-        if name in ours and filled.get(beside):
-            ours[name].detach().zero_()
+            mismatches.append(f"  {source}: {mismatch}")
+    for name, other in mapping.zeros.items():
+        if name in targets and filled.get(other):
+            targets[name].detach().zero_()
             filled[name] = {0: "zero"}
             report.reshaped.append(f"{name} <- zero")
-    _account(report, ours, plan, filled)
-    _refuse(report, plan, misfits, names)
+    _count_loaded(report, targets, mapping, filled)
+    _check(report, mapping, mismatches, count)
     return report
 
 
-def _weight(name: str) -> str:
-    """The matrix that a bias belongs to; itself for anything else."""
+def _weight_name(name: str) -> str:
+    """Return the matrix that a bias belongs to; other names are returned unchanged."""
     return f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else name
 
 
-def _biases_last(
-    tensors: Iterable[tuple[str, Tensor]], plan: WeightMapping
+def _optional_biases_last(
+    sources: Iterable[tuple[str, Tensor]], mapping: WeightMapping
 ) -> Iterator[tuple[str, Tensor]]:
-    """Optional biases after all else: one goes where its matrix went, though it fits elsewhere."""
-    kept = []
-    for name, tensor in tensors:
-        place = plan.places.get(name)
-        if place is not None and place.is_optional and _weight(name) != name:
-            kept.append((name, tensor))
+    """Yield optional biases at the end, because a bias is loaded only together with its matrix."""
+    biases = []
+    for name, tensor in sources:
+        target = mapping.tensors.get(name)
+        if target is not None and target.optional and _weight_name(name) != name:
+            biases.append((name, tensor))
         else:
             yield name, tensor
-    yield from kept
+    yield from biases
 
 
-def _put(ours: Mapping[str, Tensor], place: TensorMapping, tensor: Tensor) -> str:
-    """Copy one tensor; says what does not fit, empty where all does."""
-    if place.name not in ours:
-        return f"{tuple(tensor.shape)} has no counterpart {place.name}"
-    target = ours[place.name].detach()
-    index, count = place.rows
+def _copy(targets: Mapping[str, Tensor], mapping: TensorMapping, source: Tensor) -> str:
+    """Copy one tensor; returns why it does not fit, empty if it does."""
+    if mapping.name not in targets:
+        return f"{tuple(source.shape)} has no counterpart {mapping.name}"
+    target = targets[mapping.name].detach()
+    index, count = mapping.slice
     rows = len(target) // count
     target = target[index * rows : (index + 1) * rows]
-    changed = place.change(tensor) if place.change else tensor
-    if place.is_vocabulary:
-        shared = min(len(target), len(changed))
-        target, changed = target[:shared], changed[:shared]
-    if target.shape != changed.shape:
-        return f"{tuple(changed.shape)}, but {place.name} takes {tuple(target.shape)}"
+    source = mapping.transform(source) if mapping.transform else source
+    if mapping.vocabulary:
+        shared = min(len(target), len(source))
+        target, source = target[:shared], source[:shared]
+    if target.shape != source.shape:
+        return f"expected {tuple(target.shape)} for {mapping.name}, got {tuple(source.shape)}"
     with torch.no_grad():
-        target.copy_(changed)
+        target.copy_(source)
     return ""
 
 
-def _account(
-    report: Report,
-    ours: Mapping[str, Tensor],
-    plan: WeightMapping,
+def _count_loaded(
+    report: MappingReport,
+    targets: Mapping[str, Tensor],
+    mapping: WeightMapping,
     filled: dict[str, dict[int, str]],
 ) -> None:
-    counts = {place.name: place.rows[1] for place in plan.places.values()}
-    needs_all = re.compile(plan.required)
-    for name in ours:
-        parts = len(filled.get(name, ()))
-        # A part is enough where the plan does not ask for the rest, as for plain norms.
-        whole = parts > 0 and (parts == counts.get(name, 1) or not needs_all.match(name))
-        (report.loaded if whole else report.missing).append(name)
-    total = sum(tensor.numel() for tensor in ours.values())
-    report.share = sum(ours[name].numel() for name in report.loaded) / total
+    slices = {target.name: target.slice[1] for target in mapping.tensors.values()}
+    required = re.compile(mapping.required)
+    for name in targets:
+        count = len(filled.get(name, ()))
+        # A slice is enough where the mapping does not require the rest, as for plain norms.
+        complete = count > 0 and (count == slices.get(name, 1) or not required.match(name))
+        (report.loaded if complete else report.missing).append(name)
+    total = sum(tensor.numel() for tensor in targets.values())
+    report.fraction = sum(targets[name].numel() for name in report.loaded) / total
 
 
-def _refuse(report: Report, plan: WeightMapping, misfits: list[str], names: int) -> None:
-    if len(report.unexpected) > 0.9 * names:
+def _check(
+    report: MappingReport, mapping: WeightMapping, mismatches: list[str], count: int
+) -> None:
+    if len(report.unexpected) > 0.9 * count:
         raise ValueError(
-            f"Of {names} tensors, {len(report.unexpected)} have no place in {plan.architecture}, "
-            f"e.g. {report.unexpected[:3]}. Is it the checkpoint you meant?"
+            f"Expected a checkpoint of {mapping.architecture}, got {count} tensors of which "
+            f"{len(report.unexpected)} have no target, such as {report.unexpected[:3]}. Check the "
+            "path of the checkpoint."
         )
-    if misfits:
+    if mismatches:
         raise ValueError(
-            f"The model is not of the checkpoint's architecture ({plan.architecture}); "
-            f"{len(misfits)} tensors do not fit:\n" + "\n".join(misfits[:8]) + "\n"
-            "Set widths, depths and heads of the model to those of the checkpoint, as "
+            f"The policy and the checkpoint ({mapping.architecture}) have different architectures: "
+            f"{len(mismatches)} tensors do not fit:\n" + "\n".join(mismatches[:8]) + "\n"
+            "Set widths, depths and heads of the policy to those of the checkpoint, as "
             "experiments/backbone/paligemma.yaml does."
         )
-    lacking = [name for name in report.missing if re.match(plan.required, name)]
+    lacking = [name for name in report.missing if re.match(mapping.required, name)]
     if lacking:
         raise ValueError(
-            f"The checkpoint ({plan.architecture}) gives nothing, or not all, for {len(lacking)} "
-            f"tensors of the model, e.g. {lacking[:8]}. It is incomplete, or the model is deeper."
+            f"The checkpoint ({mapping.architecture}) lacks all or part of {len(lacking)} tensors "
+            f"of the policy, such as {lacking[:8]}. Download it again, or reduce the depth."
         )

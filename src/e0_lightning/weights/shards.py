@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint in safetensors files, one at a time and never unpickled."""
+"""Reads the tensors of a checkpoint from safetensors files, one at a time; never unpickles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def find_shards(source: str) -> list[Path]:
     """Find the safetensors files of a checkpoint.
 
     Args:
-        source: A file, a folder, or the name of a repository on the Hugging Face hub.
+        source: A file, a folder, or a repository on the Hugging Face Hub.
 
     Returns:
-        Its files; all that an index names, where there is one.
+        Its files; those listed in an index, if there is one.
 
     Raises:
-        ValueError: If there is no safetensors file, or one that the index names is missing.
+        ValueError: If there is no safetensors file, or one listed in the index is missing.
     """
     path = Path(source)
     if not path.exists() and path.suffix not in (".safetensors", *PICKLED):
@@ -30,10 +30,10 @@ def find_shards(source: str) -> list[Path]:
     if path.is_file() and path.suffix == ".safetensors":
         return [path]
     if not path.is_dir():
-        found = "a pickle, which could run code" if path.suffix in PICKLED else "no such file"
+        found = "a pickle, which can execute code" if path.suffix in PICKLED else "no such file"
         raise ValueError(
-            f"{source}: {found}; give a .safetensors file or a folder of them. Convert a pickle "
-            "where you trust it: load it with weights_only=True, save with safetensors.torch."
+            f"{source}: expected a .safetensors file or a folder of them, got {found}. Convert a "
+            "trusted pickle: load it with weights_only=True, save with safetensors.torch."
         )
     indexes = sorted(path.glob("*.safetensors.index.json"))
     if not indexes:
@@ -42,14 +42,14 @@ def find_shards(source: str) -> list[Path]:
     missing = [name for name in named if not (path / name).is_file()]
     if missing:
         raise ValueError(
-            f"{indexes[0]} names {len(named)} files, of which {missing} are missing; "
-            "download the checkpoint again."
+            f"{indexes[0]}: expected {len(named)} files, of which {missing} are missing. Download "
+            "the checkpoint again."
         )
     return [path / name for name in named]
 
 
 def read_names(shards: list[Path]) -> list[str]:
-    """Names of all tensors, read from the heads of the files.
+    """Read the names of all tensors from the headers of the files.
 
     Raises:
         ValueError: If a file is damaged.
@@ -58,14 +58,14 @@ def read_names(shards: list[Path]) -> list[str]:
 
 
 def read_tensors(shards: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors, one in memory at a time.
+    """Read names and tensors, one in memory at a time.
 
     Raises:
         ValueError: If a file is damaged.
     """
     for shard in shards:
         opened = _open(shard)
-        for name in opened.keys():  # noqa: SIM118  # an open file is no mapping
+        for name in opened.keys():  # noqa: SIM118  # an open file is not a mapping
             yield name, opened.get_tensor(name)
 
 
@@ -73,8 +73,8 @@ def _all_shards(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-        found = f"only pickles {pickled}, which could run code" if pickled else "no weights"
-        raise ValueError(f"{folder}: {found}; a checkpoint in safetensors files is needed.")
+        found = f"only pickles {pickled}, which can execute code" if pickled else "no weights"
+        raise ValueError(f"{folder}: expected .safetensors files, got {found}.")
     return shards
 
 
@@ -85,7 +85,7 @@ def _open(shard: Path) -> Any:
         return safe_open(shard, framework="pt")
     except SafetensorError as error:
         raise ValueError(
-            f"{shard} is no whole safetensors file ({error}); download or copy it again."
+            f"{shard}: expected a complete safetensors file ({error}). Download or copy it again."
         ) from error
 
 
@@ -97,6 +97,6 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.index.json"]))
     except (HFValidationError, OSError) as error:
         raise ValueError(
-            f"{name}: no such file or folder here, and the hub gave nothing ({error}). "
-            "Give the path of a downloaded checkpoint, or a repository that you may read."
+            f"{name}: no such file or folder, and the Hugging Face Hub failed ({error}). Give the "
+            "path of a downloaded checkpoint, or a repository that you have access to."
         ) from error

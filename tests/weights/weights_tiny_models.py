@@ -1,4 +1,4 @@
-"""Tiny models of the architectures that are imported, and policies to import them into."""
+"""Tiny checkpoints of the supported architectures, and policies to load them into."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ TOWER = {
 
 
 def tiny_paligemma() -> PaliGemmaForConditionalGeneration:
-    """Transformers' own PaliGemma, small and random."""
+    """Transformers' PaliGemma, small and random."""
     config = PaliGemmaConfig(
         vision_config=TOWER | {"projection_dim": WIDTH},
         text_config=dict(TEXT),
@@ -47,14 +47,14 @@ def tiny_paligemma() -> PaliGemmaForConditionalGeneration:
     torch.manual_seed(1)
     model = PaliGemmaForConditionalGeneration(config).eval()
     for name, parameter in model.named_parameters():
-        # Norms start at values that hide a missing weight.
+        # The initial values of norms would hide a weight that is not loaded.
         if "norm" in name or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
 def tiny_policy(class_path: str = "FlowMatching", **changes: Any) -> Policy:
-    """A policy of the same architecture, with weights of its own."""
+    """A policy of the same architecture with other random weights."""
     depth = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
     vision = {
         "name": "vit_so400m_patch14_siglip_224",
@@ -81,9 +81,9 @@ def tiny_policy(class_path: str = "FlowMatching", **changes: Any) -> Policy:
 
 
 def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
-    """A checkpoint in openpi's layout, random in every tensor; π0 where not ``adaptive``."""
+    """A random checkpoint of π0.5 with openpi's names; of π0 if not ``adaptive``."""
     paligemma = tiny_paligemma().state_dict()
-    paligemma.pop("model.language_model.embed_tokens.weight")  # tied to lm_head, one is kept
+    paligemma.pop("model.language_model.embed_tokens.weight")  # equal to lm_head
     tensors = {f"paligemma_with_expert.paligemma.{name}": t for name, t in paligemma.items()}
     width, inner, mlp = EXPERT_WIDTH, HEADS * HEAD_DIM, EXPERT_MLP
     shapes: dict[str, tuple[int, ...]] = {}
@@ -112,12 +112,12 @@ def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
     for name, shape in linears.items():
         shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     generator = torch.Generator().manual_seed(3)
-    drawn = {n: torch.randn(s, generator=generator) * 0.2 for n, s in shapes.items()}
-    return {name: tensor.contiguous() for name, tensor in (tensors | drawn).items()}
+    random = {n: torch.randn(s, generator=generator) * 0.2 for n, s in shapes.items()}
+    return {name: tensor.contiguous() for name, tensor in (tensors | random).items()}
 
 
 def tiny_e0(bins: int) -> dict[str, torch.Tensor]:
-    """E0's hybrid in the same layout: beside π0.5's, a pair of projections for one-hot tokens."""
+    """E0's hybrid: the tensors of π0.5 and a pair of projections of one-hot tokens."""
     generator = torch.Generator().manual_seed(4)
     shapes = {"onehot_in_proj": (EXPERT_WIDTH, bins), "onehot_out_proj": (bins, EXPERT_WIDTH)}
     tensors = tiny_pi05()

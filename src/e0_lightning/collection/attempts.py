@@ -1,0 +1,83 @@
+"""Worker processes that attempt seeds until enough demonstrations succeed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from e0_lightning.collection.episode_store import EpisodeStore
+from e0_lightning.envs.worker_process import WorkerProcess
+
+
+def collect_episodes(
+    store: EpisodeStore,
+    workers: Sequence[WorkerProcess],
+    task: str,
+    num_episodes: int,
+    max_consecutive_failures: int,
+) -> str:
+    """Attempt one seed after another until a store holds enough episodes.
+
+    A worker receives ``(task, seed, path)``. It writes the episode to `path` and sends an empty
+    string, or sends why the seed failed, or an exception: a `ValueError` if no seed can succeed.
+
+    Args:
+        store: Where finished episodes go.
+        workers: Idle processes.
+        task: Task name.
+        num_episodes: Episodes that the store holds at the end.
+        max_consecutive_failures: Failed seeds in a row after which the task is given up.
+
+    Returns:
+        Why the collection ended early, empty if it did not.
+
+    Raises:
+        RuntimeError: If a process dies.
+    """
+    from tqdm import tqdm
+
+    done, failures, reason = len(store.succeeded()), 0, ""
+    seeds, idle = store.untried(), list(workers)
+    busy: dict[Any, tuple[WorkerProcess, int, Path]] = {}
+    with tqdm(total=num_episodes, initial=done, unit="episode", desc=task.split("/")[-1]) as bar:
+        while busy or (done < num_episodes and not reason):
+            # Never more seeds in progress than episodes are missing: all of them may succeed.
+            while idle and done + len(busy) < num_episodes and not reason:
+                worker, seed = idle.pop(), next(seeds)
+                path = store.folder / f"unfinished_{seed}{store.suffix}"
+                worker.connection.send((task, seed, path))
+                busy[worker.connection] = worker, seed, path
+            for connection in wait(list(busy)):
+                worker, seed, path = busy.pop(connection)
+                idle.append(worker)
+                result = _receive(worker, seed)
+                if isinstance(result, ValueError):
+                    reason = str(result)
+                elif result:
+                    store.add_failure(seed, result)
+                    failures += 1
+                    if failures == max_consecutive_failures:
+                        reason = f"{failures} seeds in a row failed, the last because {result}"
+                else:
+                    store.add(seed, path)
+                    done, failures = done + 1, 0
+                    bar.update()
+    return reason
+
+
+def _receive(worker: WorkerProcess, seed: int) -> str | ValueError:
+    """Receive why a seed failed, empty if it succeeded, or why every seed of the task would."""
+    try:
+        result: str | Exception = worker.connection.recv()
+    except (EOFError, ConnectionResetError) as error:
+        worker.process.join()
+        raise RuntimeError(
+            f"The process that demonstrated seed {seed} died with exit status "
+            f"{worker.process.exitcode} (out of memory?). Every finished episode is kept: run the "
+            "same command again, perhaps with fewer workers."
+        ) from error
+    if isinstance(result, Exception) and not isinstance(result, ValueError):
+        raise result
+    return result
