@@ -4,12 +4,12 @@ from itertools import islice
 import h5py
 import numpy as np
 import pytest
+from e0_lightning.data.formats.detect import open_demos
 
 from e0_lightning.collection.libero import collect
 from e0_lightning.collection.libero_episode_store import LiberoEpisodeStore
 from e0_lightning.collection.libero_expert import pick_and_place_goal
 from e0_lightning.collection.libero_recorder import Demonstrator
-from e0_lightning.data.formats.base import open_demos
 from e0_lightning.envs import mujoco_gl
 from e0_lightning.envs.libero import tasks
 
@@ -128,8 +128,9 @@ def test_collected_file_is_read_like_an_official_one(collected):
     assert gripper[0] > 0.03  # open at the start
     assert gripper[-1] > 0.03  # open at the end: the object was released
     assert gripper.min() < 0.03
-    cameras = file.cameras("demo_0")
-    assert cameras["agentview"].field == pytest.approx(45)
+    focal_length = 32 / np.tan(np.deg2rad(45) / 2)
+    intrinsics = file.intrinsics("demo_0")["agentview"]
+    assert intrinsics[0, 0] == intrinsics[1, 1] == pytest.approx(focal_length)
 
 
 def test_every_dataset_has_checksums(collected):
@@ -145,10 +146,10 @@ def test_recorded_actions_reproduce_the_recorded_poses(collected, libero_assets)
         demo = file["data/demo_1"]
         demonstrator = Demonstrator(64, mujoco_gl.offscreen(), libero_assets.path)
         environment = demonstrator._environment(BUTTER)
-        environment.scatter(int(demo.attrs["seed"]))
-        np.testing.assert_array_equal(environment.world.get_sim_state(), demo["states"][0])
+        environment.reset_to_random_placement(int(demo.attrs["seed"]))
+        np.testing.assert_array_equal(environment.control_env.get_sim_state(), demo["states"][0])
         for action, pose in zip(demo["actions"], demo["obs/ee_pos"], strict=True):
-            observed, _, success, _ = environment.world.step(action)
+            observed, _, success, _ = environment.control_env.step(action)
             np.testing.assert_array_equal(observed["robot0_eef_pos"], pose)
         assert success
         environment.close()

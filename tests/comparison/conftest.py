@@ -1,4 +1,4 @@
-"""A benchmark file of the cheap world, and `lightning` without the price of a new process."""
+"""A config file of the toy benchmark, and `lightning` without new processes."""
 
 import subprocess
 
@@ -15,9 +15,9 @@ trainer:
       init_args: {every_n_train_steps: 4, save_last: true}
     - class_path: RolloutReport
 data:
-  class_path: comparison_world.Tosses
-  init_args: {episodes: {class_path: comparison_world.Throws}}
-model: {class_path: comparison_world.Guess}
+  class_path: comparison_toy.ToyDemos
+  init_args: {episodes: {class_path: comparison_toy.ToyEpisodes}}
+model: {class_path: comparison_toy.ToyPolicy}
 """
 
 
@@ -30,12 +30,12 @@ def benchmark(tmp_path):
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The command lines that were run, in this process."""
-    known = []
+    """Run `lightning` in this process; returns the list of its command lines."""
+    executed = []
 
-    def here(command, stdout, stderr, **options):
+    def run_here(command, stdout, stderr, **options):
         words = command[3:]
-        known.append(words)
+        executed.append(words)
         try:
             run(words)
         except (Exception, SystemExit) as error:  # the parser exits
@@ -43,5 +43,5 @@ def commands(monkeypatch):
             return subprocess.CompletedProcess(command, 1)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(subprocess, "run", here)
-    return known
+    monkeypatch.setattr(subprocess, "run", run_here)
+    return executed

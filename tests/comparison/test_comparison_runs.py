@@ -5,16 +5,16 @@ import pytest
 from e0_lightning.comparison.runs import Budget, Variant
 
 
-def test_two_processes_do_not_work_in_one_folder(tmp_path):
+def test_locked_folder_is_refused(tmp_path):
     variant = Variant(tmp_path / "base", [], Budget([]))
     variant.folder.mkdir()
     with (variant.folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="another process is at work there"):
+        with pytest.raises(RuntimeError, match="another process is running this variant"):
             variant.train()
 
 
-def test_variants_are_processes_of_their_own(benchmark, tmp_path, monkeypatch):
+def test_variant_is_trained_in_its_own_process(benchmark, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)  # so that it is restored
     monkeypatch.setenv("PYTHONPATH", ":".join(__import__("sys").path))
     variant = Variant(tmp_path / "base", [], Budget([benchmark], steps=3, threads=1))

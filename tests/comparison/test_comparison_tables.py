@@ -2,46 +2,52 @@ from pathlib import Path
 
 import pytest
 
-from e0_lightning.comparison.tables import options, read_table, read_tables
+from e0_lightning.comparison.tables import read_table, read_tables, to_options
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "compare"
 
 
-def written(folder, text, name="table.yaml"):
+def write(folder, text, name="table.yaml"):
     path = folder / name
     path.write_text(text)
     return path
 
 
-def test_files_become_configs_and_options_stay(tmp_path):
-    table = read_table(written(tmp_path, "title: T\ntrained: {a: [x.yaml, --model.b=1]}"))
-    assert table.base == "a"
-    assert options(table.trained["a"]) == ["--config=x.yaml", "--model.b=1"]
+def test_files_become_config_options(tmp_path):
+    table = read_table(write(tmp_path, "title: T\ntraining_variants: {a: [x.yaml, --model.b=1]}"))
+    assert table.baseline == "a"
+    assert to_options(table.training_variants["a"]) == ["--config=x.yaml", "--model.b=1"]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "title: T", "title: T\ntrained: {}", "title: T\ntrained: {a: x.yaml}", "a: {"],
+    [
+        "[]",
+        "title: T",
+        "title: T\ntraining_variants: {}",
+        "title: T\ntraining_variants: {a: x.yaml}",
+        "a: {",
+    ],
 )
-def test_what_is_no_table_is_refused(tmp_path, text):
+def test_invalid_table_is_refused(tmp_path, text):
     with pytest.raises(ValueError, match=r"table\.yaml"):
-        read_table(written(tmp_path, text))
+        read_table(write(tmp_path, text))
 
 
-def test_a_name_must_be_one_of_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="without a slash"):
-        read_table(written(tmp_path, "title: T\ntrained: {a/b: []}"))
+def test_name_that_is_no_folder_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected names that can be folder names"):
+        read_table(write(tmp_path, "title: T\ntraining_variants: {a/b: []}"))
 
 
-def test_a_name_means_the_same_everywhere(tmp_path):
-    first = written(tmp_path, "title: T\ntrained: {a: []}")
-    second = written(tmp_path, "title: T\ntrained: {a: [x.yaml]}", "other.yaml")
+def test_name_of_two_different_variants_is_refused(tmp_path):
+    first = write(tmp_path, "title: T\ntraining_variants: {a: []}")
+    second = write(tmp_path, "title: T\ntraining_variants: {a: [x.yaml]}", "other.yaml")
     assert len(read_tables([first, first])) == 2
-    with pytest.raises(ValueError, match="another name"):
+    with pytest.raises(ValueError, match="Rename one of them"):
         read_tables([first, second])
 
 
-def test_shipped_tables_compare_to_the_same_variant():
+def test_shipped_tables_share_their_baseline():
     policies, ablations = read_tables([SHIPPED / "policies.yaml", SHIPPED / "ablations.yaml"])
-    assert policies.base == ablations.base == "E0"
-    assert {"argmax", "categorical", "released"} <= set(ablations.sampled)
+    assert policies.baseline == ablations.baseline == "E0"
+    assert {"argmax", "categorical", "released"} <= set(ablations.inference_variants)

@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and behaviour: `e0 benchmark`."""
+"""Benchmarks of speed, memory and behavior: `e0 benchmark`."""

@@ -1,4 +1,4 @@
-"""Robots that do not stop to think, and how their motion jumps from chunk to chunk."""
+"""`e0 benchmark chunk-boundary`: how actions jump from chunk to chunk under inference delay."""
 
 from __future__ import annotations
 
@@ -9,25 +9,69 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from e0_lightning.envs.base import EnvObservation, EvalEpisode
-from e0_lightning.evaluation.rollout import Rollouts, choose
+from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.envs.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
+from e0_lightning.evaluation.rollout import OnResult, Rollouts, choose_actions
+from e0_lightning.evaluation.worker_handle import WorkerHandle
+from e0_lightning.policies.checkpoint import load_policy
 from e0_lightning.types import Actor, EpisodeResult
 
 Floats = NDArray[np.float32]
 
+COLUMNS = ("within chunks", "at boundaries", "jump")
 
-class RealTimeRollouts(Rollouts):
-    """Rollouts where a chunk arrives some steps after the view that it was chosen for.
 
-    Every `n_action_steps` steps the world is shown to the actor. While it chooses, the robot goes on with
-    the next `delay` actions of its last chunk; of the new one, as many first actions are out of
-    date by then and are left out. The world stands still only before an episode's first chunk.
+def benchmark(
+    checkpoint: str,
+    task: str = "PushCube-v1",
+    num_episodes: int = 20,
+    first_seed: int = 100_000,
+    n_action_steps: int = 8,
+    delay: int = 4,
+    num_envs: int = 1,
+    trust: list[str] | None = None,
+) -> None:
+    """Print the jump of actions at chunk boundaries in ManiSkill, with and without an action prefix.
+
+    The robot does not wait for the policy: a chunk arrives `delay` steps after its observation.
 
     Args:
-        settings: What every `Rollouts` takes, by name.
-        delay: Steps d from a view to the chunk for it, below `n_action_steps`.
-        send_prefix: Tell the actor the d actions that are carried out meanwhile, for its chunk to
-            begin with: real-time chunking (arXiv 2506.07339).
+        checkpoint: Checkpoint of a policy.
+        task: ManiSkill's name of the task.
+        num_episodes: Episodes, on the seeds from `first_seed` on, each run both ways.
+        first_seed: First seed.
+        n_action_steps: Steps between observations; plus `delay`, at most the policy's horizon.
+        delay: Steps from an observation to its chunk.
+        num_envs: Environments that step in parallel, each in its own process.
+        trust: Modules of your own that the checkpoint may import classes from.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = load_policy(checkpoint, device, trust=trust or ())
+    max_steps = MAX_STEPS.get(task, DEFAULT_MAX_STEPS)
+    episodes = [EvalEpisode(task, first_seed + n, max_steps) for n in range(num_episodes)]
+    table = compare_prefixes(
+        policy,
+        episodes,
+        make_environment=ManiSkillEnvironment,
+        n_action_steps=n_action_steps,
+        delay=delay,
+        num_envs=num_envs,
+    )
+    print(table)
+
+
+class RealTimeRollouts(Rollouts):
+    """Rollouts in which a chunk arrives some steps after its observation.
+
+    The actor gets an observation every `n_action_steps` steps. During inference the robot executes
+    the next `delay` actions of the previous chunk; the first `delay` actions of the new chunk are
+    then outdated and skipped. Only before its first chunk does an episode wait.
+
+    Args:
+        settings: Arguments of :class:`Rollouts`, by name.
+        delay: Steps d from an observation to its chunk, below `n_action_steps`.
+        send_prefix: Send the d actions that are executed during inference as ``action_prefix``:
+            real-time chunking (arXiv 2506.07339).
 
     Raises:
         ValueError: If d is not between 0 and `n_action_steps`.
@@ -37,101 +81,104 @@ class RealTimeRollouts(Rollouts):
         super().__init__(**settings)
         if not 0 < delay < self.n_action_steps:
             raise ValueError(
-                f"delay is {delay} and n_action_steps is {self.n_action_steps}; a delay of 1 step or more, and "
-                "below n_action_steps, is wanted: a chunk must arrive before the next is asked for"
+                f"delay: expected 1 to {self.n_action_steps - 1}, below n_action_steps "
+                f"({self.n_action_steps}), got {delay}. A chunk must arrive before the next "
+                "observation."
             )
         self.delay, self.send_prefix = delay, send_prefix
-        self.changes = Changes()
+        self.changes = ActionChanges()
         self._tails: dict[int, Floats] = {}
 
-    def _play(self, actor: Actor, episodes: Sequence[EvalEpisode]) -> list[EpisodeResult]:
+    def _run(
+        self, actor: Actor, episodes: Sequence[EvalEpisode], on_result: OnResult | None
+    ) -> list[EpisodeResult]:
         self._tails = {}
-        return super()._play(actor, episodes)
+        return super()._run(actor, episodes, on_result)
 
-    def _decide(self, actor: Actor, shown: dict[int, EnvObservation]) -> list[Floats]:
-        none = np.zeros((0, actor.spec.action_dim), np.float32)
-        tails = [self._tails.get(number, none) for number in shown]
-        action_prefix = [torch.from_numpy(tail) for tail in tails] if self.send_prefix else None
-        chunks = choose(
-            actor, list(shown.values()), self.n_action_steps + self.delay, action_prefix
+    def _choose_actions(self, actor: Actor, waiting: Sequence[WorkerHandle]) -> list[Floats]:
+        empty = np.zeros((0, actor.spec.action_dim), np.float32)
+        tails = [self._tails.get(worker.index, empty) for worker in waiting]
+        chunks = choose_actions(
+            actor,
+            [worker.observation for worker in waiting if worker.observation is not None],
+            self.n_action_steps + self.delay,
+            [torch.from_numpy(tail) for tail in tails] if self.send_prefix else None,
+            [worker.noise_seed for worker in waiting],
         )
-        carried = []
-        for number, chunk, tail in zip(shown, chunks, tails, strict=True):
-            carried.append(np.concatenate([tail, chunk[len(tail) : self.n_action_steps]]))
-            self.changes.add(carried[-1], len(tail))
-            self._tails[number] = chunk[self.n_action_steps :]
-        return carried
+        executed = []
+        for worker, chunk, tail in zip(waiting, chunks, tails, strict=True):
+            executed.append(np.concatenate([tail, chunk[len(tail) : self.n_action_steps]]))
+            self.changes.add(executed[-1], len(tail))
+            self._tails[worker.index] = chunk[self.n_action_steps :]
+        return executed
 
 
-class Changes:
-    """How much actions change from a step to the next: from chunk to chunk, and within one."""
+class ActionChanges:
+    """Differences between consecutive actions, at chunk boundaries and within chunks."""
 
     def __init__(self) -> None:
-        self.seams: list[Floats] = []
-        self.inner: list[Floats] = []
+        self.at_boundaries: list[Floats] = []
+        self.within_chunks: list[Floats] = []
 
-    def add(self, actions: Floats, seam: int) -> None:
-        """Take actions in a row, ``(n, D)``, a new chunk's from step `seam` on; 0 is no seam."""
-        changes = np.abs(np.diff(actions, axis=0))
-        for step, change in enumerate(changes, start=1):
-            (self.seams if step == seam else self.inner).append(change)
+    def add(self, actions: Floats, boundary: int) -> None:
+        """Add consecutive actions, ``(n, D)``, with a new chunk from step `boundary` on (0: none)."""
+        for step, change in enumerate(np.abs(np.diff(actions, axis=0)), start=1):
+            (self.at_boundaries if step == boundary else self.within_chunks).append(change)
 
     def means(self) -> tuple[Floats, Floats]:
-        """Mean change at a seam and within a chunk, each ``(D + 1,)``: by dimension, and overall.
+        """Return the mean change at boundaries and within chunks, each ``(D + 1,)``.
 
-        A dimension's is an absolute difference in robot units; the last number is the mean of the
-        differences' Euclidean length.
+        The first D values are absolute differences by dimension in robot units, the last one is
+        the mean of the Euclidean norm of the differences.
 
         Raises:
-            ValueError: If no chunk followed another.
+            ValueError: If there is no boundary.
         """
-        if not self.seams:
+        if not self.at_boundaries:
             raise ValueError(
-                "no chunk followed another: every episode was over within `n_action_steps` steps; lower it"
+                "n_action_steps: expected fewer steps than an episode has, got no chunk boundary. "
+                "Lower n_action_steps."
             )
-        both = [np.stack(each) for each in (self.seams, self.inner)]
-        seam, inner = (
+        both = [np.stack(each) for each in (self.at_boundaries, self.within_chunks)]
+        boundary, within = (
             np.append(each.mean(axis=0), np.linalg.norm(each, axis=1).mean()) for each in both
         )
-        return seam, inner
+        return boundary, within
 
 
-def benchmark(actor: Actor, episodes: Sequence[EvalEpisode], **settings: Any) -> str:
-    """Measure the jump at seams with and without real-time chunking, on the same episodes.
+def compare_prefixes(actor: Actor, episodes: Sequence[EvalEpisode], **settings: Any) -> str:
+    """Measure the jump at chunk boundaries with and without an action prefix.
 
-    The jump is the mean change of the actions at a seam, ``|a_new[d] − a_old[last]|``, less that
-    of neighbouring actions of one chunk: 0 where seams cannot be told from any other step.
+    The jump is the mean change of actions at boundaries, ``|a_new[d] − a_old[last]|``, minus the
+    mean change within chunks: 0 where boundaries are as smooth as other steps.
 
     Args:
-        actor: Who acts; one that cannot continue action_prefix actions refuses.
-        episodes: What is played.
-        settings: Of `RealTimeRollouts`, without `send_prefix`.
+        actor: An actor that accepts an action prefix.
+        episodes: Episodes, run both ways.
+        settings: Arguments of :class:`RealTimeRollouts` except ``send_prefix``.
 
     Returns:
-        A table in Markdown, in robot units.
+        A table in Markdown, robot units.
     """
     columns, notes = [], []
-    for send_prefix, name in ((False, "plain"), (True, "real-time")):
-        torch.manual_seed(0)
+    for send_prefix, name in ((False, "without prefix"), (True, "with prefix")):
         rollouts = RealTimeRollouts(send_prefix=send_prefix, **settings)
         try:
-            results = rollouts.play(actor, episodes)
+            results = rollouts.run(actor, episodes)
         finally:
             rollouts.close()
-        seam, inner = rollouts.changes.means()
-        columns += [inner, seam, seam - inner]
+        boundary, within = rollouts.changes.means()
+        columns += [within, boundary, boundary - within]
         successes = sum(result.success for result in results)
         errors = sum(bool(result.error) for result in results)
         notes.append(
-            f"{name}: success {successes} of {len(results)}, {len(rollouts.changes.seams)} seams"
+            f"{name}: success {successes} of {len(results)}, "
+            f"{len(rollouts.changes.at_boundaries)} boundaries"
             + (f", {errors} errors" if errors else "")
         )
-    head = [f"{name}, {what}" for name in ("plain", "real-time") for what in _MEASURED]
-    rows = [f"| dimension | {' | '.join(head)} |", "| --- |" + " --- |" * len(head)]
-    names = [*map(str, range(len(columns[0]) - 1)), "all, L2"]
-    for name, *values in zip(names, *columns, strict=True):
-        rows.append(f"| {name} | {' | '.join(f'{value:.5f}' for value in values)} |")
+    heads = [f"{name}, {column}" for name in ("without", "with") for column in COLUMNS]
+    rows = [f"| dimension | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
+    dimensions = [*map(str, range(len(columns[0]) - 1)), "all, L2"]
+    for dimension, *values in zip(dimensions, *columns, strict=True):
+        rows.append(f"| {dimension} | {' | '.join(f'{value:.5f}' for value in values)} |")
     return "\n".join([*rows, *notes])
-
-
-_MEASURED = ("within a chunk", "at a seam", "jump")

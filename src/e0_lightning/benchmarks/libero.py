@@ -1,105 +1,100 @@
-"""Build, reset, step and draw every LIBERO task: `make check-libero`."""
+"""`e0 benchmark libero`: build, reset, step and render every LIBERO task."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
-from e0_lightning.envs.libero import (
-    PARTS,
-    STAY,
-    SUITES,
-    LiberoEnvironment,
-    tasks,
-    versions,
-)
+from e0_lightning.envs.libero import NO_OP, PARTS, SUITES, LiberoEnvironment, tasks, versions
 from e0_lightning.envs.libero_assets import Assets, find_assets
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.types import PolicySpec
 
+IMAGE_SIZE = 128
+
 SPEC = PolicySpec(
-    views=dict.fromkeys(CAMERAS, 128),
+    views=dict.fromkeys(CAMERAS, IMAGE_SIZE),
     state=PARTS,
     action_dim=7,
     control_mode=CONTROL_MODE,
     horizon=1,
 )
 
-STEPS = 20
-"""Steps that are timed."""
+NUM_STEPS = 20
+"""Timed environment steps."""
 
 
 class Timing(NamedTuple):
-    """What a task costs, in seconds; `error` says what went wrong, if anything did."""
+    """Times of a task in seconds."""
 
     task: str
     build: float = 0.0
     reset: float = 0.0
-    """Of the second initial state, settling included, nothing drawn."""
+    """To the second initial state, with settling, without rendering."""
     step: float = 0.0
-    draw: float = 0.0
+    render: float = 0.0
     """Of both cameras."""
     error: str = ""
+    """Error message, empty if the task works."""
 
 
-def check(suites: Sequence[str] = SUITES) -> int:
-    """Try every task of the suites and print a table of its times.
+def benchmark(suites: list[str] | None = None) -> None:
+    """Time every task of LIBERO suites and print a table.
 
-    Returns:
-        How many failed.
+    Args:
+        suites: Names of suites; None for all.
+
+    Raises:
+        RuntimeError: If a task fails.
     """
     assets, backend = find_assets(), offscreen()
-    found = ", ".join(f"{name} {version}" for name, version in versions().items())
-    print(f"assets {assets.origin}, drawn with {backend}; {found}\n")
-    print(
-        "| task | build s | reset s | step ms | draw ms | |\n| --- | --- | --- | --- | --- | --- |"
-    )
-    timings = []
-    for task in [task for suite in suites for task in tasks(suite)]:
+    libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
+    print(f"assets {assets.source}, rendered with {backend}; {libraries}\n")
+    print("| task | build, s | reset, s | step, ms | render, ms | error |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    failed = []
+    for task in [task for suite in suites or SUITES for task in tasks(suite)]:
         timing = time_task(task, assets, backend)
-        timings.append(timing)
+        if timing.error:
+            failed.append(task)
         print(
             f"| {task} | {timing.build:.1f} | {timing.reset:.2f} | {timing.step * 1e3:.0f} "
-            f"| {timing.draw * 1e3:.0f} | {timing.error} |",
+            f"| {timing.render * 1e3:.0f} | {timing.error} |",
             flush=True,
         )
-    return sum(bool(timing.error) for timing in timings)
+    if failed:
+        raise RuntimeError(f"{len(failed)} tasks failed: {', '.join(failed)}.")
 
 
 def time_task(task: str, assets: Assets, backend: str) -> Timing:
-    """Build a task, start it twice, take some steps, and look at what is drawn."""
+    """Build a task, reset it twice, execute some steps, and check the rendered images."""
     try:
         start = time.perf_counter()
         environment = LiberoEnvironment(task, SPEC, backend, assets.path)
         built = time.perf_counter()
         try:
-            environment.begin(0)
-            again = time.perf_counter()
-            environment.begin(1)
-            reset = time.perf_counter()
-            environment.run(np.array([STAY] * STEPS, dtype=np.float32), last=True, on_frame=None)
+            environment.reset_to_initial_state(0)
+            first_reset = time.perf_counter()
+            environment.reset_to_initial_state(1)
+            second_reset = time.perf_counter()
+            actions = np.array([NO_OP] * NUM_STEPS, dtype=np.float32)
+            environment.run(actions, last=True, on_frame=None)
             stepped = time.perf_counter()
-            images = [environment.draw(view, 128) for view in CAMERAS]
-            drawn = time.perf_counter()
+            images = {view: environment.render(view, IMAGE_SIZE) for view in CAMERAS}
+            rendered = time.perf_counter()
         finally:
             environment.close()
-    except Exception as error:  # one task's trouble must not hide the others'
+    except Exception as error:  # the other tasks are still to be timed
         return Timing(task, error=f"{type(error).__name__}: {error}")
-    blank = [name for name, image in zip(CAMERAS, images, strict=True) if image.std() < 1]
+    blank = [view for view, image in images.items() if image.std() < 1]
     return Timing(
         task,
         built - start,
-        reset - again,
-        (stepped - reset) / STEPS,
-        drawn - stepped,
-        f"{blank[0]} shows nothing" if blank else "",
+        second_reset - first_reset,
+        (stepped - second_reset) / NUM_STEPS,
+        rendered - stepped,
+        f"the image of {blank[0]} is blank" if blank else "",
     )
-
-
-if __name__ == "__main__":
-    sys.exit(1 if check(sys.argv[1:] or SUITES) else 0)

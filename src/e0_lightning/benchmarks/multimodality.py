@@ -1,4 +1,4 @@
-"""`e0 benchmark modes`: does a policy keep two ways round an obstacle apart, and in proportion?"""
+"""`e0 benchmark multimodality`: how well policies represent a bimodal action distribution."""
 
 from __future__ import annotations
 
@@ -9,121 +9,134 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from e0_lightning.benchmarks.two_way_reach import RADIUS, Reach, draw, judge, observe, places
-from e0_lightning.comparison.chart import figure_class
+from e0_lightning.benchmarks.plots import plot_chunks
+from e0_lightning.benchmarks.two_way_reach import (
+    HORIZON,
+    ReachDataModule,
+    evaluate_chunks,
+    observe,
+    sample_chunks,
+    sample_obstacles,
+)
 from e0_lightning.diffusion.samplers import ArgmaxSampler, CategoricalSampler, TweedieSampler
 from e0_lightning.diffusion.schedules import IdentifiabilitySchedule
 from e0_lightning.metrics import wilson
 from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy
 
-BINS, ALPHA, STEPS = 64, 1.0, 10
-"""Larger signals than the paper's α = 0.1, with target_sigma targets: both are learnt sooner, and 300
-steps at 0.1 with one-hot targets, a token per step, left 99 % of chunks off both ways."""
+NUM_BINS, ALPHA, NUM_STEPS = 64, 1.0, 10
+"""Stronger signal than the paper's α = 0.1 and Gaussian targets: both are learned sooner. 300 steps
+at α = 0.1 with one-hot targets, one token per step, left 99 % of chunks off both ways."""
 
-SHOWN = 60
-"""Chunks of a panel of the picture."""
+NUM_PLOTTED = 60
+"""Chunks in each panel of the plot."""
 
-ABLE = IdentifiabilitySchedule(BINS, ALPHA)
-"""Steps where a token can be told from noise."""
+SCHEDULE = IdentifiabilitySchedule(NUM_BINS, ALPHA)
+"""Noise levels at which tokens can be told from noise."""
 
-NOISY = {"num_bins": BINS, "alpha": ALPHA}
-DENSITY = {"class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau", "init_args": NOISY}
-
-CLASSIFIER = {"process": {**NOISY, "target_sigma": 1.0, "tau_distribution": DENSITY}}
+NOISE = {"num_bins": NUM_BINS, "alpha": ALPHA}
+TAU = {"class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau", "init_args": NOISE}
+E0_PROCESS = {"process": {**NOISE, "target_sigma": 1.0, "tau_distribution": TAU}}
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "E0": ("E0", CLASSIFIER),
-    "E0, self-conditioned": ("E0", {**CLASSIFIER, "self_conditioning": True}),
+    "E0": ("E0", E0_PROCESS),
+    "E0, self-conditioned": ("E0", {**E0_PROCESS, "self_conditioning": True}),
     "FlowMatching": ("FlowMatching", {}),
-    "MaskedDiffusion": ("MaskedDiffusion", {"process": {"num_bins": BINS}}),
-    "Autoregressive": ("Autoregressive", {"num_bins": BINS}),
+    "MaskedDiffusion": ("MaskedDiffusion", {"process": {"num_bins": NUM_BINS}}),
+    "Autoregressive": ("Autoregressive", {"num_bins": NUM_BINS}),
     "Regression": ("Regression", {}),
-    "E0Hybrid": ("E0Hybrid", {"process": {**NOISY, "target_sigma": 1.0}}),
+    "E0Hybrid": ("E0Hybrid", {"process": {**NOISE, "target_sigma": 1.0}}),
 }
-"""What is trained: its name, its class and its own settings."""
+"""Trained policies: name to class and its own arguments."""
 
-READINGS: dict[str, dict[str, dict[str, Any]]] = {
+INFERENCE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "E0": {
-        "E0": {"sampler": TweedieSampler(STEPS, None, "center")},
-        "E0, steps where it tells": {"sampler": TweedieSampler(STEPS, ABLE, "center")},
-        "E0, expectation": {"sampler": TweedieSampler(STEPS, None, "expectation")},
-        "E0, argmax": {"sampler": ArgmaxSampler(STEPS, None)},
-        "E0, categorical": {"sampler": CategoricalSampler(STEPS, None)},
+        "E0": {"sampler": TweedieSampler(NUM_STEPS, None, "center")},
+        "E0, identifiability steps": {"sampler": TweedieSampler(NUM_STEPS, SCHEDULE, "center")},
+        "E0, expectation": {"sampler": TweedieSampler(NUM_STEPS, None, "expectation")},
+        "E0, argmax": {"sampler": ArgmaxSampler(NUM_STEPS, None)},
+        "E0, categorical": {"sampler": CategoricalSampler(NUM_STEPS, None)},
     },
     "E0, self-conditioned": {
-        "E0, self-conditioned": {"sampler": TweedieSampler(STEPS, None, "center")},
+        "E0, self-conditioned": {"sampler": TweedieSampler(NUM_STEPS, None, "center")},
     },
     "Autoregressive": {
         "Autoregressive, greedy": {"temperature": 0.0},
-        "Autoregressive, drawn": {"temperature": 1.0},
+        "Autoregressive, sampled": {"temperature": 1.0},
     },
 }
-"""How weights are read, where in several ways: row to attributes of the trained policy."""
+"""Trained policy to its rows of the table: row to attributes that are set after training."""
 
 
-def modes(
+def benchmark(
     out: Path,
     steps: int = 1500,
     share: float = 0.7,
-    draws: int = 1000,
+    num_chunks: int = 1000,
     only: list[str] | None = None,
+    seed: int = 0,
 ) -> None:
-    """Train tiny policies on a reach with two ways round an obstacle, and see which they take.
+    """Train tiny policies on a reach with two ways around an obstacle and classify their chunks.
 
-    The demonstrator goes over the obstacle with a known probability, each chunk whole. The table
-    tells how often a policy does, how many of its chunks keep to one way, and how many lie off
-    both; ``modes.png`` shows chunks.
+    The demonstrator goes over the obstacle with a known probability, and never changes its way
+    within a chunk. Columns: ``share`` of chunks over the obstacle, with its 95 % interval;
+    ``mode_consistency``, share of chunks that keep to one way; ``off_manifold``, share of chunks
+    that are on neither. ``multimodality.png`` shows chunks.
 
     Args:
-        out: Folder for ``modes.md``, ``modes.json`` and ``modes.png``.
-        steps: Optimizer steps for each policy.
-        share: Probability of the way over.
-        draws: Chunks to judge a policy by, each for another obstacle.
+        out: Folder for ``multimodality.md``, ``.json`` and ``.png``.
+        steps: Optimizer steps of each policy.
+        share: Probability of the way over the obstacle in the demonstrations.
+        num_chunks: Chunks per policy, each for another obstacle.
         only: Names of policies; None for all.
+        seed: Seed of weights, training and sampling.
 
     Raises:
         ValueError: If there is no such policy.
     """
-    if strange := set(only or []) - set(POLICIES):
-        raise ValueError(f"only: there is no {sorted(strange)}; choose from {list(POLICIES)}.")
-    obstacle, still = places(draws, torch.Generator().manual_seed(0)), torch.zeros(SHOWN)
-    rows = {"truth": row(draw(obstacle, share), obstacle)}
-    pictures = {"truth": draw(still, share)}
+    if unknown := set(only or []) - set(POLICIES):
+        raise ValueError(f"only: expected names among {list(POLICIES)}, got {sorted(unknown)}.")
+    generator = torch.Generator().manual_seed(seed)
+    obstacle, plotted = sample_obstacles(num_chunks, generator), torch.zeros(NUM_PLOTTED)
+    rows = {"demonstrations": summarize(sample_chunks(obstacle, share, generator), obstacle)}
+    chunks = {"demonstrations": sample_chunks(plotted, share, generator)}
     for name in only or POLICIES:
-        started = perf_counter()
-        policy = train(name, steps, share)
-        seconds = perf_counter() - started
-        for reading in readings(name, policy):
-            torch.manual_seed(0)
-            chunks = policy.act(observe(obstacle))
-            rows[reading] = {**row(chunks, obstacle), "seconds": seconds}
-            pictures[reading] = policy.act(observe(still))
-    told = {"steps": steps, "share": share, "draws": draws}
-    write(Path(out), rows, pictures, told)
+        start = perf_counter()
+        policy = train(name, steps, share, seed)
+        seconds = perf_counter() - start
+        for variant in inference_variants(name, policy):
+            sampled = sample(policy, torch.cat([obstacle, plotted]))
+            rows[variant] = {
+                **summarize(sampled[:num_chunks], obstacle),
+                "training_seconds": seconds,
+            }
+            chunks[variant] = sampled[num_chunks:]
+    settings = {"steps": steps, "share": share, "num_chunks": num_chunks, "seed": seed}
+    write_results(Path(out), rows, chunks, settings)
 
 
-def train(name: str, steps: int, share: float) -> Policy:
-    """A tiny policy by its name, trained."""
-    torch.manual_seed(0)
-    policy = build_policy(settings(name))
-    trainer = Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(policy, datamodule=Reach(share, steps))
+def train(name: str, steps: int, share: float, seed: int = 0) -> Policy:
+    """Train a tiny policy, given by its name in ``POLICIES``."""
+    seed_everything(seed, verbose=False)
+    policy = build_policy(policy_settings(name))
+    _trainer(max_steps=steps).fit(policy, datamodule=ReachDataModule(share, steps))
     return policy.eval()
 
 
-def settings(name: str) -> dict[str, Any]:
-    """The constructor tree of a tiny policy by its name."""
+def sample(policy: Policy, obstacle: Tensor) -> Tensor:
+    """Sample chunks ``(B, H, 2)`` for obstacles ``(B,)``, reproducibly."""
+    batches = [observe(part) for part in obstacle.split(1000)]
+    loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    chunks: Any = _trainer().predict(policy, loader)
+    return torch.cat(chunks)
+
+
+def policy_settings(name: str) -> dict[str, Any]:
+    """Return the constructor tree of a tiny policy, given by its name in ``POLICIES``."""
     language = {
         "model_type": "llama",
         "hidden_size": 32,
@@ -135,79 +148,71 @@ def settings(name: str) -> dict[str, Any]:
     }
     normalizer = {"class_path": "e0_lightning.QuantileNormalizer", "init_args": {"dim": 2}}
     args = {
-        # Nothing is seen, but every policy has eyes.
         "encoder": {
+            # There are no images, but every policy has a vision encoder.
             "vision": {"name": "test_vit", "side": 32},
             "language": {"config": language},
             "state_dim": 1,
         },
-        "actions": {"horizon": 12, "normalizer": normalizer},
-        "expert": {"width": 64, "depth": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 128},
+        "actions": {"horizon": HORIZON, "normalizer": normalizer},
+        "expert": {"width": 64, "depth": 2, "heads": 4, "mlp": 128},
         "optimizer": {"lr": 4e-3, "min_lr": 4e-5, "warmup_steps": 50},
     }
-    kind, own = POLICIES[name]
-    return {"class_path": f"e0_lightning.{kind}", "init_args": args | own}
+    class_name, own = POLICIES[name]
+    return {"class_path": f"e0_lightning.{class_name}", "init_args": args | own}
 
 
-def readings(name: str, policy: Policy) -> Iterator[str]:
-    """Set a policy up in each of the ways it is read, and say which."""
-    for reading, attributes in READINGS.get(name, {name: {}}).items():
+def inference_variants(name: str, policy: Policy) -> Iterator[str]:
+    """Set a policy up for each of its rows in the table, and yield the name of the row."""
+    for variant, attributes in INFERENCE_VARIANTS.get(name, {name: {}}).items():
         for attribute, value in attributes.items():
             setattr(policy, attribute, value)
-        yield reading
+        yield variant
 
 
-def row(chunks: Tensor, obstacle: Tensor) -> dict[str, Any]:
-    """Shares of chunks ``(B, H, 2)``: over the obstacle with its interval, whole, off both ways."""
-    found = judge(chunks, obstacle)
-    over = wilson(int(found.over.sum()), len(chunks))
+def summarize(chunks: Tensor, obstacle: Tensor) -> dict[str, float]:
+    """Classify chunks ``(B, H, 2)`` and return the share of each class."""
+    evaluation = evaluate_chunks(chunks, obstacle)
+    over = wilson(int(evaluation.over.sum()), len(chunks))
     return {
-        "over": over.rate,
+        "share": over.rate,
         "low": over.low,
         "high": over.high,
-        "whole": float(found.whole.float().mean()),
-        "off": float(found.off.float().mean()),
+        "mode_consistency": float(evaluation.consistent.float().mean()),
+        "off_manifold": float(evaluation.off_manifold.float().mean()),
     }
 
 
-def write(
-    folder: Path, rows: dict[str, Any], pictures: dict[str, Tensor], told: dict[str, Any]
+def write_results(
+    folder: Path, rows: dict[str, Any], chunks: dict[str, Tensor], settings: dict[str, Any]
 ) -> None:
-    """Write the three files, and print the table."""
+    """Write table, numbers and plot, and print the table."""
     lines = [
-        "|  | over the obstacle | 95 % interval | of one way | off both | training, s |",
+        "| policy | share | 95 % interval | mode_consistency | off_manifold | training, s |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name, found in rows.items():
+    for name, row in rows.items():
         lines.append(
-            f"| {name} | {found['over']:.1%} | {found['low']:.1%} – {found['high']:.1%} "
-            f"| {found['whole']:.1%} | {found['off']:.1%} | {found.get('seconds', 0):.0f} |"
+            f"| {name} | {row['share']:.1%} | {row['low']:.1%} – {row['high']:.1%} "
+            f"| {row['mode_consistency']:.1%} | {row['off_manifold']:.1%} "
+            f"| {row.get('training_seconds', 0):.0f} |"
         )
-    lines += ["", *(f"- {name}: {value}" for name, value in told.items())]
+    lines += ["", *(f"- {name}: {value}" for name, value in settings.items())]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "modes.md").write_text("\n".join(lines) + "\n")
-    (folder / "modes.json").write_text(json.dumps({**told, "rows": rows}, indent=2) + "\n")
-    picture(rows, pictures, folder / "modes.png")
+    (folder / "multimodality.md").write_text("\n".join(lines) + "\n")
+    content = json.dumps({**settings, "rows": rows}, indent=2) + "\n"
+    (folder / "multimodality.json").write_text(content)
+    titles = {name: f"{name}\n{row['share']:.0%} over" for name, row in rows.items()}
+    plot_chunks({titles[name]: each for name, each in chunks.items()}, folder / "multimodality.png")
     print("\n".join(lines))
 
 
-def picture(rows: dict[str, Any], pictures: dict[str, Tensor], path: Path) -> None:
-    """Draw chunks ``(B, H, 2)`` of each policy past the same obstacle, coloured by way."""
-    columns = min(4, len(pictures))
-    high = -(-len(pictures) // columns)
-    figure = figure_class()(figsize=(3 * columns, 2.4 * high), layout="constrained")
-    panels = list(figure.subplots(high, columns, squeeze=False).flat)
-    for axes in panels:
-        axes.set_axis_off()
-    for axes, (name, chunks) in zip(panels, pictures.items(), strict=False):
-        for chunk, over in zip(chunks, judge(chunks, torch.zeros(len(chunks))).over, strict=True):
-            axes.plot(*chunk.T, color="#2b5c8a" if over else "#c64", alpha=0.3, linewidth=1)
-        angles = torch.linspace(0, 2 * torch.pi, 60)
-        axes.fill(RADIUS * angles.cos(), RADIUS * angles.sin(), color="#bbb")
-        found = rows[name]
-        axes.set(xlim=(-1.1, 1.1), ylim=(-0.9, 0.9), aspect="equal")
-        axes.set_title(
-            f"{name}\n{found['over']:.0%} over, {found['whole']:.0%} whole, {found['off']:.0%} off",
-            fontsize=8,
-        )
-    figure.savefig(path, dpi=150)
+def _trainer(**options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from e0_lightning.collection.libero_expert import PickAndPlace
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
-from e0_lightning.envs.libero import PARTS, STAY, LiberoEnvironment, state_parts
+from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, state_parts
 from e0_lightning.envs.libero_assets import package
 from e0_lightning.types import PolicySpec
 
@@ -51,11 +51,11 @@ class Demonstrator:
             return f"the goal was not reached within {len(actions)} steps"
         # Successful actions are replayed to record images, which cost ten times as much as the
         # physics: the same actions from the same seed lead to the same states.
-        environment.scatter(seed)
+        environment.reset_to_random_placement(seed)
         rows: list[dict[str, NDArray[Any]]] = []
         for action in actions:
-            before = environment.world.get_sim_state()
-            observed, _, success, _ = environment.world.step(action)
+            before = environment.control_env.get_sim_state()
+            observed, _, success, _ = environment.control_env.step(action)
             record = self._record(environment, observed)
             rows.append({"states": before, "actions": action, **record})
         assert success
@@ -79,7 +79,7 @@ class Demonstrator:
         names = ("robot0_gripper_qpos", "robot0_eef_pos", "robot0_eef_quat")
         images = {
             # Stored bottom row first, as LIBERO does.
-            f"obs/{view}_rgb": environment.draw(view, self.image_size)[::-1]
+            f"obs/{view}_rgb": environment.render(view, self.image_size)[::-1]
             for view in CAMERAS
         }
         parts = {f"obs/{name}": part for name, part in state_parts(observed).items()}
@@ -89,15 +89,15 @@ class Demonstrator:
 
 def _attempt(environment: LiberoEnvironment, seed: int) -> tuple[list[NDArray[np.float64]], bool]:
     """Run the expert without rendering; its actions, and whether it succeeded."""
-    environment.scatter(seed)
-    expert = PickAndPlace(environment.world)
+    environment.reset_to_random_placement(seed)
+    expert = PickAndPlace(environment.control_env)
     # The official files record the observation after an action, so one idle step is added in front:
     # it records where the expert starts.
-    actions = [np.array(STAY)]
-    observed, _, success, _ = environment.world.step(actions[0])
+    actions = [np.array(NO_OP)]
+    observed, _, success, _ = environment.control_env.step(actions[0])
     while not expert.finished and len(actions) < MAX_STEPS:
         actions.append(np.clip(expert.act(observed), -1, 1))
-        observed, _, success, _ = environment.world.step(actions[-1])
+        observed, _, success, _ = environment.control_env.step(actions[-1])
     return actions, bool(success)
 
 
@@ -118,7 +118,7 @@ def _write(
         demo.attrs["num_samples"] = len(rows)
         demo.attrs["init_state"] = rows[0]["states"]
         demo.attrs["seed"] = seed
-        demo.attrs["model_file"] = environment.world.sim.model.get_xml()
+        demo.attrs["model_file"] = environment.control_env.sim.model.get_xml()
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         arrays["rewards"] = arrays["dones"] = np.eye(len(rows), dtype=np.uint8)[-1]
         for name, values in arrays.items():
@@ -134,18 +134,18 @@ def _write(
 
 
 def _metadata(environment: LiberoEnvironment) -> dict[str, Any]:
-    world = environment.world
+    env = environment.control_env
     suite, name = environment.task.split("/")
     bddl = package() / "bddl_files" / suite / f"{name}.bddl"
     problem = {
-        "problem_name": world.problem_name,
-        "domain_name": world.domain_name,
-        "language_instruction": world.language_instruction,
+        "problem_name": env.problem_name,
+        "domain_name": env.domain_name,
+        "language_instruction": env.language_instruction,
     }
     env_args = {
         "type": 1,
-        "env_name": world.problem_name,
-        "problem_name": world.problem_name,
+        "env_name": env.problem_name,
+        "problem_name": env.problem_name,
         "bddl_file": bddl.name,
         "env_kwargs": {
             "bddl_file_name": bddl.name,
@@ -155,7 +155,7 @@ def _metadata(environment: LiberoEnvironment) -> dict[str, Any]:
         },
     }
     return {
-        "env_name": world.problem_name,
+        "env_name": env.problem_name,
         "problem_info": json.dumps(problem),
         "macros_image_convention": "opengl",
         "bddl_file_name": f"{suite}/{bddl.name}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from e0_lightning.collection.attempts import collect_episodes
 from e0_lightning.collection.maniskill_episode_store import ManiSkillEpisodeStore
 from e0_lightning.collection.maniskill_planner import CollectionConfig, work
-from e0_lightning.envs.libraries import require_libraries
+from e0_lightning.envs.base import require_opencv
 from e0_lightning.envs.vulkan import backend
 from e0_lightning.envs.worker_process import WorkerProcess
 
@@ -107,7 +107,7 @@ def _check_planner(task: str) -> None:
             f"ManiSkill's motion planner (mplib {planner}) crashes with NumPy {numpy}: "
             "pip install 'numpy<2'"
         )
-    require_libraries()
+    require_opencv()
     from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
 
     if task not in MP_SOLUTIONS:

@@ -1,1 +1,1 @@
-"""Policies side by side, under one budget and on the same seeds."""
+"""Comparison of variants under one training budget and on the same episodes: `e0 compare`."""

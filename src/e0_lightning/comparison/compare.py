@@ -1,4 +1,4 @@
-"""`e0 compare`: every variant trained, played and timed under one budget, and what came of it."""
+"""`e0 compare`: train, evaluate and time every variant under one budget, and write a report."""
 
 from __future__ import annotations
 
@@ -20,96 +20,96 @@ def compare(
     tables: list[str] = TABLES,
     only: list[str] | None = None,
     steps: int | None = None,
-    episodes: int | None = None,
+    num_episodes: int | None = None,
     parallel: int = 1,
 ) -> None:
-    """Train variants of one benchmark under one budget, play them on the same seeds, report.
+    """Train variants of one benchmark under one budget and evaluate them on the same episodes.
 
-    Each variant has a folder of its own in `out`, and each of its stages is done once: run the same
-    command again to go on. ``report.md``, ``report.json`` and ``report.png`` in `out` tell of all
-    that is finished there.
+    Each variant has its own folder in `out`, and each of its stages runs once: run the same
+    command again to resume. ``report.md``, ``report.json`` and ``report.png`` in `out` cover
+    everything that is finished there.
 
     Args:
-        experiment: What describes the benchmark to ``lightning fit``, as it is there: ``--config
-            FILE``, and any of ``--seed_everything``, ``--trainer…``, ``--data…`` and ``--model…``.
-        out: Where everything goes.
-        tables: What to compare, a table of the report each.
+        experiment: Options of ``lightning fit`` that describe the benchmark: ``--config FILE``, and
+            any of ``--seed_everything``, ``--trainer…``, ``--data…`` and ``--model…``.
+        out: Output folder.
+        tables: Files of variants, each a table of the report.
         only: Names of the variants to run now; None for all.
-        steps: Optimizer steps for each; None for as many as the benchmark's files say.
-        episodes: Episodes of each task; None for as many as the benchmark's files say.
-        parallel: Variants trained and played at a time, an equal share of the cores for each;
-            decisions are timed one variant at a time.
+        steps: Optimizer steps of each; None for those of the benchmark.
+        num_episodes: Episodes of each task; None for those of the benchmark.
+        parallel: Variants trained and evaluated at a time, each with an equal share of the cores;
+            latency is measured one variant at a time.
 
     Raises:
-        ValueError: If a table makes no sense, holds no such variant, or a variant failed.
+        ValueError: If a table is invalid, a variant does not exist, or a variant failed.
     """
     if parallel < 1:
-        raise ValueError(f"parallel is {parallel}; run one variant at a time at least.")
+        raise ValueError(f"parallel: expected at least 1, got {parallel}.")
     known = read_tables(tables)
     threads = max(1, len(os.sched_getaffinity(0)) // parallel) if parallel > 1 else None
-    budget = Budget(experiment, steps, episodes, threads)
+    budget = Budget(experiment, steps, num_episodes, threads)
     variants = build(known, Path(out), budget)
     chosen = _choose(variants, only)
 
     def report() -> str:
         return write_report(known, variants, Path(out))
 
-    report()  # what it lacks is to be missed before the work, not after
-    failures = _each(_train_and_play, _trained(chosen), parallel, report)
+    report()  # a missing matplotlib should stop the command before the work, not after it
+    failures = _run_stage(_train_and_evaluate, _to_train(chosen), parallel, report)
     failed = {variant for variant, _ in failures}
-    sampled = [v for v in chosen if v.trained_as is not None and v.trained_as not in failed]
-    failures += _each(Variant.play, sampled, parallel, report)
+    inferred = [v for v in chosen if v.trained_as is not None and v.trained_as not in failed]
+    failures += _run_stage(Variant.evaluate, inferred, parallel, report)
     failed = {variant for variant, _ in failures}
-    playable = [v for v in chosen if not {v, v.trained_as or v} & failed]
-    failures += _each(Variant.measure, playable, 1, report)
+    evaluated = [v for v in chosen if not {v, v.trained_as or v} & failed]
+    failures += _run_stage(Variant.measure, evaluated, 1, report)
     print(report())
     if failures:
         raise ValueError("\n".join(str(error) for _, error in failures))
 
 
 def build(tables: list[Table], out: Path, budget: Budget) -> dict[str, Variant]:
-    """The variants of all tables, by name, each once."""
+    """Return the variants of all tables by name."""
     variants: dict[str, Variant] = {}
     for table in tables:
-        for name, words in table.trained.items():
-            variants.setdefault(name, Variant(out / name, words, budget))
-        base = variants[table.base]
-        for name, words in table.sampled.items():
-            variants.setdefault(name, Variant(out / name, words, budget, trained_as=base))
+        for name, overrides in table.training_variants.items():
+            variants.setdefault(name, Variant(out / name, overrides, budget))
+        baseline = variants[table.baseline]
+        for name, overrides in table.inference_variants.items():
+            variants.setdefault(name, Variant(out / name, overrides, budget, trained_as=baseline))
     return variants
 
 
 def _choose(variants: dict[str, Variant], only: list[str] | None) -> list[Variant]:
-    if strange := set(only or []) - set(variants):
+    if unknown := set(only or []) - set(variants):
         raise ValueError(
-            f"only: there is no {', '.join(sorted(strange))}; choose from {', '.join(variants)}."
+            f"only: expected names among {', '.join(variants)}, got {', '.join(sorted(unknown))}."
         )
     return [variant for name, variant in variants.items() if only is None or name in only]
 
 
-def _trained(chosen: Iterable[Variant]) -> list[Variant]:
-    """What must be trained, each once: the chosen, and what the chosen are sampled from."""
+def _to_train(chosen: Iterable[Variant]) -> list[Variant]:
+    """Return the variants whose weights are needed, each once."""
     return list(dict.fromkeys(variant.trained_as or variant for variant in chosen))
 
 
-def _train_and_play(variant: Variant) -> None:
+def _train_and_evaluate(variant: Variant) -> None:
     variant.train()
-    variant.play()
+    variant.evaluate()
 
 
-def _each(
+def _run_stage(
     stage: Callable[[Variant], None],
     variants: list[Variant],
     parallel: int,
     report: Callable[[], str],
 ) -> list[tuple[Variant, Exception]]:
-    """Take variants through a stage, some at a time; who failed, and why."""
+    """Run a stage of several variants, some at a time; returns those that failed."""
     failures: list[tuple[Variant, Exception]] = []
     with ThreadPoolExecutor(parallel) as pool:
-        under_way = {pool.submit(stage, variant): variant for variant in variants}
+        futures = {pool.submit(stage, variant): variant for variant in variants}
         try:
-            for done in as_completed(under_way):
-                variant, error = under_way[done], done.exception()
+            for future in as_completed(futures):
+                variant, error = futures[future], future.exception()
                 if isinstance(error, ValueError | RuntimeError | OSError):
                     failures.append((variant, error))
                 elif error is not None:

@@ -1,4 +1,4 @@
-"""What a training took and what its policy is like to use, written down by the run itself."""
+"""Callbacks that record the cost of a training and the latency of its policy."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from e0_lightning.benchmarks.latency import timed
-from e0_lightning.evaluation.results_store import write_whole
+from e0_lightning.benchmarks.latency import median_seconds
+from e0_lightning.evaluation.results_store import write_atomic
 from e0_lightning.types import Observation
 
-TRAINED, TRAINING, ACTING = "trained.ckpt", "training.json", "acting.json"
+CHECKPOINT, TRAINING, VALIDATION = "trained.ckpt", "training.json", "validation.json"
 
 
 class TrainingRecord(Callback):
-    """Leaves a checkpoint and what it took, once a training has come to its end.
+    """Writes the final checkpoint, and time and memory of the training.
 
-    Time and memory go along in the trainer's checkpoints, so that a training that was stopped and
-    went on is told of as a whole, less what it had to do again.
+    Both are kept in the trainer's checkpoints, so that a resumed training is recorded as a whole,
+    without the steps that were repeated.
 
     Args:
         folder: Where ``trained.ckpt`` and ``training.json`` go.
@@ -30,16 +30,16 @@ class TrainingRecord(Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
-        self._before, self._peak = 0.0, 0
+        self._seconds_before, self._peak = 0.0, 0
         self._started = perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the timer."""
         self._started = perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both files."""
-        told = {
+        record = {
             "steps": trainer.global_step,
             "batch_size": getattr(getattr(trainer, "datamodule", None), "batch_size", None),
             "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
@@ -47,26 +47,26 @@ class TrainingRecord(Callback):
             "threads": torch.get_num_threads(),
             **self.state_dict(),
         }
-        trainer.save_checkpoint(self.folder / TRAINED)
+        trainer.save_checkpoint(self.folder / CHECKPOINT)
         if trainer.is_global_zero:
-            write_whole(self.folder / TRAINING, json.dumps(told, indent=2) + "\n")
+            write_atomic(self.folder / TRAINING, json.dumps(record, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """Seconds and peak bytes so far."""
-        seconds = self._before + perf_counter() - self._started
+        """Return seconds and peak bytes so far."""
+        seconds = self._seconds_before + perf_counter() - self._started
         return {"seconds": seconds, "peak_memory": max(self._peak, peak_memory())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
-        self._before, self._peak = state_dict["seconds"], state_dict["peak_memory"]
+        """Continue from a checkpoint."""
+        self._seconds_before, self._peak = state_dict["seconds"], state_dict["peak_memory"]
 
 
-class ActingRecord(Callback):
-    """Leaves the action error of a validation, and how long a decision for one observation takes.
+class ValidationRecord(Callback):
+    """Writes the action error of a validation and the latency of `act` for one observation.
 
     Args:
-        folder: Where ``acting.json`` goes.
-        repeats: Decisions, of which the median counts.
+        folder: Where ``validation.json`` goes.
+        repeats: Timed calls, of which the median is recorded.
     """
 
     def __init__(self, folder: str, repeats: int = 20) -> None:
@@ -90,27 +90,29 @@ class ActingRecord(Callback):
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Time decisions, and write the file."""
+        """Time `act` and write the file."""
         if self._observation is None or not trainer.is_global_zero:
             return
         policy: Any = pl_module
-        # In the precision that episodes are played in.
+        # In the precision of the evaluation episodes.
         with trainer.precision_plugin.forward_context():
-            act = timed(lambda: policy.act(self._observation), policy.device, self.repeats)
-        told = {
-            "action_error": float(trainer.callback_metrics["val/action_error"]),
-            "act_seconds": act,
+            seconds = median_seconds(
+                lambda: policy.act(self._observation), policy.device, self.repeats
+            )
+        record = {
+            "action_l1": float(trainer.callback_metrics["val/action_l1"]),
+            "act_seconds": seconds,
         }
-        write_whole(self.folder / ACTING, json.dumps(told, indent=2) + "\n")
+        write_atomic(self.folder / VALIDATION, json.dumps(record, indent=2) + "\n")
 
 
 def peak_memory() -> int:
-    """Most bytes this process has held at once: of the GPU, or of main memory without one."""
+    """Return the peak bytes of this process: on the GPU, or in main memory without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
 def device_name(device: torch.device) -> str:
-    """What a figure was measured on."""
+    """Return the name of a device for a report."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

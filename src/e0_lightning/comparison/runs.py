@@ -1,4 +1,4 @@
-"""One variant: trained, played and timed in processes of its own, each stage once."""
+"""Training, evaluation and latency of one variant, each in its own process and done once."""
 
 from __future__ import annotations
 
@@ -14,186 +14,190 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e0_lightning.comparison.records import ACTING, TRAINED, TRAINING
-from e0_lightning.comparison.tables import Words, options
+from e0_lightning.comparison.experiment_files import find_experiment
+from e0_lightning.comparison.records import CHECKPOINT, TRAINING, VALIDATION
+from e0_lightning.comparison.tables import Overrides, to_options
 from e0_lightning.evaluation.results_store import fingerprint
 
-PLAYED = "results.json"
-EPISODES = "--data.init_args.episodes"
+EVALUATION, REQUEST = "results.json", "request.json"
+EPISODES = "--data.init_args.episodes.init_args"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every variant is given.
+    """Settings that all variants share.
 
     Args:
-        experiment: Files of the benchmark, each over the one before, and options.
-        steps: Optimizer steps; None for as many as the files say.
-        episodes: Episodes of each task; None for as many as the files say.
-        threads: Threads, and environments, of a process; None for as many as there are cores.
+        experiment: Config files and options of the benchmark.
+        steps: Optimizer steps; None for those of the benchmark.
+        num_episodes: Episodes of each task; None for those of the benchmark.
+        threads: Threads, and environments, of a process; None for one per core.
     """
 
-    experiment: Words
+    experiment: Overrides
     steps: int | None = None
-    episodes: int | None = None
+    num_episodes: int | None = None
     threads: int | None = None
 
 
 class Variant:
-    """One row of a comparison, and its folder.
+    """One row of a comparison, with its own folder.
 
     Args:
-        folder: Where all of it goes.
-        words: What turns the benchmark into it.
-        budget: What it is given.
-        trained_as: The variant whose weights it is played with; None if it is trained itself.
+        folder: Where all of its files go.
+        overrides: Config files and options that turn the benchmark into this variant.
+        budget: Settings shared by all variants.
+        trained_as: The variant whose weights it uses; None if it is trained itself.
     """
 
     def __init__(
-        self, folder: Path, words: Words, budget: Budget, trained_as: Variant | None = None
+        self,
+        folder: Path,
+        overrides: Overrides,
+        budget: Budget,
+        trained_as: Variant | None = None,
     ) -> None:
-        self.folder, self.words, self.budget, self.trained_as = folder, words, budget, trained_as
+        self.folder, self.overrides, self.budget = folder, overrides, budget
+        self.trained_as = trained_as
 
     @property
     def name(self) -> str:
-        """Of the variant and its folder."""
+        """Name of the variant and of its folder."""
         return self.folder.name
 
     @property
     def checkpoint(self) -> Path:
-        """Its own weights, or those it is played with."""
-        return (self.trained_as or self).folder / TRAINED
+        """Checkpoint of the weights it uses."""
+        return (self.trained_as or self).folder / CHECKPOINT
 
     def train(self) -> None:
-        """Train it to the end, from where it was stopped; nothing if that was done before.
+        """Train to the end, from the last checkpoint if interrupted; nothing if already done.
 
         Raises:
-            ValueError: If another training lies in its folder.
-            RuntimeError: If it fails, with the end of what it said.
+            ValueError: If the folder holds a training with other settings.
+            RuntimeError: If the training fails, with the end of its output.
         """
-        with self._alone():
-            asked, path = self._asked(steps=self.budget.steps), self.folder / "asked.json"
-            if path.exists() and (found := json.loads(path.read_text())) != asked:
+        with self._locked():
+            request, path = self._request(steps=self.budget.steps), self.folder / REQUEST
+            if path.exists() and (previous := json.loads(path.read_text())) != request:
                 raise ValueError(
-                    f"{self.folder} holds a training of {found}, now {asked} is asked for; name "
-                    "another --out, or delete the folder."
+                    f"{self.folder}: expected a training of {request}, got {previous}. Use another "
+                    "--out, or delete the folder."
                 )
-            path.write_text(json.dumps(asked, indent=2) + "\n")
+            path.write_text(json.dumps(request, indent=2) + "\n")
             if not (self.folder / TRAINING).exists():
-                self._run("fit", *self._training())
+                self._run("fit", *self._fit_options())
             if not (self.folder / TRAINING).exists():
                 raise RuntimeError(
-                    f"{self.folder}: the training had come to its end before, but {TRAINED} and "
-                    f"{TRAINING} were not written; delete the folder to train again."
+                    f"{self.folder}: the training is complete, but {CHECKPOINT} and {TRAINING} "
+                    "were not written. Delete the folder to train again."
                 )
 
-    def play(self) -> None:
-        """Play its episodes, those that were not played before.
+    def evaluate(self) -> None:
+        """Run the evaluation episodes that have no result yet.
 
         Raises:
-            RuntimeError: If it fails, with the end of what it said.
+            RuntimeError: If the evaluation fails, with the end of its output.
         """
-        with self._alone():
-            asked = self._asked(episodes=self.budget.episodes, weights=fingerprint(self.checkpoint))
-            if self._is_news(PLAYED, asked):
-                self._run("test", *self._playing())
-                self._note(PLAYED, asked)
+        options = [f"--ckpt_path={self.checkpoint}", _only_callback("RolloutReport", self.folder)]
+        if self.budget.num_episodes is not None:
+            options.append(f"{EPISODES}.num_episodes={self.budget.num_episodes}")
+        if self.budget.threads is not None:
+            options.append(f"{EPISODES}.num_envs={self.budget.threads}")
+        self._run_once("test", EVALUATION, options, num_episodes=self.budget.num_episodes)
 
     def measure(self) -> None:
-        """Take its action error on held-out windows, and the time of a decision.
+        """Measure the action error on held-out chunks and the latency of `act`.
 
         Raises:
-            RuntimeError: If it fails, with the end of what it said.
+            RuntimeError: If the validation fails, with the end of its output.
         """
-        with self._alone():
-            asked = self._asked(weights=fingerprint(self.checkpoint))
-            if self._is_news(ACTING, asked):
-                callback = _callbacks("e0_lightning.comparison.records.ActingRecord", self.folder)
-                words = [f"--ckpt_path={self.checkpoint}", callback, "--data.episodes=null"]
-                self._run("validate", *words)
-                self._note(ACTING, asked)
+        record = "e0_lightning.comparison.records.ValidationRecord"
+        options = [
+            f"--ckpt_path={self.checkpoint}",
+            _only_callback(record, self.folder),
+            "--data.episodes=null",
+        ]
+        self._run_once("validate", VALIDATION, options)
 
-    def _training(self) -> Words:
-        words = [
-            # Validation would take its share of the time that is compared.
+    def _fit_options(self) -> list[str]:
+        options = [
+            # Validation would count towards the training time.
             "--trainer.limit_val_batches=0",
             "--trainer.callbacks+=e0_lightning.comparison.records.TrainingRecord",
             f"--trainer.callbacks.folder={self.folder}",
         ]
         if self.budget.steps is not None:
-            words.append(f"--trainer.max_steps={self.budget.steps}")
-        stopped = self.folder.glob("lightning_logs/*/checkpoints/last.ckpt")
-        latest = max(stopped, key=lambda path: path.stat().st_mtime, default=None)
-        return words if latest is None else [*words, f"--ckpt_path={latest}"]
+            options.append(f"--trainer.max_steps={self.budget.steps}")
+        checkpoints = self.folder.glob("lightning_logs/*/checkpoints/last.ckpt")
+        latest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+        return options if latest is None else [*options, f"--ckpt_path={latest}"]
 
-    def _playing(self) -> Words:
-        words = [f"--ckpt_path={self.checkpoint}", _callbacks("RolloutReport", self.folder)]
-        if self.budget.episodes is not None:
-            words.append(f"{EPISODES}.init_args.num_episodes={self.budget.episodes}")
-        if self.budget.threads is not None:
-            words.append(f"{EPISODES}.init_args.num_envs={self.budget.threads}")
-        return words
+    def _run_once(self, verb: str, result: str, options: list[str], **settings: Any) -> None:
+        """Run a verb, unless its result exists and was made by the same request."""
+        with self._locked():
+            request = self._request(weights=fingerprint(self.checkpoint), **settings)
+            path = self.folder / f"{result.removesuffix('.json')}.{REQUEST}"
+            done = (self.folder / result).exists() and path.exists()
+            if not done or json.loads(path.read_text()) != request:
+                self._run(verb, *options)
+                path.write_text(json.dumps(request, indent=2) + "\n")
 
-    def _run(self, verb: str, *words: str) -> None:
-        """Do what a ``lightning`` command line says, in a process of its own."""
-        quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        # A batch is a process's: on more devices every variant would be given more, unless the
-        # experiment says how many.
-        alone = "--trainer.devices=1"
+    def _run(self, verb: str, *options: str) -> None:
+        """Run a ``lightning`` command line in its own process."""
         command = [
             sys.executable,
             "-m",
             "e0_lightning.cli",
             verb,
-            alone,
-            *self._described(),
-            *quiet,
+            # The batch size is per device: with more devices a variant would get a larger batch,
+            # unless the experiment sets their number.
+            "--trainer.devices=1",
+            *self._variant_options(),
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            f"--trainer.default_root_dir={self.folder}",
+            *options,
         ]
-        command += [f"--trainer.default_root_dir={self.folder}", *words]
         threads = {} if self.budget.threads is None else {"OMP_NUM_THREADS": self.budget.threads}
         environment = {**os.environ, **{name: str(value) for name, value in threads.items()}}
         path = self.folder / f"{verb}.log"
         with path.open("a") as log:
-            ended = subprocess.run(
+            # The process inherits the lock, which therefore outlives this process.
+            result = subprocess.run(
                 command, stdout=log, stderr=log, env=environment, pass_fds=[self._lock.fileno()]
             )
-        if ended.returncode:
-            said = "\n".join(path.read_text().splitlines()[-10:])
-            raise RuntimeError(f"{self.name}: `lightning {verb}` failed, see {path}:\n{said}")
+        if result.returncode:
+            output = "\n".join(path.read_text().splitlines()[-10:])
+            raise RuntimeError(f"{self.name}: `lightning {verb}` failed, see {path}:\n{output}")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others off the folder as long as this process or one it has started works there."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as self._lock:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RuntimeError(
-                    f"{self.folder}: another process is at work there; wait for it or end it."
+                    f"{self.folder}: another process is running this variant. Wait for it, or end "
+                    "it."
                 ) from error
             yield
 
-    def _asked(self, **more: Any) -> dict[str, Any]:
-        """What decides the outcome of a stage: words, the files they name, and more."""
-        words = self._described()
-        files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-        hashes = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] for path in files}
-        return {"words": words, "files": hashes, **more}
+    def _request(self, **settings: Any) -> dict[str, Any]:
+        """Describe what determines a result: options, hashes of config files, and settings."""
+        options = self._variant_options()
+        files = [each.removeprefix("--config=") for each in options if each.startswith("--config=")]
+        contents = {name: find_experiment(name).read_bytes() for name in files}
+        hashes = {name: hashlib.sha256(each).hexdigest()[:12] for name, each in contents.items()}
+        return {"options": options, "files": hashes, **settings}
 
-    def _described(self) -> Words:
-        return options([*self.budget.experiment, *self.words])
-
-    def _is_news(self, result: str, asked: dict[str, Any]) -> bool:
-        path = self.folder / f"{result}.asked"
-        known = (self.folder / result).exists() and path.exists()
-        return not known or json.loads(path.read_text()) != asked
-
-    def _note(self, result: str, asked: dict[str, Any]) -> None:
-        (self.folder / f"{result}.asked").write_text(json.dumps(asked, indent=2) + "\n")
+    def _variant_options(self) -> list[str]:
+        return to_options([*self.budget.experiment, *self.overrides])
 
 
-def _callbacks(name: str, folder: Path) -> str:
-    """One callback in place of all, with a folder to write to."""
-    chosen = [{"class_path": name, "init_args": {"folder": str(folder)}}]
-    return f"--trainer.callbacks={json.dumps(chosen)}"
+def _only_callback(name: str, folder: Path) -> str:
+    """Return the option that replaces all callbacks by one that writes to a folder."""
+    callbacks = [{"class_path": name, "init_args": {"folder": str(folder)}}]
+    return f"--trainer.callbacks={json.dumps(callbacks)}"

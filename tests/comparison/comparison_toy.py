@@ -1,4 +1,4 @@
-"""A policy and a world that cost nothing, to compare variants of by the real command line."""
+"""A policy and a data module that cost nothing, to compare variants by the real command line."""
 
 import os
 
@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from e0_lightning.types import EpisodeResult
 
 
-class Guess(LightningModule):
-    """Succeeds on seeds below its skill; its weight counts the steps it was trained for."""
+class ToyPolicy(LightningModule):
+    """Succeeds on seeds below its skill; its weight counts its training steps."""
 
     def __init__(self, skill: int = 3, bonus: int = 0):
         super().__init__()
@@ -25,7 +25,7 @@ class Guess(LightningModule):
         return -self.weight.sum()
 
     def validation_step(self, batch, batch_idx):
-        self.log("val/action_error", self.act(batch).abs().mean())
+        self.log("val/action_l1", self.act(batch).abs().mean())
 
     def test_step(self, batch, batch_idx):
         return [EpisodeResult(task, seed, seed < self.skill, 1) for task, seed in batch]
@@ -34,24 +34,24 @@ class Guess(LightningModule):
         return self.weight.expand(len(observation["state"]), 2, 1)
 
 
-class Throws(LightningDataModule):
+class ToyEpisodes(LightningDataModule):
     """Episodes of two tasks."""
 
-    def __init__(self, episodes: int = 5, num_envs: int = 1):
+    def __init__(self, num_episodes: int = 5, num_envs: int = 1):
         super().__init__()
-        self.episodes = episodes
+        self.num_episodes = num_episodes
 
     def test_dataloader(self):
-        played = [[("push", seed), ("pull", seed)] for seed in range(self.episodes)]
-        return DataLoader(played, batch_size=None, collate_fn=list)
+        episodes = [[("push", seed), ("pull", seed)] for seed in range(self.num_episodes)]
+        return DataLoader(episodes, batch_size=None, collate_fn=list)
 
 
-class Tosses(LightningDataModule):
-    """ChunkDataset of nothing, and episodes."""
+class ToyDemos(LightningDataModule):
+    """Empty observations, and episodes."""
 
-    def __init__(self, episodes: Throws | None = None):
+    def __init__(self, episodes: ToyEpisodes | None = None):
         super().__init__()
-        self.throws = episodes
+        self.episodes = episodes
         self.batch_size = 2
 
     def train_dataloader(self):
@@ -61,14 +61,14 @@ class Tosses(LightningDataModule):
     val_dataloader = train_dataloader
 
     def test_dataloader(self):
-        return self.throws.test_dataloader()
+        return self.episodes.test_dataloader()
 
 
-class PowerCut(Callback):
-    """Ends the process's work at a step, the first time."""
+class FailOnce(Callback):
+    """Raises at step 5, in the first run of a folder."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        flag = os.path.join(trainer.default_root_dir, "cut")
+        flag = os.path.join(trainer.default_root_dir, "failed")
         if trainer.global_step == 5 and not os.path.exists(flag):
             open(flag, "w").close()
-            raise OSError("the power is gone")
+            raise OSError("power failure")
