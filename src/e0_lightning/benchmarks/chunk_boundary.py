@@ -31,7 +31,7 @@ def benchmark(
     num_envs: int = 1,
     trust: list[str] | None = None,
 ) -> None:
-    """Print the jump of actions at chunk boundaries in ManiSkill, with and without an action prefix.
+    """Print the jump of actions at chunk boundaries in ManiSkill, with and without action prefix.
 
     The robot does not wait for the policy: a chunk arrives `delay` steps after its observation.
 
@@ -121,7 +121,7 @@ class ActionChanges:
         self.within_chunks: list[Floats] = []
 
     def add(self, actions: Floats, boundary: int) -> None:
-        """Add consecutive actions, ``(n, D)``, with a new chunk from step `boundary` on (0: none)."""
+        """Add actions ``(n, D)``, with a new chunk from step `boundary` on (0: none)."""
         for step, change in enumerate(np.abs(np.diff(actions, axis=0)), start=1):
             (self.at_boundaries if step == boundary else self.within_chunks).append(change)
 
