@@ -136,5 +136,11 @@ class ReachDataset(Dataset[Batch]):
         generator = torch.Generator().manual_seed(index)
         obstacle = sample_obstacles(self.batch_size, generator)
         actions = sample_chunks(obstacle, self.share, generator)
-        valid = torch.ones(actions.shape[:2], dtype=torch.bool)
-        return Batch(**observe(obstacle), actions=actions, valid=valid)
+        observation = observe(obstacle)
+        return Batch(
+            images=observation["images"],
+            instruction=observation["instruction"],
+            state=observation["state"],
+            actions=actions,
+            valid=torch.ones(actions.shape[:2], dtype=torch.bool),
+        )
