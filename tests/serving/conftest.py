@@ -1,12 +1,13 @@
-"""A server around a scripted actor."""
+"""A server with a scripted actor."""
 
 import pytest
-from serving_world import running
+from scripted_server import running
 
-from e0_lightning.serving import BatchingConfig
+from e0_lightning.serving import BatchingConfig, ServerLimits
 
 
 @pytest.fixture
 def server():
-    with running(limits=BatchingConfig(max_batch=8, max_wait=0.02, grace=5.0)) as one:
-        yield one
+    batching, limits = BatchingConfig(max_batch=8, max_wait=0.02), ServerLimits(grace=5.0)
+    with running(batching=batching, limits=limits) as started:
+        yield started

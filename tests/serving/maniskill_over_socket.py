@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import torch
-from serving_world import running
+from scripted_server import running
 
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 from e0_lightning.envs.base import EvalEpisode
@@ -37,7 +37,7 @@ def in_process(actor, task, seeds, n_action_steps):
     finally:
         rollouts.close()
     assert not any(result.error for result in results)
-    return [(result.success, result.steps) for result in results]
+    return [(result.success, result.n_action_steps) for result in results]
 
 
 def over_the_socket(actor, task, seeds, n_action_steps):
@@ -46,7 +46,7 @@ def over_the_socket(actor, task, seeds, n_action_steps):
     from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
     # One at a time, as the batch decides how a product of matrices is rounded.
-    with running(actor, layout="maniskill", limits=BatchingConfig(max_batch=1)) as server:
+    with running(actor, key_map="maniskill", batching=BatchingConfig(max_batch=1)) as server:
         client = WebsocketClientPolicy("127.0.0.1", server.port)
         broker, world = ActionChunkBroker(client, n_action_steps), _world(task, actor.spec)
         found = [_play(broker, world, task, seed, n_action_steps) for seed in seeds]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from serving_world import running
+from scripted_server import running
 
 from e0_lightning.data.formats.libero import CONTROL_MODE
 from e0_lightning.envs.libero import LiberoEnvironment, tasks
@@ -73,14 +73,14 @@ def run(ours, tmp_path, monkeypatch):
 def served(actor, run):
     from vla_eval.api import run as play
 
-    with running(actor, layout="libero") as server:
+    with running(actor, key_map="libero") as server:
         return play(server_url=f"{server.url}/vla-eval", **run)
 
 
 def within(actor, run):
     from vla_eval.api import evaluate
 
-    return evaluate(model_server(actor, layout="libero"), **run)
+    return evaluate(model_server(actor, key_map="libero"), **run)
 
 
 @pytest.mark.parametrize("way", [served, within])

@@ -1,4 +1,4 @@
-"""The client that openpi users have, against our server."""
+"""openpi's client against the server: protocol, batching, health checks, keys."""
 
 import threading
 import time
@@ -7,11 +7,13 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
-from serving_world import Teller, observe, running
+from scripted_server import SPEC, ScriptedActor, observe, running
 
 from e0_lightning.serving import BatchingConfig
 
-openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")
+openpi = pytest.importorskip(
+    "openpi_client.websocket_client_policy", reason="openpi-client is not installed"
+)
 
 
 def connect(server, **settings):
@@ -22,16 +24,16 @@ def close(client):
     client._ws.close()
 
 
-def test_metadata_says_what_the_server_wants(server):
+def test_metadata_has_the_expected_keys_and_shapes(server):
     client = connect(server)
-    wanted = client.get_server_metadata()["e0"]
-    assert wanted["images"] == {"images/front": [16, 16, 3], "images/wrist": [8, 8, 3]}
-    assert wanted["state"] == {"state/joints": 2, "state/gripper": 1}
-    assert wanted["actions"] == [4, 3]
+    metadata = client.get_server_metadata()["e0"]
+    assert metadata["images"] == {"images/front": [16, 16, 3], "images/wrist": [8, 8, 3]}
+    assert metadata["state"] == {"state/joints": 2, "state/gripper": 1}
+    assert metadata["actions"] == [4, 3]
     close(client)
 
 
-def test_a_request_brings_a_whole_chunk_and_its_timing(server):
+def test_a_response_has_a_whole_chunk_and_its_timing(server):
     client = connect(server)
     first, second = client.infer(observe(0.5, 7)), client.infer(observe(-1.5, 9))
     expected = [[0.5, 7, step] for step in range(4)]
@@ -43,7 +45,7 @@ def test_a_request_brings_a_whole_chunk_and_its_timing(server):
     close(client)
 
 
-def test_the_chunk_broker_hands_out_one_action_at_a_time(server):
+def test_openpis_chunk_broker_returns_one_action_at_a_time(server):
     from openpi_client.action_chunk_broker import ActionChunkBroker
 
     client = connect(server)
@@ -64,28 +66,28 @@ def test_an_instruction_may_be_text_bytes_or_an_array_of_one(server, prompt):
     close(client)
 
 
-def test_images_may_come_channels_first_as_floats_and_in_another_shape(server):
+def test_images_may_be_channels_first_floats_and_of_another_size(server):
     client = connect(server)
     image = np.zeros((3, 16, 32), np.float32)
     image[:, :, :] = 200 / 255
     message = observe()
     message["images"]["front"] = image
     client.infer(message)
-    seen = server.actor.views["front"][0]
-    assert seen.shape == (3, 16, 16)
-    assert (seen[:, 4:12] == 200).all()
-    assert (seen[:, :4] == 0).all()
-    assert (seen[:, 12:] == 0).all()
+    frame = server.actor.views["front"][0]
+    assert frame.shape == (3, 16, 16)
+    assert (frame[:, 4:12] == 200).all()
+    assert (frame[:, :4] == 0).all()
+    assert (frame[:, 12:] == 0).all()
     close(client)
 
 
-def test_an_error_is_a_text_frame_and_the_end_and_others_go_on(server):
+def test_an_error_closes_its_connection_only(server):
     from websockets.exceptions import ConnectionClosedError
 
     bystander, client = connect(server), connect(server)
     message = observe()
     del message["state"]["joints"]
-    with pytest.raises(RuntimeError, match=r"'state/joints'.*found.*wanted"):
+    with pytest.raises(RuntimeError, match=r"expected .*'state/joints'.*got"):
         client.infer(message)
     with pytest.raises(ConnectionClosedError) as end:
         client.infer(observe())
@@ -94,12 +96,12 @@ def test_an_error_is_a_text_frame_and_the_end_and_others_go_on(server):
     close(bystander)
 
 
-def test_clients_are_gathered_and_get_their_own_answers():
-    actor = Teller(seconds=0.02)
+def test_requests_are_batched_and_responses_are_not_mixed_up():
+    actor = ScriptedActor(seconds=0.02)
     wrong = []
-    with running(actor, limits=BatchingConfig(max_batch=8, max_wait=0.05)) as server:
+    with running(actor, batching=BatchingConfig(max_batch=8, max_wait=0.05)) as server:
 
-        def play(number):
+        def run_client(number):
             client = connect(server)
             for step in range(6):
                 tag, shade = float(number * 100 + step), number * 6 + step
@@ -108,7 +110,7 @@ def test_clients_are_gathered_and_get_their_own_answers():
                     wrong.append((number, step))
             close(client)
 
-        threads = [threading.Thread(target=play, args=(number,)) for number in range(8)]
+        threads = [threading.Thread(target=run_client, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -119,8 +121,8 @@ def test_clients_are_gathered_and_get_their_own_answers():
     assert len(actor.batches) <= 24
 
 
-def test_a_lone_client_waits_for_nobody():
-    with running(limits=BatchingConfig(max_wait=5.0)) as server:
+def test_a_single_client_does_not_wait_for_a_batch():
+    with running(batching=BatchingConfig(max_wait=5.0)) as server:
         client = connect(server)
         start = time.perf_counter()
         client.infer(observe())
@@ -128,79 +130,82 @@ def test_a_lone_client_waits_for_nobody():
         close(client)
 
 
-def test_a_failing_request_spoils_no_other_in_its_batch():
-    actor = Teller()
-    answers = {}
-    with running(actor, limits=BatchingConfig(max_batch=4, max_wait=1.0)) as server:
+def test_a_failing_request_does_not_affect_its_batch():
+    actor = ScriptedActor()
+    results = {}
+    with running(actor, batching=BatchingConfig(max_batch=4, max_wait=1.0)) as server:
         clients = {prompt: connect(server) for prompt in ("push", "fail", "nan")}
 
-        def ask(prompt, client):
+        def request(prompt, client):
             try:
-                answers[prompt] = client.infer(observe(2.0, prompt=prompt))["actions"][0, 0]
+                results[prompt] = client.infer(observe(2.0, prompt=prompt))["actions"][0, 0]
             except RuntimeError as error:
-                answers[prompt] = str(error)
+                results[prompt] = str(error)
 
-        threads = [threading.Thread(target=ask, args=pair) for pair in clients.items()]
+        threads = [threading.Thread(target=request, args=pair) for pair in clients.items()]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
         for client in clients.values():
             close(client)
-    assert answers["push"] == 2
-    assert "told to fail" in answers["fail"]
-    assert "not finite" in answers["nan"]
+    assert results["push"] == 2
+    assert "scripted to fail" in results["fail"]
+    assert "expected finite actions" in results["nan"]
     assert 3 in actor.batches
 
 
-def test_pings_are_answered_during_a_slow_forward_pass():
-    actor = Teller()
+def test_pings_get_pongs_during_a_slow_forward_pass():
+    actor = ScriptedActor()
     with running(actor) as server:
         actor.seconds = 1.0
         client, other = connect(server), connect(server)
-        asking = threading.Thread(target=client.infer, args=(observe(),))
-        asking.start()
+        requesting = threading.Thread(target=client.infer, args=(observe(),))
+        requesting.start()
         time.sleep(0.3)
         start = time.perf_counter()
         assert other._ws.ping().wait(5)
         assert time.perf_counter() - start < 0.5
-        assert asking.is_alive()
-        asking.join(10)
+        assert requesting.is_alive()
+        requesting.join(10)
         close(client)
         close(other)
 
 
-def test_a_full_queue_says_busy():
-    actor = Teller(seconds=0.5)
-    heard = []
-    with running(actor, limits=BatchingConfig(max_batch=1, max_queue=1)) as server:
+def test_requests_beyond_max_queue_get_a_busy_error():
+    actor = ScriptedActor(seconds=0.5)
+    results = []
+    with running(actor, batching=BatchingConfig(max_batch=1, max_queue=1)) as server:
         clients = [connect(server) for _ in range(5)]
 
-        def ask(client):
+        def request(client):
             try:
-                heard.append(client.infer(observe(4.0))["actions"][0, 0])
+                results.append(client.infer(observe(4.0))["actions"][0, 0])
             except RuntimeError as error:
-                heard.append(str(error))
+                results.append(str(error))
 
-        threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
+        threads = [threading.Thread(target=request, args=(client,)) for client in clients]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(20)
         for client in clients:
             close(client)
-    refused = [text for text in heard if isinstance(text, str)]
+    refused = [text for text in results if isinstance(text, str)]
     assert len(refused) >= 2
     assert all("busy" in text for text in refused)
-    assert heard.count(4.0) == 5 - len(refused)
+    assert results.count(4.0) == 5 - len(refused)
 
 
-def test_an_empty_key_is_refused():
-    with pytest.raises(ValueError, match="api_key: found an empty one"), running(api_key=" "):
+def test_an_empty_api_key_is_refused():
+    with (
+        pytest.raises(ValueError, match="api_key: expected a key, got an empty one"),
+        running(api_key=" "),
+    ):
         pass
 
 
-def test_only_the_right_key_enters():
+def test_clients_without_the_api_key_are_refused():
     from websockets.exceptions import InvalidStatus
 
     with running(api_key="secret") as server:
@@ -217,7 +222,7 @@ def test_only_the_right_key_enters():
             urllib.request.urlopen(f"{http}/metrics")
 
 
-def test_health_and_metrics_answer_plain_http(server):
+def test_health_and_metrics_respond_to_plain_http(server):
     client = connect(server)
     client.infer(observe())
     http = server.url.replace("ws", "http")
@@ -231,31 +236,58 @@ def test_health_and_metrics_answer_plain_http(server):
     close(client)
 
 
-def test_the_port_opens_on_a_warm_policy():
-    actor = Teller()
-    seen = []
+def test_the_port_opens_after_the_warm_up():
+    actor = ScriptedActor()
+    sizes = []
     act = actor.act
-    actor.act = lambda observation: seen.append(len(observation["state"])) or act(observation)
-    with running(actor, limits=BatchingConfig(max_batch=4)):
-        assert seen == [1, 4]
+    actor.act = lambda observation: sizes.append(len(observation["state"])) or act(observation)
+    with running(actor, batching=BatchingConfig(max_batch=4)):
+        assert sizes == [1, 4]
 
 
-def test_a_policy_that_breaks_its_contract_opens_no_port():
-    actor = Teller()
+def test_a_policy_with_actions_of_another_shape_is_not_served():
+    actor = ScriptedActor()
     actor.act = lambda observation: torch.zeros(1, 2, 3)
-    with pytest.raises(ValueError, match=r"\(1, 2, 3\).*\(1, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"\(1, 4, 3\).*got \(1, 2, 3\)"):
         running(actor).__enter__()
 
 
-def test_a_batch_that_the_policy_cannot_take_opens_no_port():
-    actor = Teller()
+def test_a_max_batch_that_does_not_fit_the_memory_is_refused():
+    actor = ScriptedActor()
     act = actor.act
 
-    def narrow(observation):
+    def act_on_two(observation):
         if len(observation["state"]) > 2:
             raise MemoryError("too much")
         return act(observation)
 
-    actor.act = narrow
-    with pytest.raises(ValueError, match=r"batch of 16 .*too much.*limits.max_batch"):
+    actor.act = act_on_two
+    with pytest.raises(ValueError, match=r"batch of 16 .*too much.*batching.max_batch"):
         running(actor).__enter__()
+
+
+class Network(torch.nn.Module):
+    """A policy whose actions do not depend on its weight, as those of argmax decoding."""
+
+    spec = SPEC
+
+    def __init__(self, weight=0.0, output=0.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([weight]))
+        self.output = output
+
+    def act(self, observation):
+        return torch.full((len(observation["state"]), 4, 3), self.output)
+
+
+@pytest.mark.parametrize(
+    ("network", "error"),
+    [
+        (Network(weight=float("nan")), "expected finite weights, got NaN or infinity in weight"),
+        (Network(output=float("nan")), "cannot act on random images: expected finite actions"),
+        (Network(output=float("inf")), "cannot act on random images: expected finite actions"),
+    ],
+)
+def test_a_policy_with_nan_weights_or_actions_is_not_served(network, error):
+    with pytest.raises(ValueError, match=error):
+        running(network).__enter__()

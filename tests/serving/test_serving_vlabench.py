@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from serving_world import running
+from scripted_server import running
 
 from e0_lightning.cli import run
 from e0_lightning.data.formats.base import open_demos
@@ -78,7 +78,7 @@ def as_the_client_sends(demo, step, second):
 def test_it_sees_over_the_socket_what_it_was_trained_on(demo, policy):
     overheard = Overheard(policy)
     views = list(policy.spec.views)
-    with running(overheard, layout="vlabench") as server:
+    with running(overheard, key_map="vlabench") as server:
         client = openpi.WebsocketClientPolicy("127.0.0.1", server.port)
         actions = client.infer(as_the_client_sends(demo, STEP, "right" in views))["actions"]
         client._ws.close()

@@ -1,7 +1,7 @@
-"""Many openpi clients at once, run as a script in a process of its own.
+"""Concurrent openpi clients, run as a script in a process of its own.
 
-It imports nothing of this package: clients and server must not share an interpreter, nor should
-one wait for the other's imports.
+It imports nothing of this package: clients and server do not share an interpreter, and the clients
+start without waiting for torch.
 """
 
 from __future__ import annotations
@@ -16,71 +16,71 @@ import numpy as np
 
 
 class Client(threading.Thread):
-    """Asks again as soon as it is answered, until the time is up.
+    """Sends the next request as soon as the last one has its response, until the time is up.
 
     Args:
-        port: Where the server is.
-        number: Of this client, part of every tag it sends.
-        seconds: How long to ask.
-        start: Where all clients wait for each other.
+        port: Port of the server.
+        number: Number of this client, part of every tag that it sends.
+        seconds: How long to send requests.
+        barrier: Where all clients wait for each other before the first request.
     """
 
-    def __init__(self, port: int, number: int, seconds: float, start: threading.Barrier) -> None:
+    def __init__(self, port: int, number: int, seconds: float, barrier: threading.Barrier) -> None:
         super().__init__(daemon=True)
-        self.projection, self.number, self.seconds, self.start_line = port, number, seconds, start
+        self.port, self.number, self.seconds, self.barrier = port, number, seconds, barrier
         self.latencies: list[float] = []
         self.wrong = 0
         self.error = ""
 
     def run(self) -> None:
-        """Ask and check."""
+        """Send requests and check the responses."""
         from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
         try:
-            policy = WebsocketClientPolicy("127.0.0.1", self.projection)
-            wanted = policy.get_server_metadata()["e0"]
-            observation = self._observation(wanted)
-            self.start_line.wait()
+            policy = WebsocketClientPolicy("127.0.0.1", self.port)
+            metadata = policy.get_server_metadata()["e0"]
+            observation = self._observation(metadata)
+            self.barrier.wait()
             end = time.perf_counter() + self.seconds
             while (begin := time.perf_counter()) < end:
-                tag = self._mark(observation, wanted)
+                tag = self._set_tag(observation, metadata)
                 actions = policy.infer(observation)["actions"]
                 self.latencies.append(time.perf_counter() - begin)
-                is_told = wanted["control_mode"] != "echo" or (actions == tag).all()
-                self.wrong += list(actions.shape) != wanted["actions"] or not is_told
+                is_echoed = metadata["control_mode"] != "echo" or (actions == tag).all()
+                self.wrong += list(actions.shape) != metadata["actions"] or not is_echoed
         except Exception as error:
             self.error = f"client {self.number}: {type(error).__name__}: {error}"
-            self.start_line.abort()
+            self.barrier.abort()
 
-    def _observation(self, wanted: dict[str, Any]) -> dict[str, Any]:
+    def _observation(self, metadata: dict[str, Any]) -> dict[str, Any]:
         noise = np.random.default_rng(self.number)
-        images = {k: noise.integers(0, 256, s, np.uint8) for k, s in wanted["images"].items()}
-        states = {key: np.zeros(dims) for key, dims in wanted["state"].items()}
-        return {**images, **states, wanted["prompt"]: "load"}
+        images = {k: noise.integers(0, 256, s, np.uint8) for k, s in metadata["images"].items()}
+        states = {key: np.zeros(dims) for key, dims in metadata["state"].items()}
+        return {**images, **states, metadata["prompt"]: "load"}
 
-    def _mark(self, observation: dict[str, Any], wanted: dict[str, Any]) -> float:
-        """Make the observation unlike any other; an echo tells it back."""
+    def _set_tag(self, observation: dict[str, Any], metadata: dict[str, Any]) -> float:
+        """Fill the state with a number that no other request has and that an echo returns."""
         tag = float(np.float32(self.number + len(self.latencies) / 2**12))
-        for key in wanted["state"]:
+        for key in metadata["state"]:
             observation[key][:] = tag
         return tag
 
 
 def main(port: int, clients: int, seconds: float) -> None:
-    """Print what all clients together saw, as JSON."""
-    start = threading.Barrier(clients)
-    crowd = [Client(port, number, seconds, start) for number in range(clients)]
-    for client in crowd:
+    """Print latencies, wrong responses and errors of all clients, as JSON."""
+    barrier = threading.Barrier(clients)
+    threads = [Client(port, number, seconds, barrier) for number in range(clients)]
+    for client in threads:
         client.start()
-    for client in crowd:
+    for client in threads:
         client.join(seconds + 60)
-    answers = {
-        "latencies": [latency for client in crowd for latency in client.latencies],
-        "wrong": sum(client.wrong for client in crowd),
-        "errors": [client.error for client in crowd if client.error]
-        + [f"client {client.number}: no answer" for client in crowd if client.is_alive()],
+    results = {
+        "latencies": [latency for client in threads for latency in client.latencies],
+        "wrong": sum(client.wrong for client in threads),
+        "errors": [client.error for client in threads if client.error]
+        + [f"client {client.number}: no response" for client in threads if client.is_alive()],
     }
-    print(json.dumps(answers))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

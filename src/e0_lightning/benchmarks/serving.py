@@ -1,4 +1,4 @@
-"""How fast a server answers many clients, with batching and without."""
+"""Latency and throughput of the server: batching on and off, hostile clients present and not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,10 +19,10 @@ from e0_lightning.types import Actor, Observation, PolicySpec
 
 
 class Echo:
-    """Tells back the first number of each state, after as long as a pass of a GPU takes.
+    """Returns the first number of each state, after as long as a forward pass of a GPU takes.
 
     Args:
-        seconds: Time of a forward pass, whatever its batch.
+        seconds: Time of a forward pass, whatever its batch size.
     """
 
     def __init__(self, seconds: float = 0.02) -> None:
@@ -36,25 +37,27 @@ class Echo:
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients of one run saw.
+    """Results of the clients of one run.
 
     Args:
-        max_batch: The server's largest batch.
-        answers: Requests answered.
-        per_second: Answers a second.
+        responses: Requests with a response.
+        per_second: Responses per second.
         p50: Median latency, milliseconds.
-        p95: Latency that 95 % stay below, milliseconds.
-        wrong: Answers of a wrong shape or, from an echo, to another request.
-        errors: What went wrong in clients.
+        p95: 95th percentile of the latency, milliseconds.
+        wrong: Responses of a wrong shape or, from an echo, to another request.
+        errors: Errors of clients.
+        memory: The server's resident memory after the run, MiB.
+        attacks: Attacks of hostile clients, by kind.
     """
 
-    max_batch: int
-    answers: int
+    responses: int
     per_second: float
     p50: float
     p95: float
     wrong: int
     errors: tuple[str, ...]
+    memory: float
+    attacks: dict[str, int]
 
 
 def benchmark(
@@ -62,65 +65,120 @@ def benchmark(
     clients: int = 32,
     seconds: float = 10.0,
     max_batch: int = 32,
-    layout: str = "plain",
+    key_map: str = "plain",
 ) -> list[Load]:
-    """Print latency and throughput of openpi clients on loopback, batching on against off.
+    """Print latency and throughput of openpi clients on loopback, with batching and without.
 
     Args:
-        actor: The policy; without one, an echo whose pass takes 20 ms, by which every single
-            answer is checked against its own request.
-        clients: Clients at once, each asking again when it is answered.
+        actor: The policy; without one, an echo with a forward pass of 20 ms, which lets every
+            response be checked against its request.
+        clients: Concurrent clients, each with one request at a time.
         seconds: Length of each of the two runs.
         max_batch: Largest batch with batching on.
-        layout: Where the clients keep their observations.
+        key_map: Key map of the server.
 
     Returns:
         With batching, then without.
     """
     actor = actor or Echo()
     loads = []
-    print(f"{'max_batch':>9} {'answers':>8} {'1/s':>8} {'p50 ms':>8} {'p95 ms':>8} wrong errors")
+    _print_header("max_batch")
     for size in (max_batch, 1):
-        limits = BatchingConfig(max_batch=size, max_queue=max(clients, 256))
-        load = asyncio.run(_measure(Server(actor, layout, limits=limits), clients, seconds))
-        loads.append(load)
-        print(
-            f"{load.max_batch:9} {load.answers:8} {load.per_second:8.1f} {load.p50:8.1f} "
-            f"{load.p95:8.1f} {load.wrong:5} {len(load.errors):6}"
-        )
-        for error in load.errors[:3]:
-            print(f"  {error}")
+        batching = BatchingConfig(max_batch=size, max_queue=max(clients, 256))
+        server = Server(actor, key_map, batching=batching)
+        loads.append(asyncio.run(_measure(server, clients, seconds)))
+        _print_load(str(size), loads[-1])
     return loads
 
 
-async def _measure(server: Server, clients: int, seconds: float) -> Load:
-    port = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(server.run("127.0.0.1", 0, port.set_result))
-    await asyncio.wait({serving, port}, return_when=asyncio.FIRST_COMPLETED)
+def benchmark_hostile(
+    actor: Actor | None = None,
+    clients: int = 8,
+    seconds: float = 10.0,
+    key_map: str = "plain",
+) -> list[Load]:
+    """Print the latency of openpi clients alone and beside clients that attack the server.
+
+    Args:
+        actor: The policy; without one, an echo with a forward pass of 20 ms.
+        clients: Concurrent clients whose latency is measured.
+        seconds: Length of each of the two runs.
+        key_map: Key map of the server.
+
+    Returns:
+        Alone, then beside hostile clients.
+    """
+    actor = actor or Echo()
+    loads = []
+    _print_header("clients")
+    for name, is_hostile in (("quiet", False), ("hostile", True)):
+        loads.append(asyncio.run(_measure(Server(actor, key_map), clients, seconds, is_hostile)))
+        _print_load(name, loads[-1])
+    quiet, hostile = loads
+    print(f"p95 hostile / quiet: {hostile.p95 / quiet.p95:.2f}")
+    print(f"memory after / before: {hostile.memory / quiet.memory:.2f}")
+    print("\n".join(f"{count:7} x {name}" for name, count in hostile.attacks.items()))
+    return loads
+
+
+def _print_header(name: str) -> None:
+    print(f"{name:>9} responses      1/s   p50 ms   p95 ms wrong errors MiB")
+
+
+def _print_load(name: str, load: Load) -> None:
+    print(
+        f"{name:>9} {load.responses:9} {load.per_second:8.1f} {load.p50:8.1f} {load.p95:8.1f} "
+        f"{load.wrong:5} {len(load.errors):6} {load.memory:.0f}"
+    )
+    for error in load.errors[:3]:
+        print(f"  {error}")
+
+
+async def _measure(server: Server, clients: int, seconds: float, is_hostile: bool = False) -> Load:
+    opened = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(server.run("127.0.0.1", 0, opened.set_result))
+    await asyncio.wait({serving, opened}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
-    script = Path(__file__).with_name("load.py")
-    arguments = [str(script), str(await port), str(clients), str(seconds)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
+    port = await opened
+    scripts = [_run_script("load_clients.py", port, clients, seconds)]
+    if is_hostile:
+        scripts.append(_run_script("hostile_clients.py", port, seconds + 2))
+    results, *attacks = await asyncio.gather(*scripts)
     server.stop()
     await serving
-    if process.returncode or not output:
-        raise ValueError(
-            f"The clients ended with {process.returncode}; is openpi-client installed "
-            "(pip install 'e0-lightning[serve,clients]')?"
-        )
-    seen = json.loads(output)
-    p50, p95 = np.quantile(seen["latencies"] or [float("nan")], [0.5, 0.95]) * 1000
-    answers = len(seen["latencies"])
+    p50, p95 = np.quantile(results["latencies"] or [float("nan")], [0.5, 0.95]) * 1000
+    responses = len(results["latencies"])
     return Load(
-        max_batch=server.service.limits.max_batch,
-        answers=answers,
-        per_second=answers / seconds,
+        responses=responses,
+        per_second=responses / seconds,
         p50=float(p50),
         p95=float(p95),
-        wrong=seen["wrong"],
-        errors=tuple(seen["errors"]),
+        wrong=results["wrong"],
+        errors=tuple(results["errors"]),
+        memory=_resident_memory(),
+        attacks=attacks[0] if attacks else {},
     )
+
+
+async def _run_script(name: str, *arguments: float) -> Any:
+    """Run a script beside this file in a process of its own and return its JSON output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name(name)),
+        *map(str, arguments),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    if process.returncode or not output:
+        raise ValueError(
+            f"expected results of {name}, got exit status {process.returncode}. Install "
+            "openpi-client: pip install 'e0-lightning[serve,clients]'."
+        )
+    return json.loads(output)
+
+
+def _resident_memory() -> float:
+    """Resident memory of this process in MiB; NaN where the system has no /proc."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * 4096 / 2**20 if path.exists() else float("nan")

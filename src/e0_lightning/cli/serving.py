@@ -1,4 +1,4 @@
-"""`e0 serve` and `e0 benchmark serve`: a checkpoint on a socket, and how it bears a crowd."""
+"""`e0 serve` and `e0 benchmark serve`: serve a checkpoint, and measure the server under load."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Literal
 
 import torch
 
-from e0_lightning.benchmarks.serving import benchmark as benchmark_actor
+from e0_lightning.benchmarks.serving import benchmark, benchmark_hostile
 from e0_lightning.policies.checkpoint import load_policy
 from e0_lightning.serving.batching import BatchingConfig
-from e0_lightning.serving.server import serve as serve_actor
+from e0_lightning.serving.limits import ServerLimits
+from e0_lightning.serving.server import Server
+from e0_lightning.serving.server import serve as run_server
 from e0_lightning.types import ActionSampler
 
 Precision = Literal["32-true", "bf16-mixed"]
-"""As the trainer's option of this name."""
+"""The trainer's option of this name."""
 
 
 def serve(
@@ -22,35 +24,39 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
-    layout: str = "plain",
-    prompt: str | None = None,
-    limits: BatchingConfig | None = None,
+    key_map: str = "plain",
+    instruction: str | None = None,
     n_action_steps: int | None = None,
     precision: Precision = "32-true",
+    trust: list[str] | None = None,
+    batching: BatchingConfig | None = None,
+    limits: ServerLimits | None = None,
 ) -> None:
-    """Let robots and benchmarks use a policy; on a GPU where there is one.
+    """Serve a policy to robots and benchmarks; on a GPU if there is one.
 
     openpi clients connect to ws://host:port, vla-eval to ws://host:port/vla-eval; /healthz, /health
-    and /metrics answer plain HTTP.
+    and /metrics respond to plain HTTP.
 
     Args:
-        checkpoint: Written by the trainer.
-        host: Address to listen at; 0.0.0.0 is all of this machine's.
+        checkpoint: Checkpoint of the trainer.
+        host: Address to listen on; 0.0.0.0 is every address of this machine.
         port: Port; 0 takes a free one.
         api_key: Key that clients must send, `Authorization: Api-Key KEY` or ws://any:KEY@host:port.
-        layout: Where clients keep what the policy wants: plain, maniskill, libero, vlabench, droid,
+        key_map: Keys of the clients' observations: plain, maniskill, libero, vlabench, droid,
             aloha, or a YAML file.
-        prompt: Instruction for requests without one.
-        limits: Batch, wait, queue, frame size and grace.
-        n_action_steps: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
-            that the layout takes. vla-eval's clients carry them all out before they ask again.
-        precision: bf16-mixed computes in bfloat16, as `lightning test` does when told the same.
+        instruction: Instruction for requests without one.
+        n_action_steps: Steps of a chunk that clients get; None for as many as the key map allows.
+            Clients of vla-eval execute all of them before the next inference.
+        precision: bf16-mixed computes in bfloat16, as `lightning test` does with this option.
+        trust: Packages and modules whose classes the checkpoint may build, besides this package.
+        batching: Dynamic batching.
+        limits: Limits on clients.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    serve_actor(
-        load(checkpoint, precision), host, port, api_key, layout, prompt, limits, n_action_steps
-    )
+    actor = load(checkpoint, precision, trust)
+    server = Server(actor, key_map, instruction, n_action_steps, api_key, batching, limits)
+    run_server(server, host, port)
 
 
 def benchmark_serving(
@@ -58,25 +64,35 @@ def benchmark_serving(
     clients: int = 32,
     seconds: float = 10.0,
     max_batch: int = 32,
-    layout: str = "plain",
+    key_map: str = "plain",
     precision: Precision = "32-true",
+    trust: list[str] | None = None,
+    hostile: bool = False,
 ) -> None:
-    """Print latency and throughput of openpi clients on loopback, batching on against off.
+    """Print latency and throughput of openpi clients on loopback, with batching and without.
 
     Args:
-        checkpoint: Written by the trainer; without one, an echo whose pass takes 20 ms, by which
-            every single answer is checked against its own request.
-        clients: Clients at once, each asking again when it is answered.
+        checkpoint: Checkpoint of the trainer; without one, an echo with a forward pass of 20 ms,
+            which lets every response be checked against its request.
+        clients: Concurrent clients, each with one request at a time.
         seconds: Length of each of the two runs.
         max_batch: Largest batch with batching on.
-        layout: Where the clients keep their observations.
-        precision: As that of `e0 serve`.
+        key_map: Key map of the server.
+        precision: As in `e0 serve`.
+        trust: As in `e0 serve`.
+        hostile: Compare the clients alone and beside clients that attack the server, instead of
+            batching and no batching.
     """
-    actor = None if checkpoint is None else load(checkpoint, precision)
-    benchmark_actor(actor, clients, seconds, max_batch, layout)
+    actor = None if checkpoint is None else load(checkpoint, precision, trust)
+    if hostile:
+        benchmark_hostile(actor, clients, seconds, key_map)
+    else:
+        benchmark(actor, clients, seconds, max_batch, key_map)
 
 
-def load(checkpoint: str, precision: Precision = "32-true") -> ActionSampler:
-    """Open a checkpoint, on a GPU where there is one."""
+def load(
+    checkpoint: str, precision: Precision = "32-true", trust: list[str] | None = None
+) -> ActionSampler:
+    """Load a checkpoint, on a GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_policy(checkpoint, device, precision)
+    return load_policy(checkpoint, device, precision, trust or [])

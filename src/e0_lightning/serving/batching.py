@@ -1,180 +1,186 @@
-"""Requests of many clients in one forward pass, in a thread, while the event loop goes on."""
+"""Dynamic batching: requests of many clients in one forward pass, in a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from e0_lightning.serving.parser import ACTION_PREFIX, Floats, stack
+from e0_lightning.random import seeded_generator
+from e0_lightning.serving.limits import log
+from e0_lightning.serving.parser import ACTION_PREFIX, stack
 from e0_lightning.serving.server_metrics import ServerMetrics
+from e0_lightning.serving.threads import DaemonThreads
 from e0_lightning.types import ActionSample, ActionSampler, Actor, Observation, PolicySpec
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BatchingConfig:
-    """How much the server takes at once.
+    """Dynamic batching.
 
     Args:
         max_batch: Most requests in a forward pass; 1 turns batching off.
-        max_wait: Longest wait for more requests once one has come, seconds.
-        max_queue: Most requests waiting; further ones are told that the server is busy.
-        max_frame: Largest frame of a client, bytes.
-        grace: Longest wait for requests in flight on shutting down, seconds.
+        max_wait: Longest wait for more requests after the first one, seconds.
+        max_queue: Most requests in the queue; further ones get a "busy" error.
     """
 
     max_batch: int = 16
     max_wait: float = 0.005
     max_queue: int = 256
-    max_frame: int = 32 * 2**20
-    grace: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or self.max_queue < 1 or self.max_frame < 1 or self.max_wait < 0:
+        if self.max_batch < 1 or self.max_queue < 1 or self.max_wait < 0:
             raise ValueError(
-                f"Found {self}; max_batch, max_queue and max_frame from 1 and max_wait from 0 are "
-                "wanted."
+                "expected max_batch and max_queue of at least 1 and max_wait of at least 0, got "
+                f"{self}."
             )
 
 
-_Choice = tuple[Floats, Floats | None]
-"""A chunk ``(H, D)`` and its uncertainty ``(H,)``."""
-
-
 class BusyError(Exception):
-    """The queue is full; the client may come again."""
+    """The queue is full; the client may try again later."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A chunk and how it came about.
+class Timing:
+    """Where the time of a request went.
 
     Args:
-        actions: ``(H, D)``, robot units.
-        waited: Seconds in the queue.
-        inferred: Seconds of the forward pass.
-        batch: Requests in it.
-        uncertainty: ``(H,)`` in [0, 1], as a :class:`~e0_lightning.types.ActionSample` has it; None where
-            the policy has none.
+        queued: Seconds in the queue.
+        inference: Seconds of the forward pass.
+        batch_size: Requests in it.
     """
 
-    actions: Floats
-    waited: float
-    inferred: float
-    batch: int
-    uncertainty: Floats | None = None
+    queued: float
+    inference: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """An action chunk for one request, ``(1, H, D)`` float32 on the CPU, and its timing."""
+
+    sample: ActionSample
+    timing: Timing
 
 
 @dataclass(frozen=True)
 class _Request:
     observation: Observation
-    answer: asyncio.Future[Answer]
-    since: float = field(default_factory=time.perf_counter)
+    response: asyncio.Future[Response]
+    arrival: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
-    """A queue in front of an actor, first come, first served.
+    """A first-in-first-out queue in front of an actor.
 
-    A connection has one request in it at most, so none can crowd out another.
+    A connection has at most one request in it, so that no client can fill it.
 
     Args:
-        actor: Who answers.
-        limits: Batch, wait and queue.
-        meters: Where batches are counted.
+        actor: The policy.
+        config: Batch size, wait and queue length.
+        metrics: Records batch sizes and the queue length.
     """
 
-    def __init__(self, actor: Actor, limits: BatchingConfig, meters: ServerMetrics) -> None:
+    def __init__(self, actor: Actor, config: BatchingConfig, metrics: ServerMetrics) -> None:
         self.actor = actor
         self.spec = actor.spec
-        self.limits = limits
-        self.meters = meters
+        self.config = config
+        self.metrics = metrics
         self.clients = 0
         self._queue: deque[_Request] = deque()
         self._arrival = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="act")
+        self._thread = DaemonThreads(1, "inference")
 
     def warm_up(self) -> None:
-        """Act once alone and once in the largest batch, so that no client waits for a first time.
+        """Act once alone and once in the largest batch, so that no client waits for a first pass.
 
         Raises:
-            ValueError: If the actor does not answer as its spec says.
+            ValueError: If the actor's weights or actions are not finite, or not as in its spec.
         """
-        for size in sorted({1, self.limits.max_batch}):
+        if isinstance(self.actor, torch.nn.Module):
+            for name, value in self.actor.named_parameters():
+                if not value.isfinite().all():
+                    raise ValueError(
+                        f"expected finite weights, got NaN or infinity in {name}. The training run "
+                        "has diverged; serve an earlier checkpoint."
+                    )
+        observation = _random_observation(self.spec)
+        for size in sorted({1, self.config.max_batch}):
             try:
-                _forward(self.actor, [_blank(self.spec)] * size, self.spec)
+                samples = _forward(self.actor, [observation] * size, self.spec)
             except Exception as error:
                 raise ValueError(
-                    f"The policy does not answer a batch of {size} black images: {error}. Where "
-                    "memory is short, lower limits.max_batch."
+                    f"The policy cannot act on a batch of {size} random images: {error}. If it "
+                    "runs out of memory, lower batching.max_batch."
                 ) from error
+            for sample in samples:
+                if (fault := _output_error(sample, observation)) is not None:
+                    raise ValueError(
+                        f"The policy cannot act on random images: {fault}. Its weights may be "
+                        "damaged or from a diverged run; serve another checkpoint."
+                    )
 
-    async def act(self, observation: Observation) -> Answer:
-        """Have one observation answered, together with those of others.
+    async def sample(self, observation: Observation) -> Response:
+        """Sample actions for one observation, batched with those of other clients.
 
         Raises:
             BusyError: If the queue is full.
         """
-        if len(self._queue) >= self.limits.max_queue:
+        if len(self._queue) >= self.config.max_queue:
             raise BusyError(
-                f"busy: {len(self._queue)} requests are waiting and no more may "
-                f"(max_queue {self.limits.max_queue}). Try again later."
+                f"busy: {len(self._queue)} requests are in the queue, the most allowed "
+                "(batching.max_queue). Try again later."
             )
         request = _Request(observation, asyncio.get_running_loop().create_future())
         self._queue.append(request)
-        self.meters.waiting.set(len(self._queue))
+        self.metrics.queue.set(len(self._queue))
         self._arrival.set()
-        return await request.answer
+        try:
+            return await request.response
+        finally:
+            del request  # an exception's traceback would keep it alive
 
     async def run(self) -> None:
-        """Answer batch after batch until cancelled."""
-        loop = asyncio.get_running_loop()
+        """Process batch after batch until cancelled."""
         try:
             while True:
-                batch = await self._gather()
+                batch = await self._next_batch()
                 start = time.perf_counter()
                 observations = [request.observation for request in batch]
-                choices = await loop.run_in_executor(
-                    self._worker, _act, self.actor, observations, self.spec
-                )
+                samples = await self._thread.run(_sample, self.actor, observations, self.spec)
                 end = time.perf_counter()
-                self.meters.batch.observe(len(batch))
-                for request, choice in zip(batch, choices, strict=True):
-                    if request.answer.done():  # its client has gone
+                self.metrics.batch.observe(len(batch))
+                for request, sample in zip(batch, samples, strict=True):
+                    if request.response.done():  # the client has disconnected
                         continue
-                    if isinstance(choice, Exception):
-                        request.answer.set_exception(choice)
+                    if isinstance(sample, Exception):
+                        request.response.set_exception(sample)
                     else:
-                        actions, uncertainty = choice
-                        times = start - request.since, end - start
-                        answer = Answer(actions, *times, len(batch), uncertainty)
-                        request.answer.set_result(answer)
+                        timing = Timing(start - request.arrival, end - start, len(batch))
+                        request.response.set_result(Response(sample, timing))
         finally:
-            self._worker.shutdown(wait=False)
+            self._thread.close()
 
-    async def _gather(self) -> list[_Request]:
-        """Wait for a first request, then for as many as may come in time."""
+    async def _next_batch(self) -> list[_Request]:
+        """Wait for a first request, then up to `max_wait` for more."""
         while not self._queue:
             await self._next_arrival(None)
-        until = self._queue[0].since + self.limits.max_wait
-        # More than one from each client cannot come: a lone client never waits.
-        while len(self._queue) < min(self.limits.max_batch, self.clients):
-            left = until - time.perf_counter()
-            if left <= 0:
+        deadline = self._queue[0].arrival + self.config.max_wait
+        # Each client has one request at most, so that a single client never waits.
+        while len(self._queue) < min(self.config.max_batch, self.clients):
+            remaining = deadline - time.perf_counter()
+            if remaining <= 0:
                 break
             with suppress(TimeoutError):
-                await self._next_arrival(left)
-        size = min(len(self._queue), self.limits.max_batch)
+                await self._next_arrival(remaining)
+        size = min(len(self._queue), self.config.max_batch)
         batch = [self._queue.popleft() for _ in range(size)]
-        self.meters.waiting.set(len(self._queue))
+        self.metrics.queue.set(len(self._queue))
         return batch
 
     async def _next_arrival(self, timeout: float | None) -> None:
@@ -182,19 +188,21 @@ class Batcher:
         await asyncio.wait_for(self._arrival.wait(), timeout)
 
 
-def _blank(spec: PolicySpec) -> Observation:
+def _random_observation(spec: PolicySpec) -> Observation:
+    """Noise images, a state of zeros and a short instruction."""
+    generator = seeded_generator("warm-up")
     return Observation(
         images={
-            view: torch.zeros(1, 3, side, side, dtype=torch.uint8)
+            view: torch.randint(256, (1, 3, side, side), generator=generator, dtype=torch.uint8)
             for view, side in spec.views.items()
         },
-        instruction=[""],
+        instruction=["pick up the cube"],
         state=torch.zeros(1, spec.state_dim),
     )
 
 
 def sample_actions(actor: Actor, observation: Observation) -> ActionSample:
-    """What an actor chooses, with its uncertainty where it has one."""
+    """Sample actions, with their uncertainty if the actor reports it."""
     return (
         actor.sample_actions(observation)
         if isinstance(actor, ActionSampler)
@@ -202,44 +210,49 @@ def sample_actions(actor: Actor, observation: Observation) -> ActionSample:
     )
 
 
-def _forward(actor: Actor, observations: list[Observation], spec: PolicySpec) -> list[_Choice]:
-    """Chunk and uncertainty of each observation, of one pass, held to the spec."""
+def _forward(actor: Actor, observations: list[Observation], spec: PolicySpec) -> list[ActionSample]:
+    """One forward pass, split by observation and checked against the spec."""
     actions, uncertainty = sample_actions(actor, stack(observations))
-    chunks: Floats = actions.float().cpu().numpy()
-    wanted = (len(observations), spec.horizon, spec.action_dim)
-    if chunks.shape != wanted:
-        raise RuntimeError(f"the policy answered {chunks.shape}, its spec says {wanted}")
+    expected = (len(observations), spec.horizon, spec.action_dim)
+    if tuple(actions.shape) != expected:
+        raise RuntimeError(
+            f"expected actions of shape {expected} by the policy's spec, got {tuple(actions.shape)}"
+        )
+    chunks = actions.detach().float().cpu().split(1)
     if uncertainty is None:
-        return [(chunk, None) for chunk in chunks]
-    return list(zip(chunks, uncertainty.float().cpu().numpy(), strict=True))
+        return [ActionSample(chunk) for chunk in chunks]
+    entropies = uncertainty.detach().float().cpu().split(1)
+    return [ActionSample(*pair) for pair in zip(chunks, entropies, strict=True)]
 
 
-def _act(
+def _sample(
     actor: Actor, observations: list[Observation], spec: PolicySpec
-) -> list[_Choice | Exception]:
-    """One forward pass; where it fails, each observation alone, so that one spoils no other's."""
+) -> list[ActionSample | Exception]:
+    """One forward pass; if it fails, one for each observation, so that only the cause fails."""
     try:
-        choices = _forward(actor, observations, spec)
+        samples = _forward(actor, observations, spec)
     except Exception as error:
         if len(observations) == 1:
-            if not isinstance(error, ValueError):  # else it is the client's own
+            if not isinstance(error, ValueError):  # ValueErrors are about the observation
                 log.exception("The policy failed")
             return [error]
-        return [answer for one in observations for answer in _act(actor, [one], spec)]
+        return [result for each in observations for result in _sample(actor, [each], spec)]
     return [
-        _fault(choice[0], observation) or choice
-        for choice, observation in zip(choices, observations, strict=True)
+        _output_error(sample, observation) or sample
+        for sample, observation in zip(samples, observations, strict=True)
     ]
 
 
-def _fault(chunk: Floats, observation: Observation) -> Exception | None:
-    """What is wrong with a chunk, if anything."""
-    if not np.isfinite(chunk).all():
-        return RuntimeError("the policy's actions are not finite")
-    tail = observation[ACTION_PREFIX][0].numpy() if ACTION_PREFIX in observation else chunk[:0]
-    if not np.array_equal(chunk[: len(tail)], tail):
+def _output_error(sample: ActionSample, observation: Observation) -> Exception | None:
+    """An error if actions are not finite or do not start with the action prefix."""
+    actions, uncertainty = sample
+    if not actions.isfinite().all() or not (uncertainty is None or uncertainty.isfinite().all()):
+        return RuntimeError("expected finite actions and uncertainty, got NaN or infinity")
+    chunk = actions[0].numpy()
+    prefix = observation["action_prefix"][0].numpy() if ACTION_PREFIX in observation else chunk[:0]
+    if not np.array_equal(chunk[: len(prefix)], prefix):
         return ValueError(
-            f"{ACTION_PREFIX}: found {len(tail)} decided actions, wanted none: this policy answers "
-            "with others and cannot continue a chunk. Leave the key out, or serve one that can."
+            f"{ACTION_PREFIX}: expected none, got {len(prefix)} actions: this policy returns "
+            "others and cannot continue a chunk. Leave the key out, or serve a policy that can."
         )
     return None

@@ -1,4 +1,4 @@
-"""A client's observations as a policy takes them: a layout bound to a spec."""
+"""Observations of clients to observations of a policy: a key map applied for a spec."""
 
 from __future__ import annotations
 
@@ -8,206 +8,243 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from e0_lightning.serving.images import square
-from e0_lightning.serving.key_map import KeyMap, find, find_keys, has, listed
+from e0_lightning.serving.images import count_pixels, to_frame
+from e0_lightning.serving.key_map import KeyMap, as_list, find, has, keys_for
+from e0_lightning.serving.limits import MAX_INSTRUCTION, MAX_MAGNITUDE, ServerLimits
 from e0_lightning.types import Observation, PolicySpec
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 ACTION_PREFIX: Final = "action_prefix"
-"""Key of a client's action_prefix actions, whatever its layout."""
+"""Key of the action prefix, whatever the key map."""
 
 
-class Place(NamedTuple):
-    """Where a client keeps numbers of the state."""
+class StateSource(NamedTuple):
+    """Where a client sends numbers of the state."""
 
     keys: list[str]
     length: int
-    """How many numbers must be there."""
-    cut: slice
-    """Those of them that are wanted."""
+    """Numbers under the key."""
+    part: slice
+    """Those of them that the policy needs."""
 
 
 class ObservationParser:
-    """Observations of clients of one layout, as a policy of one spec takes them.
+    """Converts observations of clients with one key map for a policy with one spec.
 
     Args:
-        layout: Where things are.
-        spec: What is wanted.
-        prompt: Instruction for requests without one; None refuses them.
-        n_action_steps: Steps of a chunk that the client is given; None for all that it takes.
+        key_map: Keys of the client.
+        spec: The policy's spec.
+        instruction: Instruction for requests without one; None refuses them.
+        n_action_steps: Steps of a chunk that the client gets; None for as many as it accepts.
+        max_pixels: Most pixels of an image.
 
     Raises:
-        ValueError: If the layout has no place for something the spec demands, or its client
-            wants other chunks.
+        ValueError: If the key map lacks something that the spec needs, or the client expects
+            other chunks.
     """
 
     def __init__(
         self,
-        layout: KeyMap,
+        key_map: KeyMap,
         spec: PolicySpec,
-        prompt: str | None = None,
+        instruction: str | None = None,
         n_action_steps: int | None = None,
+        max_pixels: int = ServerLimits.max_pixels,
     ) -> None:
-        self.layout = layout
+        self.key_map = key_map
         self.spec = spec
-        self.prompt = prompt
-        self.images = {view: find_keys(layout.images, view, "view") for view in spec.views}
-        self.state = self._state_places()
+        self.instruction = instruction
+        self.max_pixels = max_pixels
+        self.images = {view: keys_for(key_map.images, view, "view") for view in spec.views}
+        self.state = self._state_sources()
         self.inverted = np.repeat(
-            [part in layout.inverted for part in spec.state], [*spec.state.values()]
+            [part in key_map.inverted for part in spec.state], [*spec.state.values()]
         ).astype(bool)
-        self.steps = self._steps(n_action_steps)
+        self.n_action_steps = self._check_chunks(n_action_steps)
 
-    def read(self, message: Any) -> Observation:
-        """Take one observation out of a message.
+    def parse(self, message: Any) -> Observation:
+        """Convert one observation.
 
         Returns:
             Images ``(1, 3, S, S)`` uint8, state ``(1, Q)`` float32, one instruction.
 
         Raises:
-            ValueError: If something is missing or is not what the spec demands, naming the
-                key, what was found and what is wanted.
+            ValueError: If something is missing or does not fit the spec, naming the key, what is
+                expected and what it got.
         """
         if not isinstance(message, dict):
-            raise ValueError(f"Found a {type(message).__name__}, wanted a map of observations.")
+            raise ValueError(f"expected a map of observations, got a {type(message).__name__}.")
         images = {}
         for view, keys in self.images.items():
-            key, pixels = find(message, keys, f"the image of view {view!r}")
-            image = square(pixels, self.spec.views[view], key)
-            images[view] = (image.flip(2) if view in self.layout.mirrored else image)[None]
-        parts = [self._vector(message, keys, length)[cut] for keys, length, cut in self.state]
+            key, image = find(message, keys, f"the image of view {view!r}")
+            frame = to_frame(image, self.spec.views[view], key, self.max_pixels)
+            images[view] = (frame.flip(2) if view in self.key_map.mirrored else frame)[None]
+        parts = [self._vector(message, keys, length)[part] for keys, length, part in self.state]
         state = np.concatenate([np.zeros(0, np.float32), *parts])
         state[self.inverted] = 1 - state[self.inverted]
         observation = Observation(
-            images=images, instruction=[self._prompt(message)], state=torch.from_numpy(state)[None]
+            images=images,
+            instruction=[self._instruction(message)],
+            state=torch.from_numpy(state)[None],
         )
         if ACTION_PREFIX in message:
-            observation["action_prefix"] = [
-                torch.from_numpy(self._committed(message[ACTION_PREFIX]))
-            ]
+            prefix = self._action_prefix(message[ACTION_PREFIX])
+            observation["action_prefix"] = [torch.from_numpy(prefix)]
         return observation
 
+    def count_pixels(self, message: Any) -> int:
+        """Pixels that :meth:`parse` has to decode or resize, from the headers of the images."""
+        total = 0
+        for keys in self.images.values() if isinstance(message, dict) else ():
+            try:
+                total += count_pixels(find(message, keys, "an image")[1])
+            except ValueError:  # `parse` reports it by key
+                continue
+        return total
+
     def describe(self) -> dict[str, Any]:
-        """What clients are told on connecting: the keys and shapes this server wants."""
+        """Metadata for clients: the keys and shapes that this server expects."""
         views = self.spec.views
         return {
             "images": {keys[0]: [views[v], views[v], 3] for v, keys in self.images.items()},
-            "state": {place.keys[0]: place.length for place in self.state},
-            "prompt": listed(self.layout.prompt)[0],
-            "actions": [self.steps, self.spec.action_dim],
+            "state": {source.keys[0]: source.length for source in self.state},
+            "prompt": as_list(self.key_map.instruction)[0],
+            "actions": [self.n_action_steps, self.spec.action_dim],
             "control_mode": self.spec.control_mode,
             ACTION_PREFIX: [self.spec.horizon - 1, self.spec.action_dim],
         }
 
-    def _state_places(self) -> list[Place]:
-        state, parts = self.spec.state, self.layout.parts
+    def _state_sources(self) -> list[StateSource]:
+        state, slices = self.spec.state, self.key_map.state_slices
         if not state:
             return []
-        if isinstance(self.layout.state, Mapping):
+        if isinstance(self.key_map.state, Mapping):
             return [
-                Place(find_keys(self.layout.state, part, "state part"), dims, slice(None))
+                StateSource(keys_for(self.key_map.state, part, "state part"), dims, slice(None))
                 for part, dims in state.items()
             ]
-        keys = listed(self.layout.state)
-        if not parts:
-            return [Place(keys, self.spec.state_dim, slice(None))]
-        sizes = {part: stop - start for part, (start, stop) in parts.items()}
+        keys = as_list(self.key_map.state)
+        if not slices:
+            return [StateSource(keys, self.spec.state_dim, slice(None))]
+        sizes = {part: stop - start for part, (start, stop) in slices.items()}
         for part, dims in state.items():
             if sizes.get(part) != dims:
-                there = ", ".join(f"{name} of {size}" for name, size in sizes.items())
+                sent = ", ".join(f"{name} of {size}" for name, size in sizes.items())
                 raise ValueError(
-                    f"The policy wants the state part {part!r} of {dims} numbers, clients of this "
-                    f"layout send {there} (layout: parts). Train on those, or use another layout."
+                    f"The policy needs the state part {part!r} of {dims} numbers; expected it "
+                    f"among the key map's state_slices, got {sent}. Train on those, or use "
+                    "another key map."
                 )
-        length = max(stop for _, stop in parts.values())
-        return [Place(keys, length, slice(*parts[part])) for part in state]
+        length = max(stop for _, stop in slices.values())
+        return [StateSource(keys, length, slice(*slices[part])) for part in state]
 
-    def _steps(self, n_action_steps: int | None) -> int:
-        fewest, most = self.layout.steps
+    def _check_chunks(self, n_action_steps: int | None) -> int:
+        fewest, most = self.key_map.chunk_length
         horizon, dims = self.spec.horizon, self.spec.action_dim
         if fewest is not None and horizon < fewest:
             raise ValueError(
-                f"The policy plans {horizon} steps, clients of this layout want {fewest} or more "
-                "(layout: steps). Train with a longer horizon, or use another layout."
+                f"expected a horizon of at least {fewest} steps (chunk_length of the key map), got "
+                f"a policy with {horizon}. Train with a longer horizon, or use another key map."
             )
-        named = sum(spec["dims"] for spec in self.layout.actions.values())
-        if self.layout.actions and named != dims:
+        named = sum(spec["dims"] for spec in self.key_map.actions.values())
+        if self.key_map.actions and named != dims:
             raise ValueError(
-                f"The policy's actions have {dims} dimensions, those of this layout {named} "
-                "(layout: actions). Use another layout."
+                f"expected {named} action dimensions (actions of the key map), got a policy with "
+                f"{dims}. Use another key map."
             )
         steps = horizon if most is None else min(horizon, most)
-        if n_action_steps is not None and not (fewest or 1) <= n_action_steps <= steps:
+        if n_action_steps is None:
+            return steps
+        if not (fewest or 1) <= n_action_steps <= steps:
             raise ValueError(
-                f"n_action_steps: found {n_action_steps}, wanted {fewest or 1} to {steps}: the policy plans "
-                f"{horizon} steps, clients of this layout take {self.layout.steps} (fewest, most)."
+                f"n_action_steps: expected {fewest or 1} to {steps} (horizon {horizon}, "
+                f"chunk_length {self.key_map.chunk_length}), got {n_action_steps}."
             )
-        return steps if n_action_steps is None else n_action_steps
+        return n_action_steps
 
     def _vector(self, message: dict[Any, Any], keys: list[str], dims: int) -> Floats:
-        key, found = find(message, keys, "the robot's state")
-        numbers = _numbers(key, found, wanted := f"{dims} numbers")
-        if numbers.size != dims:
-            raise ValueError(f"{key}: found shape {numbers.shape}, wanted {wanted}.")
-        return numbers.reshape(-1)
+        key, value = find(message, keys, "the robot's state")
+        return _to_floats(key, value, f"{dims} numbers", dims, dims).reshape(-1)
 
-    def _committed(self, found: Any) -> Floats:
-        """The first actions of the next chunk, ``(n, D)``, which the robot carries out already."""
+    def _action_prefix(self, value: Any) -> Floats:
+        """The first actions of the new chunk, which the robot executes already, ``(n, D)``."""
         most, dims = self.spec.horizon - 1, self.spec.action_dim
-        wanted = (
-            f"(n, {dims}) numbers of robot units, n from 0 to {most}: the actions that the "
-            "robot carries out from this observation on"
+        expected = (
+            f"the actions that the robot executes from this observation on, (n, {dims}) numbers "
+            f"in robot units, n from 0 to {most}"
         )
-        numbers = _numbers(ACTION_PREFIX, found, wanted)
+        numbers = _to_floats(ACTION_PREFIX, value, expected, 0, most * dims)
         if numbers.size == 0:
             return numbers.reshape(0, dims)
-        if numbers.ndim != 2 or numbers.shape[1] != dims or len(numbers) > most:
-            raise ValueError(f"{ACTION_PREFIX}: found shape {numbers.shape}, wanted {wanted}.")
+        if numbers.ndim != 2 or numbers.shape[1] != dims:
+            raise ValueError(f"{ACTION_PREFIX}: expected {expected}, got shape {numbers.shape}.")
         return numbers
 
-    def _prompt(self, message: dict[Any, Any]) -> str:
-        keys = listed(self.layout.prompt)
-        if self.prompt is not None and not any(has(message, key) for key in keys):
-            return self.prompt
-        key, found = find(message, keys, "the instruction (or start the server with --prompt)")
-        if isinstance(found, np.ndarray | np.generic) and found.size == 1:
-            found = found.item()
-        if isinstance(found, bytes):
-            found = found.decode(errors="replace")
-        if not isinstance(found, str):
-            raise ValueError(f"{key}: found a {type(found).__name__}, wanted one instruction.")
-        return found
+    def _instruction(self, message: dict[Any, Any]) -> str:
+        keys = as_list(self.key_map.instruction)
+        if self.instruction is not None and not any(has(message, key) for key in keys):
+            return self.instruction
+        key, value = find(message, keys, "the instruction (or an --instruction of the server)")
+        if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+            value = value.item()
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        if not isinstance(value, str):
+            raise ValueError(f"{key}: expected one instruction, got a {type(value).__name__}.")
+        if len(value) > MAX_INSTRUCTION:
+            raise ValueError(
+                f"{key}: expected at most {MAX_INSTRUCTION} characters, got {len(value)}."
+            )
+        return value
 
 
 def stack(observations: list[Observation]) -> Observation:
-    """Several observations of one as one of several, ``(B, …)``."""
+    """Batch several observations, ``(B, …)``."""
     stacked = Observation(
         images={
-            view: torch.cat([one["images"][view] for one in observations])
+            view: torch.cat([each["images"][view] for each in observations])
             for view in observations[0]["images"]
         },
-        instruction=[text for one in observations for text in one["instruction"]],
-        state=torch.cat([one["state"] for one in observations]),
+        instruction=[text for each in observations for text in each["instruction"]],
+        state=torch.cat([each["state"] for each in observations]),
     )
-    given = [tail for one in observations for tail in one.get(ACTION_PREFIX, [])]
-    if given:
-        empty = [given[0][:0]]
-        stacked[ACTION_PREFIX] = [
-            tail for one in observations for tail in one.get(ACTION_PREFIX, empty)
+    prefixes = [prefix for each in observations for prefix in each.get(ACTION_PREFIX, [])]
+    if prefixes:
+        empty = [prefixes[0][:0]]
+        stacked["action_prefix"] = [
+            prefix for each in observations for prefix in each.get(ACTION_PREFIX, empty)
         ]
     return stacked
 
 
-def _numbers(key: str, found: Any, wanted: str) -> Floats:
-    """Whatever holds numbers, as float32 of its shape."""
+def _to_floats(key: str, value: Any, expected: str, fewest: int, most: int) -> Floats:
+    """Numbers of a client as float32 of their shape, their count and size checked."""
+    if not _is_numeric(value, most):
+        kind = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"{key}: expected {expected}, got no numbers ({kind}).")
     try:
-        values = np.asarray(found)
-        numbers = values.astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{key}: found no numbers ({error}), wanted {wanted}.") from error
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{key}: found {values.dtype} of shape {values.shape}, wanted {wanted}.")
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{key}: found {numbers.tolist()}, wanted {wanted}, all finite.")
-    return numbers
+        array = np.asarray(value, value.dtype if isinstance(value, np.ndarray) else np.float64)
+    except ValueError as error:
+        raise ValueError(f"{key}: expected {expected}, got uneven lists.") from error
+    if not fewest <= array.size <= most:
+        raise ValueError(f"{key}: expected {expected}, got shape {array.shape}.")
+    is_bounded = np.abs(array.astype(np.float64)) <= MAX_MAGNITUDE  # false for NaN
+    if not is_bounded.all():
+        index = int(np.flatnonzero(~is_bounded.reshape(-1))[0])
+        raise ValueError(
+            f"{key}: expected {expected}, finite and at most {MAX_MAGNITUDE:g} in magnitude, got "
+            f"{array.reshape(-1)[index]:g} at index {index}."
+        )
+    return array.astype(np.float32)
+
+
+def _is_numeric(value: Any, most: int) -> bool:
+    if isinstance(value, list):
+        return all(
+            _is_numeric(item, most) and not (isinstance(item, np.ndarray) and item.size > most)
+            for item in value
+        )
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind in "biuf"
+    return isinstance(value, bool | int | float)

@@ -1,4 +1,4 @@
-"""One port for all protocols: who may enter, where they go, when the doors open and close."""
+"""WebSocket server: authentication, protocol routing, start-up and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -8,201 +8,249 @@ import binascii
 import hmac
 import json
 import logging
-import signal
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 from e0_lightning.serving.batching import BatchingConfig
+from e0_lightning.serving.connection import HANDSHAKES, connection_class
 from e0_lightning.serving.key_map import load_key_map
+from e0_lightning.serving.limits import LogRateLimit, ServerLimits, log
 from e0_lightning.serving.parser import ObservationParser
-from e0_lightning.serving.protocols.openpi import handle_connection as speak_openpi
-from e0_lightning.serving.protocols.vla_eval import handle_connection as speak_vla_eval
-from e0_lightning.serving.service import Service
+from e0_lightning.serving.protocols import openpi, vla_eval
+from e0_lightning.serving.service import Connection, Service
 from e0_lightning.types import Actor
 
-log = logging.getLogger(__name__)
-
-PROTOCOLS = {"/vla-eval": speak_vla_eval, "/v1/vla-eval": speak_vla_eval}
+PROTOCOLS = {
+    "/vla-eval": vla_eval.handle_connection,
+    "/v1/vla-eval": vla_eval.handle_connection,
+}
 """Request path to protocol; every other path is openpi's."""
 
-_OPEN = {
+_HEALTH = {
     "/healthz": ("OK\n", "text/plain; charset=utf-8"),
     "/health": ('{"status": "ok"}\n', "application/json"),
 }
-"""What asks for no key: whether the server is there, as openpi and as vla-eval put it."""
+"""Health checks of openpi and vla-eval, which need no key."""
 
 
-def serve(
-    actor: Actor,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_key: str | None = None,
-    layout: str = "plain",
-    prompt: str | None = None,
-    limits: BatchingConfig | None = None,
-    n_action_steps: int | None = None,
-) -> None:
-    """Let robots and benchmarks use a policy until the process is told to stop.
+def serve(server: Server, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Run a server until SIGTERM or SIGINT.
 
     openpi clients connect to ``ws://host:port``, vla-eval to ``ws://host:port/vla-eval``;
-    ``/healthz``, ``/health`` and ``/metrics`` answer plain HTTP.
+    ``/healthz``, ``/health`` and ``/metrics`` respond to plain HTTP.
 
     Args:
-        actor: The policy.
-        host: Address to listen at; 0.0.0.0 is all of this machine's.
+        server: The server.
+        host: Address to listen on; 0.0.0.0 is every address of this machine.
         port: Port; 0 takes a free one.
-        api_key: Key that clients must send, ``Authorization: Api-Key …`` or, where only an
-            address can be given, ``ws://any:KEY@host:port/…``.
-        layout: Where clients keep what the policy wants: plain, maniskill, libero, vlabench, droid,
-            aloha, or a YAML file.
-        prompt: Instruction for requests without one.
-        limits: Batch, wait, queue, frame size and grace.
-        n_action_steps: Steps of a chunk that clients are given, as few as rollouts carry out; None for all
-            that the layout takes. vla-eval's clients carry them all out before they ask again.
     """
-    server = Server(actor, layout, api_key, prompt, limits or BatchingConfig(), n_action_steps)
     asyncio.run(server.run(host, port))
 
 
 class Server:
-    """An actor on a socket.
+    """A policy server.
 
     Args:
-        actor: Who answers.
-        layout: Name or YAML file of the clients' layout.
-        api_key: Key that clients must send, if any.
-        prompt: Instruction for requests without one.
-        limits: How much is taken at once.
-        n_action_steps: Steps of a chunk that clients are given; None for all that the layout takes.
+        actor: The policy.
+        key_map: Keys of the clients' observations: plain, maniskill, libero, vlabench, droid,
+            aloha, or a YAML file.
+        instruction: Instruction for requests without one.
+        n_action_steps: Steps of a chunk that clients get; None for as many as the key map allows.
+            Clients of vla-eval execute all of them before the next inference.
+        api_key: Key that clients must send, ``Authorization: Api-Key …`` or, where only an
+            address can be given, ``ws://any:KEY@host:port/…``.
+        batching: Dynamic batching.
+        limits: Limits on clients.
 
     Raises:
-        ValueError: If the layout does not fit the actor's spec.
+        ValueError: If the key map does not fit the actor's spec.
     """
 
     def __init__(
         self,
         actor: Actor,
-        layout: str = "plain",
-        api_key: str | None = None,
-        prompt: str | None = None,
-        limits: BatchingConfig | None = None,
+        key_map: str = "plain",
+        instruction: str | None = None,
         n_action_steps: int | None = None,
+        api_key: str | None = None,
+        batching: BatchingConfig | None = None,
+        limits: ServerLimits | None = None,
     ) -> None:
         if api_key is not None and not api_key.strip():
             raise ValueError(
-                "api_key: found an empty one, which everyone has. Set it, or leave the option out."
+                "api_key: expected a key, got an empty one. Set it, or leave the option out."
             )
-        reader = ObservationParser(load_key_map(layout), actor.spec, prompt, n_action_steps)
+        limits = limits or ServerLimits()
+        parser = ObservationParser(
+            load_key_map(key_map), actor.spec, instruction, n_action_steps, limits.max_pixels
+        )
         self.api_key = api_key
-        self.service = Service(actor, reader, limits or BatchingConfig())
+        self.service = Service(actor, parser, batching or BatchingConfig(), limits)
+        self.max_connections = _fit_file_limit(limits.max_connections)
 
-    async def run(self, host: str, port: int, opened: Callable[[int], None] | None = None) -> None:
-        """Serve until :meth:`stop`, SIGTERM or SIGINT; requests in flight are answered.
+    async def run(self, host: str, port: int, on_open: Callable[[int], None] | None = None) -> None:
+        """Serve until :meth:`stop`, SIGTERM or SIGINT, then finish requests in flight.
 
         Args:
             host: Address.
             port: Port; 0 takes a free one.
-            opened: Told the port once clients may come.
+            on_open: Called with the port once clients can connect.
         """
         from websockets.asyncio.server import serve as listen
 
-        # The port opens on a warm policy, so that being able to connect means being answered.
+        # The port opens after the warm-up, so that /healthz means that the policy acts.
         await asyncio.to_thread(self.service.batcher.warm_up)
         batches = asyncio.create_task(self.service.batcher.run())
         batches.add_done_callback(lambda _: self.stop())
         limits = self.service.limits
         try:
-            # Clients ping us; our own pings would drop robots that are busy for long.
-            listening = await listen(
-                self._converse,
-                host,
-                port,
-                process_request=self._enter,
-                compression=None,
-                max_size=limits.max_frame,
-                ping_interval=None,
-            )
-            self._listen_to_signals()
-            bound = next(iter(listening.sockets)).getsockname()[1]
-            self._announce(host, bound)
-            if opened is not None:
-                opened(bound)
-            await self.service.stopping.wait()
-            listening.close(close_connections=False)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(listening.wait_closed(), limits.grace)
-            if batches.done():
-                batches.result()  # it ends by a fault of ours only
+            with _limited_logs():
+                # Clients ping the server; pings of its own would disconnect busy robots.
+                listener = await listen(
+                    self._handle,
+                    host,
+                    port,
+                    process_request=self._admit,
+                    create_connection=connection_class(self.max_connections + HANDSHAKES),
+                    compression=None,
+                    max_size=limits.max_frame,
+                    max_queue=2,
+                    ping_interval=None,
+                )
+                self._install_signal_handlers()
+                bound = next(iter(listener.sockets)).getsockname()[1]
+                self._announce(host, bound)
+                if on_open is not None:
+                    on_open(bound)
+                await self.service.stopping.wait()
+                listener.close(close_connections=False)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(listener.wait_closed(), limits.grace)
+                if batches.done():
+                    batches.result()  # raises, since it only ends by an error
         finally:
             batches.cancel()
-            self.service.shut()
+            self.service.close()
 
     def stop(self) -> None:
-        """Take no new request, finish those in flight."""
+        """Accept no new requests and finish those in flight."""
         self.service.stopping.set()
 
-    async def _converse(self, connection: Any) -> None:
+    async def _handle(self, connection: Any) -> None:
         from websockets.exceptions import ConnectionClosed
 
         service = self.service
-        # Robots vanish without a word; the kernel finds out.
+        # TCP detects clients that vanish without closing.
         connection.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
         )
-        handle_connection = PROTOCOLS.get(_path(connection.request), speak_openpi)
+        handle_connection = PROTOCOLS.get(_path(connection.request), openpi.handle_connection)
         service.batcher.clients += 1
-        service.meters.clients.inc()
+        service.metrics.clients.inc()
         try:
             with suppress(ConnectionClosed):
                 await handle_connection(connection, service)
         finally:
             service.batcher.clients -= 1
-            service.meters.clients.dec()
+            service.metrics.clients.dec()
+            service.idle_since.pop(connection, None)
 
-    def _enter(self, connection: Any, request: Any) -> Any:
-        """Answer plain HTTP, turn away the wrong key; None lets a client in."""
+    def _admit(self, connection: Any, request: Any) -> Any:
+        """Respond to plain HTTP or refuse a client; None admits it."""
         path = _path(request)
-        if path in _OPEN:
-            return _respond(connection, HTTPStatus.OK, *_OPEN[path])
-        if not self._is_welcome(request):
+        if path in _HEALTH:
+            return _respond(connection, HTTPStatus.OK, *_HEALTH[path])
+        if not self._has_key(request):
             text = "The API key is missing or wrong: send Authorization: Api-Key <key>.\n"
             return _respond(connection, HTTPStatus.UNAUTHORIZED, text)
         if path == "/metrics":
             kind = "text/plain; version=0.0.4; charset=utf-8"
-            return _respond(connection, HTTPStatus.OK, self.service.meters.text(), kind)
+            return _respond(connection, HTTPStatus.OK, self.service.metrics.text(), kind)
         if path == "/config":
-            limits = self.service.limits
-            config = {"max_batch_size": limits.max_batch, "max_wait_time": limits.max_wait}
+            batching = self.service.batcher.config
+            config = {"max_batch_size": batching.max_batch, "max_wait_time": batching.max_wait}
             if "?" in request.path:
-                text = json.dumps({"errors": ["set --limits when starting the server"]})
+                text = json.dumps({"errors": ["set --batching when starting the server"]})
                 return _respond(connection, HTTPStatus.UNPROCESSABLE_ENTITY, text)
             text = json.dumps({"applied": {}, "config": config})
             return _respond(connection, HTTPStatus.OK, text, "application/json")
+        if len(self.service.idle_since) >= self.max_connections and not self._drop_idle():
+            log.warning("Refused a client: %d are connected", self.max_connections)
+            text = f"expected at most {self.max_connections} clients. Try again later.\n"
+            return _respond(connection, HTTPStatus.SERVICE_UNAVAILABLE, text)
+        self.service.idle_since[connection] = time.monotonic()
+        # Clients that vanish in the handshake never reach the handler.
+        connection.connection_lost_waiter.add_done_callback(
+            lambda _: self.service.idle_since.pop(connection, None)
+        )
         return None
 
-    def _is_welcome(self, request: Any) -> bool:
+    def _drop_idle(self) -> bool:
+        """Disconnect the client that has been idle longest, if for longer than the timeout."""
+        idle_since = self.service.idle_since
+        connection = min(idle_since, key=lambda each: idle_since[each])
+        if time.monotonic() - idle_since[connection] <= self.service.limits.idle_timeout:
+            return False
+        del idle_since[connection]
+        closing = asyncio.ensure_future(_close_idle(connection))
+        closing.add_done_callback(lambda _: None)
+        return True
+
+    def _has_key(self, request: Any) -> bool:
         if self.api_key is None:
             return True
         scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
         if scheme == "Basic":
-            # What clients make of ws://any:KEY@host when an address is all they can be given.
+            # The form that clients derive from ws://any:KEY@host.
             with suppress(binascii.Error):
                 sent = base64.b64decode(sent).decode(errors="replace").partition(":")[2]
         return hmac.compare_digest(sent.encode(), self.api_key.encode())
 
-    def _listen_to_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Only the main thread may; a server in another is stopped by its owner.
+    def _install_signal_handlers(self) -> None:
+        for number in (SIGTERM, SIGINT):
+            # Only possible in the main thread; elsewhere the owner calls `stop`.
             with suppress(RuntimeError, ValueError, NotImplementedError):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
 
     def _announce(self, host: str, port: int) -> None:
         log.info("Serving on %s:%d", host, port)
         if self.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
-            log.warning("Anyone who reaches %s:%d may use the policy: no --api-key.", host, port)
+            log.warning("Anyone who reaches %s:%d can use the policy: no --api-key.", host, port)
+
+
+async def _close_idle(connection: Connection) -> None:
+    await connection.close(1013, "Idle, and another client needs the place. Connect again.")
+
+
+def _fit_file_limit(max_connections: int) -> int:
+    """Lower a number of connections so that sockets use half of the open files at most."""
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or max_connections + HANDSHAKES <= soft // 2:
+        return max_connections
+    fitting = max(1, soft // 2 - HANDSHAKES)
+    log.warning("Serving at most %d clients: the limit on open files is %d", fitting, soft)
+    return fitting
+
+
+@contextmanager
+def _limited_logs() -> Iterator[None]:
+    """Limit the rate of log messages that clients can cause."""
+    limit = LogRateLimit()
+    loggers = [log, logging.getLogger("websockets.server"), logging.getLogger("asyncio")]
+    for logger in loggers:
+        logger.addFilter(limit)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(limit)
 
 
 def _path(request: Any) -> str:

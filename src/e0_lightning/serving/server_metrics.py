@@ -1,4 +1,4 @@
-"""What a running server counts, for Prometheus."""
+"""Metrics of a running server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _RECENT = 1000
 
 
 class ServerMetrics:
-    """Requests, latencies, batch sizes, queue and connections of one server.
+    """Requests, latencies, batch sizes, queue length and connections of one server.
 
-    Latency percentiles are those of the last 1000 answered requests; the histogram holds all.
+    Latency percentiles are those of the last 1000 successful requests; the histogram has all.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class ServerMetrics:
         )
         self.latency = Histogram(
             "e0_request_seconds",
-            "From a request's arrival to its answer",
+            "Time from the arrival of a request to its response",
             ["protocol"],
             buckets=[0.002 * 2**i for i in range(14)],
             registry=self.registry,
@@ -36,33 +36,33 @@ class ServerMetrics:
             buckets=[2**i for i in range(9)],
             registry=self.registry,
         )
-        self.waiting = Gauge("e0_queue", "Requests waiting", registry=self.registry)
+        self.queue = Gauge("e0_queue", "Requests in the queue", registry=self.registry)
         self.clients = Gauge("e0_clients", "Open connections", registry=self.registry)
         self._recent: deque[float] = deque(maxlen=_RECENT)
         percentiles = Gauge(
             "e0_recent_request_seconds",
-            "Latency percentiles of the last requests",
+            "Latency percentiles of recent requests",
             ["quantile"],
             registry=self.registry,
         )
-        for share in (0.5, 0.95, 0.99):
-            percentiles.labels(str(share)).set_function(partial(self._quantile, share))
+        for level in (0.5, 0.95, 0.99):
+            percentiles.labels(str(level)).set_function(partial(self._quantile, level))
 
-    def answered(self, protocol: str, seconds: float) -> None:
-        """Count a request that got its actions."""
+    def record_success(self, protocol: str, seconds: float) -> None:
+        """Count a request that got actions."""
         self.requests.labels(protocol, "ok").inc()
         self.latency.labels(protocol).observe(seconds)
         self._recent.append(seconds)
 
-    def failed(self, protocol: str, outcome: str) -> None:
+    def record_error(self, protocol: str, outcome: str) -> None:
         """Count a request that got an error: ``refused``, ``busy`` or ``failed``."""
         self.requests.labels(protocol, outcome).inc()
 
     def text(self) -> str:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry).decode()
 
-    def _quantile(self, share: float) -> float:
-        return float(np.quantile(self._recent, share)) if self._recent else float("nan")
+    def _quantile(self, level: float) -> float:
+        return float(np.quantile(self._recent, level)) if self._recent else float("nan")

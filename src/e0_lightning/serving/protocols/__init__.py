@@ -1,1 +1,1 @@
-"""Wire protocols of robot clients."""
+"""Protocols of policy clients, one file each."""

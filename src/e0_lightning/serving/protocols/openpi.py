@@ -1,53 +1,60 @@
-"""openpi's protocol: metadata first, then a chunk for each observation."""
+"""openpi's protocol: metadata first, then an action chunk for each observation."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from e0_lightning.serving.batching import Answer
-from e0_lightning.serving.codec import decode, encode
+from e0_lightning.serving.batching import Response
+from e0_lightning.serving.codec import encode
 from e0_lightning.serving.service import Connection, Service
 
 NAME = "openpi"
-_FAREWELL = "Internal server error. Traceback included in previous frame."
+_ERROR_REASON = "Internal server error. Traceback included in previous frame."
 
 
 async def handle_connection(connection: Connection, service: Service) -> None:
-    """Serve one client; its first error is its last frame, as clients of openpi expect.
+    """Serve one client; an error closes the connection, as openpi's clients expect.
 
     Args:
         connection: Open connection.
-        service: Where answers come from.
+        service: Samples actions.
     """
-    await connection.send(encode({"e0": service.reader.describe()}, bytes))
+    await connection.send(encode({"e0": service.parser.describe()}, bytes))
     previous: float | None = None
     async for frame in service.frames(connection):
         start = time.perf_counter()
         try:
-            message = await service.off_loop(decode, frame)
-            answer = await service.answer(message, NAME)
+            message = await service.decode(frame)
+            del frame
+            response = await service.sample(message, NAME)
+            del message
         except Exception as error:
             await connection.send(service.explain(error, NAME))
-            await connection.close(1011, _FAREWELL)
+            await connection.close(1011, _ERROR_REASON)
             return
-        reply = _reply(answer, service.reader.steps, time.perf_counter() - start, previous)
+        seconds = time.perf_counter() - start
+        reply = _reply(response, service.parser.n_action_steps, seconds, previous)
         await connection.send(encode(reply, bytes))
         previous = time.perf_counter() - start
 
 
-def _reply(answer: Answer, steps: int, seconds: float, previous: float | None) -> dict[str, Any]:
-    timing: dict[str, Any] = {
+def _reply(
+    response: Response, steps: int, seconds: float, previous: float | None
+) -> dict[str, Any]:
+    (actions, uncertainty), timing = response.sample, response.timing
+    server_timing: dict[str, Any] = {
         "infer_ms": 1000 * seconds,
-        "queue_ms": 1000 * answer.waited,
-        "batch_size": answer.batch,
+        "queue_ms": 1000 * timing.queued,
+        "batch_size": timing.batch_size,
     }
     if previous is not None:
-        timing["prev_total_ms"] = 1000 * previous
-    sure = {} if answer.uncertainty is None else {"uncertainty": answer.uncertainty[:steps]}
-    return {
-        "actions": answer.actions[:steps],
-        **sure,
-        "policy_timing": {"infer_ms": 1000 * answer.inferred},
-        "server_timing": timing,
+        server_timing["prev_total_ms"] = 1000 * previous
+    reply = {
+        "actions": actions[0, :steps].numpy(),
+        "policy_timing": {"infer_ms": 1000 * timing.inference},
+        "server_timing": server_timing,
     }
+    if uncertainty is not None:
+        reply["uncertainty"] = uncertainty[0, :steps].numpy()
+    return reply

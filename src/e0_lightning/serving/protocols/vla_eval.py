@@ -1,4 +1,4 @@
-"""vla-eval's protocol: typed messages, one action for each observation, errors that end nothing."""
+"""vla-eval's protocol: typed messages, one action for each observation."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ from collections import deque
 from importlib.metadata import version
 from typing import Any
 
-from e0_lightning.serving.batching import Answer
-from e0_lightning.serving.codec import decode, encode
+from e0_lightning.serving.batching import Response
+from e0_lightning.serving.codec import encode
+from e0_lightning.serving.limits import shorten
 from e0_lightning.serving.parser import ObservationParser
 from e0_lightning.serving.service import Connection, Service
 
 NAME = "vla-eval"
 _PROTOCOL_VERSION = 1
 _FIELDS: dict[str, Any] = {"type": str, "payload": dict, "seq": int, "timestamp": (int, float)}
+_TYPES = ("hello", "observation", "episode_start", "episode_end", "error")
 
 
 async def handle_connection(connection: Connection, service: Service) -> None:
-    """Serve one harness; every message is answered under its own number.
+    """Serve one harness; replies have the sequence number of their request.
 
     Args:
         connection: Open connection.
-        service: Where answers come from.
+        service: Samples actions.
     """
     session = _Session(service)
     async for frame in service.frames(connection):
         seq = 0
         try:
-            message = await service.off_loop(_message, frame)
+            message = _check_fields(await service.decode(frame))
+            del frame
             seq = message["seq"]
             kind, payload = await session.reply(message["type"], message["payload"])
         except Exception as error:
-            session.planned.clear()
+            session.chunk.clear()
             kind = "error"
             text = service.explain(error, NAME)
             payload = {"error": f"observation_failed: {type(error).__name__}: {text}"}
@@ -42,99 +45,97 @@ async def handle_connection(connection: Connection, service: Service) -> None:
 
 
 class _Session:
-    """One harness and what is left of its chunk."""
+    """One harness and the remaining steps of its action chunk."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.planned: deque[dict[str, Any]] = deque()
+        self.chunk: deque[dict[str, Any]] = deque()
 
     async def reply(self, kind: str, payload: dict[Any, Any]) -> tuple[str, dict[str, Any]]:
-        """Type and payload of the answer to a message; an empty type is no answer."""
+        """Type and payload of the reply to a message; an empty type means no reply."""
         if kind == "hello":
             return kind, self._hello(payload)
         if kind == "observation":
-            if not self.planned:
-                answer = await self.service.answer(payload, NAME)
-                self.planned.extend(_steps(answer, self.service.reader.steps))
-            return "action", self.planned.popleft()
-        if kind not in ("episode_start", "episode_end", "error"):
+            if not self.chunk:
+                response = await self.service.sample(payload, NAME)
+                self.chunk.extend(_steps(response, self.service.parser.n_action_steps))
+            return "action", self.chunk.popleft()
+        if kind not in _TYPES:
             raise ValueError(
-                f"type: found {kind!r}, wanted hello, observation, episode_start, episode_end or "
-                "error."
+                f"type: expected one of {', '.join(_TYPES)}, got {shorten(repr(kind), 80)}."
             )
-        self.planned.clear()
+        self.chunk.clear()
         return "", {}
 
     def _hello(self, payload: dict[Any, Any]) -> dict[str, Any]:
-        theirs = payload.get("protocol_version", _PROTOCOL_VERSION)
-        if theirs != _PROTOCOL_VERSION:
+        client = payload.get("protocol_version", _PROTOCOL_VERSION)
+        if client != _PROTOCOL_VERSION:
             raise ValueError(
-                f"protocol_version: found {theirs!r}, wanted {_PROTOCOL_VERSION}. Use vla-eval 0.8."
+                f"protocol_version: expected {_PROTOCOL_VERSION}, got {shorten(repr(client), 80)}. "
+                "Use vla-eval 0.8."
             )
-        actions, observations = specs(self.service.reader)
+        actions, observations = dim_specs(self.service.parser)
         return {
             "harness_version": f"e0-lightning {version('e0-lightning')}",
             "protocol_version": _PROTOCOL_VERSION,
             "model_server": "e0-lightning",
             "capabilities": {},
-            "observation_params": self.service.reader.layout.observation_params,
+            "observation_params": self.service.parser.key_map.observation_params,
             "action_spec": actions,
             "observation_spec": observations,
         }
 
 
-def _steps(answer: Answer, most: int) -> list[dict[str, Any]]:
-    """A chunk as the harness takes it, a step at a time; it leaves alone what it does not know."""
-    steps: list[dict[str, Any]] = [{"actions": action} for action in answer.actions[:most]]
-    if answer.uncertainty is not None:
-        for step, share in zip(steps, answer.uncertainty, strict=False):
-            step["uncertainty"] = float(share)
+def _steps(response: Response, count: int) -> list[dict[str, Any]]:
+    """The first steps of a chunk, a payload each; the harness ignores keys it does not use."""
+    actions, uncertainty = response.sample
+    steps: list[dict[str, Any]] = [{"actions": action} for action in actions[0, :count].numpy()]
+    if uncertainty is not None:
+        for step, value in zip(steps, uncertainty[0].tolist(), strict=False):
+            step["uncertainty"] = value
     return steps
 
 
-def specs(reader: ObservationParser) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the policy does and wants, as vla-eval's ``DimSpec`` has it on the wire.
+def dim_specs(parser: ObservationParser) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Action and observation spec of the policy, as vla-eval's ``DimSpec`` on the wire.
 
     Args:
-        reader: KeyMap and spec.
+        parser: Key map and spec.
 
     Returns:
         Actions and observations: component to ``{name, dims, format}`` and a range where known.
     """
-    spec = reader.spec
-    actions = {name: {"name": name, **spec} for name, spec in reader.layout.actions.items()}
+    spec = parser.spec
+    actions = {name: {"name": name, **entry} for name, entry in parser.key_map.actions.items()}
     if not actions:
         whole = {"name": "actions", "dims": spec.action_dim, "format": spec.control_mode}
         actions = {"actions": whole}
     observations = {
         key.removeprefix("images/"): {"name": "image", "dims": 0, "format": "rgb_hwc_uint8"}
-        for keys in reader.images.values()
+        for keys in parser.images.values()
         for key in keys
         if key.startswith("images/")
     }
-    if sent := sum(reader.describe()["state"].values()):
-        form = reader.layout.state_format
-        observations["state"] = {"name": "state", "dims": sent, "format": form}
+    if dims := sum(parser.describe()["state"].values()):
+        form = parser.key_map.state_format
+        observations["state"] = {"name": "state", "dims": dims, "format": form}
     observations["language"] = {"name": "language", "dims": 0, "format": "language"}
     return actions, observations
 
 
-def _message(frame: bytes | str) -> dict[str, Any]:
-    """Decode one typed message.
+def _check_fields(message: Any) -> dict[str, Any]:
+    """Check the fields of a typed message.
 
     Raises:
-        ValueError: If it lacks a field or holds one of another type.
+        ValueError: If one is missing or of another type.
     """
-    message = decode(frame)
     if not isinstance(message, dict):
         raise ValueError(
-            f"Found a {type(message).__name__}, wanted a map with {', '.join(_FIELDS)}."
+            f"expected a map with {', '.join(_FIELDS)}, got a {type(message).__name__}."
         )
     for name, kind in _FIELDS.items():
         if name not in message:
-            raise ValueError(
-                f"{name}: found only {list(message)[:10]}, wanted {', '.join(_FIELDS)}."
-            )
+            raise ValueError(f"expected a map with {', '.join(_FIELDS)}, got one without {name!r}.")
         if not isinstance(message[name], kind):
-            raise ValueError(f"{name}: found a {type(message[name]).__name__}, wanted {kind}.")
+            raise ValueError(f"{name}: expected {kind}, got a {type(message[name]).__name__}.")
     return message

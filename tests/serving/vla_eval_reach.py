@@ -1,4 +1,4 @@
-"""A benchmark for vla-eval's harness: the goal is to be told what one has shown, four times."""
+"""A benchmark for vla-eval's harness, solved by the scripted actor."""
 
 import numpy as np
 from vla_eval.benchmarks.base import StepBenchmark, StepResult
@@ -6,18 +6,18 @@ from vla_eval.specs import IMAGE_RGB, LANGUAGE, DimSpec
 
 
 class Reach(StepBenchmark):
-    """Two tasks of different shades; an action is right if it tells shade and chunk step."""
+    """Two tasks with images of different shades; an action must hold the shade and its step."""
 
     def get_tasks(self):
         return [{"name": "dark", "shade": 20}, {"name": "light", "shade": 200}]
 
     def reset(self, task):
-        self.steps, self.right = 0, 0
+        self.steps, self.correct = 0, 0
         return task["shade"]
 
     def step(self, action):
-        told = np.asarray(action["actions"])
-        self.right += told.tolist() == [0.5, self._task["shade"], self.steps % 4]
+        actions = np.asarray(action["actions"])
+        self.correct += actions.tolist() == [0.5, self._task["shade"], self.steps % 4]
         self.steps += 1
         return StepResult(self._task["shade"], 0.0, self.steps == 4, {})
 
@@ -32,7 +32,7 @@ class Reach(StepBenchmark):
         }
 
     def get_step_result(self, step_result):
-        return {"success": self.right == 4}
+        return {"success": self.correct == 4}
 
     def get_action_spec(self):
         return {"actions": DimSpec("actions", 3, "scripted")}

@@ -1,4 +1,4 @@
-"""A scripted actor whose answers tell which observation they belong to, and a server around it."""
+"""A scripted actor whose actions identify the observation, and a server in a thread."""
 
 import asyncio
 import threading
@@ -20,8 +20,8 @@ SPEC = PolicySpec(
 )
 
 
-class Teller:
-    """Answers each observation with its first joint, its front image's mean and its step."""
+class ScriptedActor:
+    """Returns the first joint, the mean of the front image and the step of the chunk."""
 
     def __init__(self, seconds=0.0, spec=SPEC):
         self.seconds = seconds
@@ -37,7 +37,7 @@ class Teller:
         self.views = observation["images"]
         assert all(image.dtype == torch.uint8 for image in observation["images"].values())
         if "fail" in observation["instruction"]:
-            raise RuntimeError("told to fail")
+            raise RuntimeError("scripted to fail")
         time.sleep(self.seconds)
         chunk = torch.zeros(size, self.spec.horizon, self.spec.action_dim)
         chunk[:, :, 0] = observation["state"][:, :1]
@@ -49,8 +49,8 @@ class Teller:
         return chunk
 
 
-def observe(tag=0.0, shade=0, **others):
-    """An observation in the plain layout, told apart by its first joint and its shade."""
+def observe(tag=0.0, shade=0, **changes):
+    """An observation for the plain key map, identified by its first joint and its shade."""
     return {
         "images": {
             "front": np.full((16, 16, 3), shade, np.uint8),
@@ -58,17 +58,17 @@ def observe(tag=0.0, shade=0, **others):
         },
         "state": {"joints": np.array([tag, 0.0]), "gripper": np.array([1.0])},
         "prompt": "push",
-        **others,
+        **changes,
     }
 
 
-class Running:
+class RunningServer:
     """A server in a thread, with its port."""
 
     def __init__(self, actor, **settings):
         self.actor = actor
         self.settings = settings
-        self.projection = None
+        self.port = None
         self.error = None
         self.server = None
         self._opened = threading.Event()
@@ -90,18 +90,18 @@ class Running:
         self.loop = asyncio.get_running_loop()
         self.server = Server(self.actor, **self.settings)
 
-        def opened(port):
-            self.projection = port
-            # The warm-up is not what tests ask about.
+        def on_open(port):
+            self.port = port
+            # Tests count requests of clients, not of the warm-up.
             self.actor.batches.clear()
             self.actor.instructions.clear()
             self._opened.set()
 
-        await self.server.run("127.0.0.1", 0, opened)
+        await self.server.run("127.0.0.1", 0, on_open)
 
     @property
     def url(self):
-        return f"ws://127.0.0.1:{self.projection}"
+        return f"ws://127.0.0.1:{self.port}"
 
     def stop(self):
         if self.thread.is_alive():
@@ -112,7 +112,7 @@ class Running:
 
 @contextmanager
 def running(actor=None, **settings):
-    server = Running(actor or Teller(), **settings)
+    server = RunningServer(actor or ScriptedActor(), **settings)
     try:
         yield server
     finally:

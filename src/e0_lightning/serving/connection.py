@@ -1,0 +1,131 @@
+"""WebSocket connections that bound what a client costs the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from e0_lightning.serving.limits import log
+
+HANDSHAKES = 64
+"""Sockets beyond the connected clients that may be in an opening or closing handshake."""
+
+_SLICE = 2**8
+_MAX_SLICE = 2**16
+"""Bytes that are parsed at a time, doubled while no frame ends, so that a flood of tiny frames is
+noticed after a few of them."""
+_MAX_FRAMES = 2000
+_MAX_PINGS = 100
+"""Frames and, among them, pings of a client in a second."""
+_MAX_UNSENT = 2**20
+"""Bytes of pongs that a client does not read."""
+
+_LARGE = 4 * 2**20
+"""Bytes of a frame after which it is read at a limited rate, one chunk of all large frames at a
+time."""
+_LARGE_INTERVAL = 0.003
+"""Seconds between such chunks, of 256 KiB in asyncio."""
+
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+def connection_class(max_sockets: int) -> Any:
+    """Build the connection class of one server.
+
+    Args:
+        max_sockets: Most open sockets; further ones are closed with HTTP status 503.
+
+    Returns:
+        A ``websockets.asyncio.server.ServerConnection``.
+    """
+    from websockets.asyncio.server import ServerConnection
+    from websockets.frames import Frame, Opcode
+
+    sockets: set[Any] = set()
+    reader = _LargeFrameReader()
+
+    class LimitedConnection(ServerConnection):
+        """Aborted when frames come too fast or pongs are not read; large frames are slowed down."""
+
+        is_refused = is_aborted = False
+        frames = pings = second = unfinished = 0
+        slice = _SLICE
+
+        def connection_made(self, transport: Any) -> None:
+            if len(sockets) >= max_sockets:
+                self.is_refused = True
+                log.warning("Refused a socket: %d are open, the most allowed", max_sockets)
+                transport.write(_FULL)
+                transport.close()
+                return
+            sockets.add(self)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if not self.is_refused:
+                sockets.discard(self)
+                super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            start = 0
+            while start < len(data) and not self.is_refused and not self.transport.is_closing():
+                frames, size = self.frames, self.slice
+                super().data_received(data[start : start + size])
+                start += size
+                is_unfinished = self.frames == frames
+                self.slice = min(2 * size, _MAX_SLICE) if is_unfinished else _SLICE
+                self.unfinished = self.unfinished + size if is_unfinished else 0
+                if self.pings and self.transport.get_write_buffer_size() > _MAX_UNSENT:
+                    self._abort("does not read pongs")
+            if self.unfinished > _LARGE and not self.transport.is_closing():
+                reader.pause(self.transport)
+
+        def eof_received(self) -> None:
+            if not self.is_refused:
+                super().eof_received()
+
+        def process_event(self, event: Any) -> None:
+            if self.is_aborted:
+                return
+            if (second := int(time.monotonic())) != self.second:
+                self.second, self.frames, self.pings = second, 0, 0
+            self.frames += 1
+            self.pings += isinstance(event, Frame) and event.opcode is Opcode.PING
+            if self.frames > _MAX_FRAMES or self.pings > _MAX_PINGS:
+                self._abort("sends frames or pings too fast")
+                return
+            super().process_event(event)
+
+        def _abort(self, reason: str) -> None:
+            self.is_aborted = True
+            log.warning("Disconnected a client that %s", reason)
+            self.transport.abort()
+
+    return LimitedConnection
+
+
+class _LargeFrameReader:
+    """Lets paused transports read one chunk each, in turn."""
+
+    def __init__(self) -> None:
+        self._paused: deque[Any] = deque()
+        self._is_scheduled = False
+
+    def pause(self, transport: Any) -> None:
+        transport.pause_reading()
+        self._paused.append(transport)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._paused and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_later(_LARGE_INTERVAL, self._resume_next)
+
+    def _resume_next(self) -> None:
+        self._is_scheduled = False
+        transport = self._paused.popleft()
+        if not transport.is_closing():
+            transport.resume_reading()
+        self._schedule()
