@@ -1,7 +1,7 @@
-"""The same ManiSkill episodes through openpi's client and within one process.
+"""The same ManiSkill episodes through openpi's client and in one process.
 
-As a script, ``python tests/serving/maniskill_over_socket.py --checkpoint last.ckpt --episodes 20``
-prints what became of each seed of a trained policy either way, and ends with 1 if they differ.
+As a script, ``python tests/serving/maniskill_over_socket.py --checkpoint last.ckpt`` prints the
+result of each seed of a trained policy both ways, and exits with 1 if they differ.
 """
 
 import zlib
@@ -17,62 +17,63 @@ from e0_lightning.evaluation.rollout import Rollouts
 from e0_lightning.serving import BatchingConfig
 
 
-class Seeded:
-    """Draws as the robot's state decides, so that noise is the same whichever way it is asked."""
+class StateSeeded:
+    """Seeds the noise of each observation by its state, so that both ways have equal noise."""
 
     def __init__(self, actor):
         self.actor, self.spec = actor, actor.spec
         self.batches, self.instructions = [], []
 
     def act(self, observation):
-        torch.manual_seed(zlib.crc32(observation["state"].cpu().numpy().tobytes()))
-        return self.actor.act(observation)
+        seeds = [zlib.crc32(state.cpu().numpy().tobytes()) for state in observation["state"]]
+        return self.actor.act({**observation, "noise_seed": seeds})
 
 
-def in_process(actor, task, seeds, n_action_steps):
-    """Success and steps of each seed, as an evaluation plays them."""
+def run_in_process(actor, task, seeds, n_action_steps):
+    """Success and steps of each seed, by the evaluation's rollouts."""
     rollouts = Rollouts(ManiSkillEnvironment, num_envs=1, n_action_steps=n_action_steps)
     try:
         results = rollouts.play(actor, [EvalEpisode(task, seed, MAX_STEPS[task]) for seed in seeds])
     finally:
         rollouts.close()
     assert not any(result.error for result in results)
-    return [(result.success, result.n_action_steps) for result in results]
+    return [(result.success, result.steps) for result in results]
 
 
-def over_the_socket(actor, task, seeds, n_action_steps):
-    """Success and steps of each seed, as a user of openpi's client plays them."""
+def run_over_socket(actor, task, seeds, n_action_steps):
+    """Success and steps of each seed, through openpi's client."""
     from openpi_client.action_chunk_broker import ActionChunkBroker
     from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
-    # One at a time, as the batch decides how a product of matrices is rounded.
+    # The rounding of a matrix product depends on the batch size.
     with running(actor, key_map="maniskill", batching=BatchingConfig(max_batch=1)) as server:
         client = WebsocketClientPolicy("127.0.0.1", server.port)
-        broker, world = ActionChunkBroker(client, n_action_steps), _world(task, actor.spec)
-        found = [_play(broker, world, task, seed, n_action_steps) for seed in seeds]
-        world.close()
+        broker, env = ActionChunkBroker(client, n_action_steps), _make_env(task, actor.spec)
+        results = [_run_episode(broker, env, task, seed, n_action_steps) for seed in seeds]
+        env.close()
         client._ws.close()
-    return found
+    return results
 
 
-def _play(broker, world, task, seed, n_action_steps):
+def _run_episode(broker, env, task, seed, n_action_steps):
     broker.reset()
-    world.unwrapped._obs_mode = "none"  # a picture costs more than a step: draw those looked at
-    world.reset(seed=seed)
-    success, steps, seen = False, 0, {}
+    env.unwrapped._obs_mode = "none"  # render only the frames that the policy needs
+    env.reset(seed=seed)
+    success, steps, observation = False, 0, {}
     while not success and steps < MAX_STEPS[task]:
         if steps % n_action_steps == 0:
-            world.unwrapped._obs_mode = "rgb"
-            seen = {**_as_arrays(world.unwrapped.get_obs()), "prompt": INSTRUCTIONS[task]}
-            world.unwrapped._obs_mode = "none"
-        info = world.step(broker.infer(seen)["actions"])[-1]
+            env.unwrapped._obs_mode = "rgb"
+            arrays = _to_arrays(env.unwrapped.get_obs())
+            observation = {**arrays, "prompt": INSTRUCTIONS[task]}
+            env.unwrapped._obs_mode = "none"
+        info = env.step(broker.infer(observation)["actions"])[-1]
         success, steps = info["success"].item(), steps + 1
     return success, steps
 
 
-def _world(task, spec):
+def _make_env(task, spec):
     import gymnasium
-    import mani_skill.envs  # noqa: F401  # names its tasks to gymnasium
+    import mani_skill.envs  # noqa: F401  # registers its tasks
 
     (side,) = set(spec.views.values())
     return gymnasium.make(
@@ -84,38 +85,41 @@ def _world(task, spec):
     )
 
 
-def _as_arrays(tree):
+def _to_arrays(tree):
     if isinstance(tree, dict):
-        return {key: _as_arrays(value) for key, value in tree.items()}
+        return {key: _to_arrays(value) for key, value in tree.items()}
     return np.asarray(tree) if isinstance(tree, torch.Tensor) else tree
 
 
 def main(
     checkpoint: str,
     task: str = "PushCube-v1",
-    episodes: int = 20,
+    num_episodes: int = 20,
     first_seed: int = 100_000,
     n_action_steps: int = 8,
 ) -> None:
-    """Play the same seeds over the socket and within one process.
+    """Evaluate the same seeds over the socket and in one process.
 
     Args:
-        checkpoint: Written by the trainer.
+        checkpoint: Checkpoint of the trainer.
         task: ManiSkill's name of the task.
-        episodes: Seeds, from `first_seed` on.
+        num_episodes: Number of seeds, from `first_seed` on.
         first_seed: First seed.
-        n_action_steps: Steps of a chunk that are carried out.
+        n_action_steps: Steps of a chunk that are executed.
     """
     from e0_lightning import load_policy
 
-    actor = Seeded(load_policy(checkpoint))
-    seeds = range(first_seed, first_seed + episodes)
-    ways = [play(actor, task, seeds, n_action_steps) for play in (in_process, over_the_socket)]
-    for seed, here, there in zip(seeds, *ways, strict=True):
-        print(f"{seed}: in process {here}, over the socket {there}{'' if here == there else ' !'}")
-    rates = [sum(success for success, _ in way) for way in ways]
-    print(f"success in process {rates[0]}, over the socket {rates[1]}, of {episodes}")
-    raise SystemExit(ways[0] != ways[1])
+    actor = StateSeeded(load_policy(checkpoint))
+    seeds = range(first_seed, first_seed + num_episodes)
+    local, remote = (
+        run(actor, task, seeds, n_action_steps) for run in (run_in_process, run_over_socket)
+    )
+    for seed, *pair in zip(seeds, local, remote, strict=True):
+        mark = "" if pair[0] == pair[1] else " !"
+        print(f"{seed}: in process {pair[0]}, over the socket {pair[1]}{mark}")
+    rates = [sum(success for success, _ in results) for results in (local, remote)]
+    print(f"successes in process {rates[0]}, over the socket {rates[1]}, of {num_episodes}")
+    raise SystemExit(local != remote)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_hostile_frames_are_refused_as_the_clients_error(shared_server, name):
     bystander.close()
 
 
-def test_requests_are_answered_while_hostile_frames_arrive(shared_server):
+def test_innocent_requests_get_responses_beside_hostile_frames(shared_server):
     bystander, errors = dial(shared_server), []
 
     def attack(frame):

@@ -1,4 +1,4 @@
-"""vla-eval's own LIBERO, played against our server and within one process."""
+"""vla-eval's LIBERO benchmark: against the server and in one process."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.serving import model_server
 from e0_lightning.types import PolicySpec
 
-pytest.importorskip("vla_eval", reason="no vla-eval")
+pytest.importorskip("vla_eval", reason="vla-eval is not installed")
 
 SPEC = PolicySpec(
     views={"agentview": 256, "eye_in_hand": 256},
@@ -22,8 +22,8 @@ SPEC = PolicySpec(
 )
 
 
-class Reaching:
-    """Lowers the open hand in its first chunk, shuts it in the next; keeps what it is shown."""
+class LowerThenClose:
+    """Lowers the open gripper in the first chunk, closes it in the next; keeps observations."""
 
     spec = SPEC
 
@@ -40,20 +40,20 @@ class Reaching:
 
 
 @pytest.fixture(scope="module")
-def ours(libero_assets):
-    """What our own environment shows at the start of the same episode."""
+def first_observation(libero_assets):
+    """The first observation of the same episode in the package's LIBERO environment."""
     environment = LiberoEnvironment(
         tasks("libero_object")[0], SPEC, offscreen(), libero_assets.path
     )
-    view = environment.reset(0)
+    observation = environment.reset(0)
     environment.close()
-    return view
+    return observation
 
 
 @pytest.fixture
-def run(ours, tmp_path, monkeypatch):
-    """How to play an episode that needs a third chunk."""
-    monkeypatch.setattr(torch, "load", torch.load)  # the benchmark replaces it for good
+def options(first_observation, tmp_path, monkeypatch):
+    """Options of vla-eval for one episode of three chunks."""
+    monkeypatch.setattr(torch, "load", torch.load)  # the benchmark replaces it without restoring it
     benchmark = {
         "benchmark": "vla_eval.benchmarks.libero.benchmark:LIBEROBenchmark",
         "params": {"suite": "libero_object"},
@@ -70,33 +70,33 @@ def run(ours, tmp_path, monkeypatch):
     }
 
 
-def served(actor, run):
-    from vla_eval.api import run as play
+def run_over_socket(actor, options):
+    from vla_eval.api import run
 
     with running(actor, key_map="libero") as server:
-        return play(server_url=f"{server.url}/vla-eval", **run)
+        return run(server_url=f"{server.url}/vla-eval", **options)
 
 
-def within(actor, run):
+def run_in_process(actor, options):
     from vla_eval.api import evaluate
 
-    return evaluate(model_server(actor, key_map="libero"), **run)
+    return evaluate(model_server(actor, key_map="libero"), **options)
 
 
-@pytest.mark.parametrize("way", [served, within])
-def test_an_episode_of_vla_evals_libero_is_played_as_our_own(way, ours, run):
-    actor = Reaching()
-    results = way(actor, run)
+@pytest.mark.parametrize("run", [run_over_socket, run_in_process])
+def test_observations_of_vla_evals_libero_equal_our_own(run, first_observation, options):
+    actor = LowerThenClose()
+    results = run(actor, options)
     episode = results[0]["tasks"][0]["episodes"][0]
     assert "failure_reason" not in episode
     assert episode["steps"] == 2 * SPEC.horizon + 1
-    start, lowered, shut = actor.batches
-    assert actor.instructions == [ours.instruction] * 3
-    for view, image in ours.images.items():
-        shown = start["images"][view][0].permute(1, 2, 0).numpy().astype(int)
-        assert np.abs(shown - image).mean() < 0.5
-    np.testing.assert_allclose(start["state"][0], ours.state, atol=1e-5)
+    start, lowered, closed = actor.batches
+    assert actor.instructions == [first_observation.instruction] * 3
+    for view, image in first_observation.images.items():
+        received = start["images"][view][0].permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(received - image).mean() < 0.5
+    np.testing.assert_allclose(start["state"][0], first_observation.state, atol=1e-5)
     height, finger = 2, 6
     assert lowered["state"][0, height] < start["state"][0, height] - 0.02
     assert lowered["state"][0, finger] > 0.035
-    assert shut["state"][0, finger] < 0.025
+    assert closed["state"][0, finger] < 0.025

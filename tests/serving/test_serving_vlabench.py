@@ -1,4 +1,4 @@
-"""A policy fitted to VLABench's demonstrations, asked as VLABench's openpi client asks."""
+"""A policy trained on VLABench's demonstrations, with requests of VLABench's openpi client."""
 
 import h5py
 import numpy as np
@@ -11,22 +11,24 @@ from e0_lightning.policies.checkpoint import load_policy
 from test_experiments import EXPERIMENTS
 from vlabench_recording import BASE, record
 
-openpi = pytest.importorskip("openpi_client.websocket_client_policy", reason="no openpi-client")
-transform = pytest.importorskip("scipy.spatial.transform", reason="no scipy")
+openpi = pytest.importorskip(
+    "openpi_client.websocket_client_policy", reason="openpi-client is not installed"
+)
+transform = pytest.importorskip("scipy.spatial.transform", reason="scipy is not installed")
 
-STEP = 9  # the gripper is closed by then
+STEP = 9  # the gripper is closed at this step
 
 
-class Overheard:
-    """A policy that remembers what it was shown and what it answered."""
+class RecordingActor:
+    """Keeps the last observation and actions of a policy."""
 
     def __init__(self, policy):
         self.policy, self.spec = policy, policy.spec
         self.batches, self.instructions = [], []
 
     def act(self, observation):
-        self.seen, self.answer = observation, self.policy.act(observation)
-        return self.answer
+        self.observation, self.actions = observation, self.policy.act(observation)
+        return self.actions
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def policy(request, demo, tmp_path):
     return load_policy(tmp_path / "last.ckpt")
 
 
-def as_the_client_sends(demo, step, second):
+def client_request(demo, step, has_second_image):
     """VLABench's evaluation/model/policy/openpi.py, and its fork's second image."""
     with h5py.File(demo) as file:
         observation = next(iter(file["data"].values()))["observation"]
@@ -72,30 +74,30 @@ def as_the_client_sends(demo, step, second):
         "observation/state": np.concatenate([pose[:3] - BASE, angles, pose[-1:]]),
         "prompt": "Pick the apple",
     }
-    return {**message, "observation/second_image": right} if second else message
+    return {**message, "observation/second_image": right} if has_second_image else message
 
 
-def test_it_sees_over_the_socket_what_it_was_trained_on(demo, policy):
-    overheard = Overheard(policy)
+def test_requests_give_the_observations_of_the_demonstrations(demo, policy):
+    actor = RecordingActor(policy)
     views = list(policy.spec.views)
-    with running(overheard, key_map="vlabench") as server:
+    with running(actor, key_map="vlabench") as server:
         client = openpi.WebsocketClientPolicy("127.0.0.1", server.port)
-        actions = client.infer(as_the_client_sends(demo, STEP, "right" in views))["actions"]
+        actions = client.infer(client_request(demo, STEP, "right" in views))["actions"]
         client._ws.close()
     file = open_demos(str(demo), views, list(policy.spec.state))
     name = file.names[0]
-    assert list(overheard.seen["images"]) == views
+    assert list(actor.observation["images"]) == views
     for view, pixels in file.images(name, STEP, STEP + 1).items():
-        shown = overheard.seen["images"][view].permute(0, 2, 3, 1)
-        np.testing.assert_array_equal(shown, pixels)
+        received = actor.observation["images"][view].permute(0, 2, 3, 1)
+        np.testing.assert_array_equal(received, pixels)
     state = file.states(name, STEP, STEP + 1)
     assert state[0, 6] == 0
-    np.testing.assert_allclose(overheard.seen["state"], state, atol=2e-6)
-    assert overheard.seen["instruction"] == [file.instruction(name)]
-    np.testing.assert_array_equal(actions, overheard.answer[0])
+    np.testing.assert_allclose(actor.observation["state"], state, atol=2e-6)
+    assert actor.observation["instruction"] == [file.instruction(name)]
+    np.testing.assert_array_equal(actions, actor.actions[0])
     assert actions.shape == (12, 7)
-    # Poses near the state, not near zero: relative actions are undone, the short way around.
-    turned = np.abs(actions[:, 3:6] - state[:, 3:6])
-    assert np.minimum(turned, 2 * np.pi - turned).max() < 0.5
+    # Relative actions are absolute again, with angles wrapped to [-pi, pi].
+    rotation = np.abs(actions[:, 3:6] - state[:, 3:6])
+    assert np.minimum(rotation, 2 * np.pi - rotation).max() < 0.5
     assert np.abs(actions[:, 3:6]).max() <= np.pi + 1e-6
     assert np.abs(actions[:, :3] - state[:, :3]).max() < 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Literal
 
 import torch
@@ -28,7 +29,7 @@ def serve(
     instruction: str | None = None,
     n_action_steps: int | None = None,
     precision: Precision = "32-true",
-    trust: list[str] | None = None,
+    trust: list[str] | str | None = None,
     batching: BatchingConfig | None = None,
     limits: ServerLimits | None = None,
 ) -> None:
@@ -48,7 +49,8 @@ def serve(
         n_action_steps: Steps of a chunk that clients get; None for as many as the key map allows.
             Clients of vla-eval execute all of them before the next inference.
         precision: bf16-mixed computes in bfloat16, as `lightning test` does with this option.
-        trust: Packages and modules whose classes the checkpoint may build, besides this package.
+        trust: Package or module, or several, whose classes the checkpoint may build besides those of
+            this package.
         batching: Dynamic batching.
         limits: Limits on clients.
     """
@@ -57,6 +59,10 @@ def serve(
     actor = load(checkpoint, precision, trust)
     server = Server(actor, key_map, instruction, n_action_steps, api_key, batching, limits)
     run_server(server, host, port)
+    if server.service.is_busy:
+        # The grace is over; a thread inside of torch would abort the interpreter's shutdown.
+        logging.shutdown()
+        os._exit(0)
 
 
 def benchmark_serving(
@@ -66,7 +72,7 @@ def benchmark_serving(
     max_batch: int = 32,
     key_map: str = "plain",
     precision: Precision = "32-true",
-    trust: list[str] | None = None,
+    trust: list[str] | str | None = None,
     hostile: bool = False,
 ) -> None:
     """Print latency and throughput of openpi clients on loopback, with batching and without.
@@ -91,8 +97,9 @@ def benchmark_serving(
 
 
 def load(
-    checkpoint: str, precision: Precision = "32-true", trust: list[str] | None = None
+    checkpoint: str, precision: Precision = "32-true", trust: list[str] | str | None = None
 ) -> ActionSampler:
     """Load a checkpoint, on a GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_policy(checkpoint, device, precision, trust or [])
+    trusted = [trust] if isinstance(trust, str) else trust or []
+    return load_policy(checkpoint, device, precision, trusted)

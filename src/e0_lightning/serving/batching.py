@@ -96,6 +96,11 @@ class Batcher:
         self._arrival = asyncio.Event()
         self._thread = DaemonThreads(1, "inference")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a forward pass is running."""
+        return self._thread.is_busy
+
     def warm_up(self) -> None:
         """Act once alone and once in the largest batch, so that no client waits for a first pass.
 

@@ -127,6 +127,11 @@ class Service:
         log.error("A request failed: %s", shorten(repr(error)))
         return shorten(f"{type(error).__name__} in the policy: {error}")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a forward pass or a decoding is running."""
+        return self.batcher.is_busy or self._small.is_busy or self._large.is_busy
+
     def close(self) -> None:
         """End the decoding threads."""
         self._small.close()

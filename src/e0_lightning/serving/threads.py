@@ -26,13 +26,22 @@ class DaemonThreads:
     def __init__(self, count: int, name: str) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._count = count
+        self._lock = threading.Lock()
+        self._unfinished = 0
         for _ in range(count):
             threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a function is running or waiting."""
+        return self._unfinished > 0
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in the first free thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        with self._lock:
+            self._unfinished += 1
         self._jobs.put((loop, future, function, args))
         try:
             return await future
@@ -47,13 +56,14 @@ class DaemonThreads:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             loop, future, function, args = job
-            if future.cancelled():
-                continue
             result, error = None, None
-            try:
-                result = function(*args)
-            except Exception as raised:
-                error = raised
+            if not future.cancelled():
+                try:
+                    result = function(*args)
+                except Exception as raised:
+                    error = raised
+            with self._lock:
+                self._unfinished -= 1
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(_finish, future, result, error)
             del job, future, function, args, result, error
