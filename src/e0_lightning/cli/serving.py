@@ -49,8 +49,7 @@ def serve(
         n_action_steps: Steps of a chunk that clients get; None for as many as the key map allows.
             Clients of vla-eval execute all of them before the next inference.
         precision: bf16-mixed computes in bfloat16, as `lightning test` does with this option.
-        trust: Package or module, or several, whose classes the checkpoint may build besides those of
-            this package.
+        trust: Packages or modules whose classes the checkpoint may build, besides this package.
         batching: Dynamic batching.
         limits: Limits on clients.
     """

@@ -25,7 +25,7 @@ _MAX_UNSENT = 2**20
 _LARGE = 4 * 2**20
 """Bytes of a frame after which it is read at a limited rate, one chunk of all large frames at a
 time."""
-_LARGE_INTERVAL = 0.003
+_LARGE_INTERVAL = 0.005
 """Seconds between such chunks, of 256 KiB in asyncio."""
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -50,7 +50,7 @@ def connection_class(max_sockets: int) -> Any:
         """Aborted when frames come too fast or pongs are not read; large frames are slowed down."""
 
         is_refused = is_aborted = False
-        frames = pings = second = unfinished = 0
+        received = frames = pings = second = unfinished = 0
         slice = _SLICE
 
         def connection_made(self, transport: Any) -> None:
@@ -71,10 +71,10 @@ def connection_class(max_sockets: int) -> Any:
         def data_received(self, data: bytes) -> None:
             start = 0
             while start < len(data) and not self.is_refused and not self.transport.is_closing():
-                frames, size = self.frames, self.slice
+                received, size = self.received, self.slice
                 super().data_received(data[start : start + size])
                 start += size
-                is_unfinished = self.frames == frames
+                is_unfinished = self.received == received
                 self.slice = min(2 * size, _MAX_SLICE) if is_unfinished else _SLICE
                 self.unfinished = self.unfinished + size if is_unfinished else 0
                 if self.pings and self.transport.get_write_buffer_size() > _MAX_UNSENT:
@@ -91,6 +91,7 @@ def connection_class(max_sockets: int) -> Any:
                 return
             if (second := int(time.monotonic())) != self.second:
                 self.second, self.frames, self.pings = second, 0, 0
+            self.received += 1
             self.frames += 1
             self.pings += isinstance(event, Frame) and event.opcode is Opcode.PING
             if self.frames > _MAX_FRAMES or self.pings > _MAX_PINGS:

@@ -121,6 +121,7 @@ class Server:
                     max_size=limits.max_frame,
                     max_queue=2,
                     ping_interval=None,
+                    open_timeout=5,
                 )
                 self._install_signal_handlers()
                 bound = next(iter(listener.sockets)).getsockname()[1]

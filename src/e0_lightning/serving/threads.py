@@ -25,11 +25,12 @@ class DaemonThreads:
 
     def __init__(self, count: int, name: str) -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._count = count
+        self._threads = [
+            threading.Thread(target=self._work, name=name, daemon=True) for _ in range(count)
+        ]
+        self._is_started = False
         self._lock = threading.Lock()
         self._unfinished = 0
-        for _ in range(count):
-            threading.Thread(target=self._work, name=name, daemon=True).start()
 
     @property
     def is_busy(self) -> bool:
@@ -40,6 +41,10 @@ class DaemonThreads:
         """Run a function in the first free thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        if not self._is_started:
+            self._is_started = True
+            for thread in self._threads:
+                thread.start()
         with self._lock:
             self._unfinished += 1
         self._jobs.put((loop, future, function, args))
@@ -50,7 +55,7 @@ class DaemonThreads:
 
     def close(self) -> None:
         """End each thread after its current function."""
-        for _ in range(self._count):
+        for _ in self._threads:
             self._jobs.put(None)
 
     def _work(self) -> None:
