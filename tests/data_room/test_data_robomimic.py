@@ -69,9 +69,9 @@ def test_libero_shows_what_our_environment_shows(libero_assets):
     environment.reset(0)
     shown = file.images("demo_0", 0, 3)
     for step, state in enumerate(file.file["data/demo_0/states"][1:]):
-        environment.world.set_init_state(state)
+        environment.control_env.set_init_state(state)
         for view, images in shown.items():
-            errors = np.abs(environment.draw(view, 128) - images.astype(int)).mean(axis=(1, 2, 3))
+            errors = np.abs(environment.render(view, 128) - images.astype(int)).mean(axis=(1, 2, 3))
             assert errors.argmin() == step
             assert errors[step] < 2
     environment.close()

@@ -33,7 +33,7 @@ def run_in_process(actor, task, seeds, n_action_steps):
     """Success and steps of each seed, by the evaluation's rollouts."""
     rollouts = Rollouts(ManiSkillEnvironment, num_envs=1, n_action_steps=n_action_steps)
     try:
-        results = rollouts.play(actor, [EvalEpisode(task, seed, MAX_STEPS[task]) for seed in seeds])
+        results = rollouts.run(actor, [EvalEpisode(task, seed, MAX_STEPS[task]) for seed in seeds])
     finally:
         rollouts.close()
     assert not any(result.error for result in results)

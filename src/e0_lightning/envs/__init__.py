@@ -1,1 +1,1 @@
-"""Simulators behind one interface."""
+"""Simulated environments behind one interface."""

@@ -1,4 +1,4 @@
-"""What a world must offer so that an actor can be tried in it."""
+"""Interface of simulated environments, and the episodes that are evaluated in them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset
 from e0_lightning.types import PolicySpec
 
 Frame = NDArray[np.uint8]
-"""An RGB picture, ``(height, width, 3)``."""
+"""An RGB image, ``(height, width, 3)``."""
+
+OPENCV_ADVICE = """OpenCV, which the simulators import, cannot be loaded: {error}.
+As root: apt-get install -y libgl1 libglib2.0-0
+(other systems: the packages with libGL.so.1 and libgthread-2.0.so.0)."""
 
 
 @dataclass(frozen=True)
 class EvalEpisode:
-    """One attempt at a task.
+    """One evaluation episode.
 
     Args:
-        task: Name of the task.
-        seed: Seed or initial state to start from.
-        max_steps: Steps after which the attempt has failed.
-        video: File to write a video to, ``.mp4``, without the outcome that is added to its name.
-        camera: Displacement of the fixed cameras: azimuth and elevation in degrees, share of the
-            distance added.
+        task: Task name.
+        seed: Seed or index of the initial state.
+        max_steps: Steps after which the episode is a failure.
+        video: File to record, ``.mp4``; the outcome is appended to its name. None records nothing.
+        camera: Displacement of the fixed cameras: azimuth and elevation in degrees, relative
+            change of the distance.
     """
 
     task: str
@@ -38,13 +42,13 @@ class EvalEpisode:
 
 @dataclass(frozen=True)
 class EnvObservation:
-    """What one environment shows at one moment.
+    """Observation of one environment.
 
     Args:
-        images: EnvObservation name to ``(S, S, 3)`` uint8 RGB, upright.
-        state: ``(Q,)`` float32, the parts of the spec side by side.
-        instruction: What the robot is asked to do.
-        intrinsics: EnvObservation name to ``(3, 3)`` camera matrix in pixels, where known.
+        images: View name to ``(S, S, 3)`` uint8 RGB, upright.
+        state: ``(Q,)`` float32, the state parts of the spec concatenated.
+        instruction: Instruction of the task.
+        intrinsics: View name to ``(3, 3)`` camera matrix in pixels, where known.
     """
 
     images: dict[str, Frame]
@@ -54,45 +58,63 @@ class EnvObservation:
 
 
 class StepResult(NamedTuple):
-    """What came of some actions."""
+    """Result of executing some actions."""
 
-    view: EnvObservation | None
-    """What the environment shows now; None once the episode is over: no one will look."""
+    observation: EnvObservation | None
+    """The new observation; None after the last step of an episode, where nothing is rendered."""
     success: bool
-    """The simulator's own flag, at any of the steps."""
+    """The simulator's success flag, at any of the steps."""
     steps: int
-    """How many of the actions were carried out: fewer than given after a success."""
+    """Number of executed actions: fewer than given after a success."""
 
 
 class Environment(Protocol):
-    """A world of one task, living in a worker process."""
+    """The environment of one task, in a worker process."""
 
     def reset(self, seed: int, camera: CameraOffset) -> EnvObservation:
-        """Start an episode, with the fixed cameras moved around what they look at.
+        """Start an episode with the fixed cameras displaced around their look-at point.
 
         Raises:
-            ValueError: If there is no such seed.
-            CameraError: If a camera cannot be moved so.
+            ValueError: If the seed does not exist.
+            CameraError: If a camera cannot be displaced in this way.
         """
         ...
 
     def run(
         self, actions: NDArray[np.float32], last: bool, on_frame: Callable[[Frame], None] | None
     ) -> StepResult:
-        """Carry out actions one after another, up to the first success.
+        """Execute actions one after another, up to the first success.
 
         Args:
             actions: ``(n, D)``, robot units.
-            last: Whether the episode ends with them, so that no view is needed.
-            on_frame: Given a picture for people after every step.
+            last: Whether the episode ends with them, so that no observation is rendered.
+            on_frame: Called with a rendered video frame after every step.
         """
         ...
 
     def close(self) -> None:
-        """Free what the world holds."""
+        """Free the resources of the simulator."""
         ...
 
 
 MakeEnvironment = Callable[[str, PolicySpec], Environment]
-"""Builds the environment of a task for an actor's spec, and raises `ValueError` where the task
-cannot give what the spec asks for. Importable, for it is sent to worker processes."""
+"""Builds the environment of a task for the spec of an actor; raises `ValueError` where the task
+does not provide what the spec requires. Must be importable, because it is pickled to worker
+processes."""
+
+
+def require_opencv() -> None:
+    """Check that OpenCV can be loaded, before a simulator imports it.
+
+    Where OpenCV is not installed nothing is checked: the simulators, which depend on it, are not
+    installed either.
+
+    Raises:
+        RuntimeError: If a system library is missing, with the packages to install.
+    """
+    try:
+        import cv2  # noqa: F401
+    except ModuleNotFoundError:
+        return
+    except ImportError as error:
+        raise RuntimeError(OPENCV_ADVICE.format(error=error)) from error

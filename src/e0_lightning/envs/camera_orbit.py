@@ -1,4 +1,4 @@
-"""Moving a camera on a sphere around the point it looks at."""
+"""Camera displacements: moving a camera on a sphere around its look-at point."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-
 CameraOffset = tuple[float, float, float]
-"""Azimuth and elevation in degrees, share of the distance added."""
+"""Azimuth and elevation in degrees, relative change of the distance."""
 
 NO_OFFSET: CameraOffset = (0.0, 0.0, 0.0)
-"""The offset of a camera that stays where the task put it."""
+"""The offset of a camera at its original pose."""
 
 
 class CameraError(ValueError):
-    """A displacement that a camera cannot make, in any episode."""
+    """A displacement that a camera cannot make in any episode."""
 
 
 @dataclass
@@ -27,106 +26,104 @@ class CameraGrid:
     """Displacements of the fixed cameras to evaluate at.
 
     Args:
-        azimuth: Degrees around the vertical axis, counter-clockwise seen from above.
+        azimuth: Degrees around the vertical axis, counter-clockwise from above.
         elevation: Degrees upwards.
-        distance: Share of the distance to the look-at point added to it; 0.1 is ten per cent more.
-        between: Draw one displacement for each episode, uniformly between the smallest and the
-            largest of each list, instead of playing every combination of the values listed.
+        distance: Relative change of the distance to the look-at point; 0.1 is 10 % farther.
+        sample: Sample one displacement per episode, uniformly between the minimum and the maximum
+            of each list, instead of evaluating every combination of the values.
 
     Raises:
-        ValueError: If a list is empty, an angle turns the camera over, or a distance leaves none.
+        ValueError: If a list is empty, an elevation is not between -90 and 90 degrees, or a
+            distance is not above -1.
     """
 
     azimuth: tuple[float, ...] = (0.0,)
     elevation: tuple[float, ...] = (0.0,)
     distance: tuple[float, ...] = (0.0,)
-    between: bool = False
+    sample: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.azimuth and self.elevation and self.distance):
-            raise ValueError("camera_offset: found an empty list; give one value at least")
+        for name in ("azimuth", "elevation", "distance"):
+            if not getattr(self, name):
+                raise ValueError(f"camera_offset: expected values of {name}, got an empty list.")
         if max(map(abs, self.elevation)) >= 90 or min(self.distance) <= -1:
             raise ValueError(
-                f"camera_offset: found elevation {self.elevation} and distance {self.distance}; "
-                "degrees between -90 and 90 and shares above -1 are wanted"
+                "camera_offset: expected elevations between -90 and 90 degrees and distances "
+                f"above -1, got elevation {self.elevation} and distance {self.distance}."
             )
 
     def offsets(self, seed: int) -> list[CameraOffset]:
-        """The displacements to play the episode of a seed at."""
+        """Displacements at which the episode of a seed is evaluated."""
         lists = self.azimuth, self.elevation, self.distance
-        if not self.between:
+        if not self.sample:
             return list(product(*lists))
-        draw = np.random.default_rng(seed)
+        generator = np.random.default_rng(seed)
         azimuth, elevation, distance = (
-            round(float(draw.uniform(min(values), max(values))), 2) for values in lists
+            round(float(generator.uniform(min(values), max(values))), 2) for values in lists
         )
         return [(azimuth, elevation, distance)]
 
 
 def orbit(pose: Floats, target: Floats, offset: CameraOffset) -> Floats:
-    """Carry a camera around a point, so that it looks at it as before from elsewhere.
+    """Move a camera around a point that it keeps at the same place in its image.
 
-    The whole pose is turned about the target, by the azimuth about z and then by the elevation
-    about the horizontal axis across the line of sight, and moved along that line. Roll stays, and
-    the convention of the camera's own axes does not matter.
+    The whole pose is rotated about the target, first by the azimuth about z, then by the elevation
+    about the horizontal axis perpendicular to the line of sight, and translated along that line.
+    Roll is preserved; the result does not depend on the convention of the camera's own axes.
 
     Args:
         pose: Camera to world, ``(4, 4)``, metres, z up.
-        target: Point to go around, ``(3,)``, metres.
-        offset: Azimuth and elevation in degrees, distance as a share.
+        target: Centre of the orbit, ``(3,)``, metres.
+        offset: Azimuth and elevation in degrees, relative change of the distance.
 
     Returns:
         The new camera to world, ``(4, 4)``.
 
     Raises:
-        CameraError: If the camera would pass over the top or stand straight above its target.
+        CameraError: If the camera would pass over the top or stand exactly above its target.
     """
+    from scipy.spatial.transform import Rotation
+
     azimuth, elevation, distance = np.deg2rad(offset[0]), np.deg2rad(offset[1]), offset[2]
     arm = pose[:3, 3] - target
     height = np.arctan2(arm[2], np.hypot(arm[0], arm[1]))
     if abs(height + elevation) >= np.pi / 2:
         raise CameraError(
-            f"camera_offset: the camera stands {np.rad2deg(height):.0f} degrees above its target, "
-            f"and elevation {offset[1]:g} would carry it over the top; choose less"
+            "camera_offset: expected a camera below 90 degrees above its target, got "
+            f"{np.rad2deg(height):.0f} degrees plus an elevation of {offset[1]:g}. Choose a "
+            "smaller elevation."
         )
-    turned = rotation(np.array([0.0, 0.0, 1.0]), azimuth)
+    around = Rotation.from_rotvec([0.0, 0.0, azimuth])
     # About -(z × arm) a positive angle lifts the camera.
-    across = np.cross(turned @ arm, [0.0, 0.0, 1.0])
-    turn = rotation(across / np.linalg.norm(across), elevation) @ turned
+    axis = np.cross(around.apply(arm), [0.0, 0.0, 1.0])
+    upwards = Rotation.from_rotvec(elevation * axis / np.linalg.norm(axis))
+    rotation = (upwards * around).as_matrix()
     moved = np.eye(4)
-    moved[:3, :3] = turn @ pose[:3, :3]
-    moved[:3, 3] = target + (1 + distance) * (turn @ arm)
+    moved[:3, :3] = rotation @ pose[:3, :3]
+    moved[:3, 3] = target + (1 + distance) * (rotation @ arm)
     return moved
 
 
 def look_at_point(position: Floats, forward: Floats, height: float) -> Floats:
-    """Where the line of sight meets the horizontal plane at ``height``, ``(3,)``.
+    """Intersection of the line of sight with the horizontal plane at ``height``, ``(3,)``.
 
     Args:
-        position: Camera, ``(3,)``, metres.
-        forward: Direction it looks in, ``(3,)``.
-        height: z of the plane, metres: the table.
+        position: Camera position, ``(3,)``, metres.
+        forward: Viewing direction, ``(3,)``.
+        height: z of the plane (the table), metres.
 
     Raises:
-        CameraError: If the camera does not look down on the plane.
+        CameraError: If the line of sight does not meet the plane.
     """
     if (height - position[2]) * forward[2] <= 0:
         raise CameraError(
-            "camera_offset: the camera does not look down on the table, so it has no point there "
-            "to go around; leave the offset at 0"
+            "camera_offset: expected a camera directed at the table, got one whose line of sight "
+            "does not meet it, so there is no point to orbit. Leave the offset at 0."
         )
     point: Floats = position + forward * (height - position[2]) / forward[2]
     return point
 
 
-def rotation(axis: Floats, angle: float) -> Floats:
-    """Rodrigues' rotation matrix ``(3, 3)`` about a unit ``axis`` by ``angle`` in radians."""
-    x, y, z = axis
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    turn: Floats = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    return turn
-
-
 def suffix(offset: CameraOffset) -> str:
-    """What a displacement adds to the name of a file, nothing where there is none."""
+    """Suffix of file names for a displacement, empty where there is none."""
     return "" if offset == NO_OFFSET else "".join(f"_{value:+g}" for value in offset)

@@ -1,4 +1,4 @@
-"""LIBERO tasks as environments for an actor."""
+"""LIBERO tasks as environments."""
 
 from __future__ import annotations
 
@@ -15,179 +15,176 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e0_lightning.data.formats.base import camera_matrix
-from e0_lightning.data.formats.libero import (
-    CAMERAS,
-    CONTROL_MODE,
-    axis_angle,
-    sentence,
-)
+from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE, axis_angle, sentence
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
 from e0_lightning.envs.libero_assets import ADVICE, load_package, package
-from e0_lightning.envs.mujoco_gl import environment
+from e0_lightning.envs.mujoco_gl import gl_variables
 from e0_lightning.types import MIRRORED, PolicySpec
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 """The four suites of ten tasks each."""
 
-WAIT = 10
-"""Steps in which objects settle before the actor is asked; the gripper opens."""
+SETTLE_STEPS = 10
+"""No-op steps before an episode, in which objects settle and the gripper opens."""
 
-STAY = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+NO_OP = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 """The action of those steps."""
 
 PARTS = {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2, "joint_states": 7, "ee_states": 6}
-"""State parts and their dimensions, named as in the demonstrations."""
+"""State parts and their dimensions, with the names of the demonstrations."""
 
 
 class LiberoEnvironment:
-    """One LIBERO task, shown and controlled as a spec says.
+    """One LIBERO task, observed and controlled according to a spec.
 
-    Pictures are drawn only when someone looks. The scene is built once: a reset then takes 20 ms
-    instead of a second, and leaves the same state to the bit every time; the state of a scene
-    built anew differs from it by the rounding of the solver, 1e-13.
+    Cameras are rendered only for the observations that an actor receives. The scene is built
+    once: a reset then takes 20 ms instead of a second and gives the same state to the bit every
+    time; the state of a newly built scene differs by the rounding of the solver, 1e-13.
 
     Args:
-        task: ``<suite>/<name of the task>``.
-        spec: Views and their sides, state parts, control mode and action dimensions wanted.
-        backend: What MuJoCo draws with, ``egl`` or ``osmesa``.
+        task: ``<suite>/<task name>``.
+        spec: Required views and their sizes, state parts, control mode and action dimensions.
+        backend: MuJoCo's rendering backend, ``egl`` or ``osmesa``.
         assets: Folder of meshes and textures.
 
     Raises:
-        ValueError: If there is no such task, or it cannot keep the spec, or the assets lack
-            something.
+        ValueError: If the task does not exist, does not provide what the spec requires, or the
+            assets are incomplete.
         ModuleNotFoundError: If LIBERO is not installed.
     """
 
     def __init__(self, task: str, spec: PolicySpec, backend: str, assets: Path) -> None:
-        require_task(task)
-        require_spec(task, spec)
+        check_task(task)
+        check_spec(task, spec)
         self.task, self.spec = task, spec
         self.instruction = sentence(task.split("/")[1])
-        os.environ.update(environment(backend))
+        os.environ.update(gl_variables(backend))
         load_package(assets)
         try:
             self._env = build(task)
-            self._env.env.reset()  # makes the drawing context
+            self._env.env.reset()  # creates the rendering context
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"LIBERO cannot build {task}; the assets {assets} may lack something ({error}): "
+                f"LIBERO cannot build {task}; the assets in {assets} may be incomplete ({error}): "
                 f"{ADVICE}"
             ) from error
-        self._starts = initial_states(task)
-        self._seen: dict[str, Any] = {}
+        self._initial_states = initial_states(task)
+        self._obs: dict[str, Any] = {}
         model = self._env.sim.model
         name = CAMERAS["agentview"]
         self._camera = model.camera_name2id(name)
-        self._place = model.cam_pos[self._camera].copy(), model.cam_quat[self._camera].copy()
+        self._camera_pose = model.cam_pos[self._camera].copy(), model.cam_quat[self._camera].copy()
 
     @property
-    def world(self) -> Any:
-        """LIBERO's own environment, for an expert that may know everything."""
+    def control_env(self) -> Any:
+        """LIBERO's ``ControlEnv``, for experts that use privileged state."""
         return self._env
 
     def reset(self, seed: int, camera: CameraOffset = NO_OFFSET) -> EnvObservation:
-        """Start from the initial state of that number, and let the objects settle.
+        """Start from the official initial state of this index and let the objects settle.
 
         Raises:
-            ValueError: If there is no such initial state.
+            ValueError: If the initial state does not exist.
         """
-        self.begin(seed)
+        self.reset_to_initial_state(seed)
         self._move_camera(camera)
-        return self._view()
+        return self._observe()
 
-    def begin(self, seed: int) -> dict[str, Any]:
-        """Start without drawing; what LIBERO reports of robot and objects."""
-        if not 0 <= seed < len(self._starts):
+    def reset_to_initial_state(self, index: int) -> dict[str, Any]:
+        """Start from an official initial state without rendering; returns LIBERO's observation."""
+        last = len(self._initial_states) - 1
+        if not 0 <= index <= last:
             raise ValueError(
-                f"{self.task} has initial states 0 to {len(self._starts) - 1}, {seed} is asked for"
+                f"{self.task}: expected an initial state from 0 to {last}, got {index}."
             )
-        # Where furniture stands is drawn at random; one seed, so that an episode depends on its
-        # initial state alone.
+        # Fixtures are placed at random; with a constant seed an episode depends on its initial
+        # state alone.
         self._reset(0)
-        self._env.set_init_state(self._starts[seed])
+        self._env.set_init_state(self._initial_states[index])
         return self._settle()
 
-    def scatter(self, seed: int) -> dict[str, Any]:
-        """Start from a placement drawn from the task's regions instead, without drawing."""
+    def reset_to_random_placement(self, seed: int) -> dict[str, Any]:
+        """Start from a placement sampled from the task's regions instead, without rendering."""
         self._reset(seed)
         return self._settle()
 
     def _reset(self, seed: int) -> None:
         np.random.seed(seed)
-        # The gripper's last command would outlive a reset that keeps the scene.
+        # A reset that keeps the scene does not reset the last command of the gripper.
         gripper = self._env.env.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)
         self._env.env.reset()
 
     def _settle(self) -> dict[str, Any]:
-        for _ in range(WAIT):
-            self._seen = self._env.step(np.array(STAY))[0]
-        return self._seen
+        for _ in range(SETTLE_STEPS):
+            self._obs = self._env.step(np.array(NO_OP))[0]
+        return self._obs
 
     def run(
         self, actions: NDArray[np.float32], last: bool, on_frame: Callable[[Frame], None] | None
     ) -> StepResult:
-        """Carry out actions, ``(n, 7)``, up to the first success."""
+        """Execute actions, ``(n, 7)``, up to the first success."""
         success, steps = False, 0
         for action in actions:
-            self._seen, _, success, _ = self._env.step(action.astype(np.float64))
+            self._obs, _, success, _ = self._env.step(action.astype(np.float64))
             steps += 1
             if on_frame is not None:
-                on_frame(self.draw("agentview", 256))
+                on_frame(self.render("agentview", 256))
             if success:
                 break
-        return StepResult(None if success or last else self._view(), bool(success), steps)
+        return StepResult(None if success or last else self._observe(), bool(success), steps)
 
     def close(self) -> None:
-        """Free the scene and what draws it."""
-        # The drawing context must die before another is made: its end would empty the new one.
+        """Free the scene and its rendering context."""
+        # The context must be freed before another is created, because freeing it clears the new
+        # one.
         self._env.close()
         del self._env
 
-    def draw(self, view: str, side: int) -> Frame:
-        """Draw a view, upright, ``(side, side, 3)``; ``…_mirrored`` also swaps left and right."""
+    def render(self, view: str, side: int) -> Frame:
+        """Render a view, upright, ``(side, side, 3)``; ``…_mirrored`` swaps left and right."""
         name = view.removesuffix(MIRRORED)
         pixels = self._env.sim.render(side, side, camera_name=CAMERAS[name])
-        turned = pixels[::-1, ::-1] if view.endswith(MIRRORED) else pixels[::-1]
-        return np.ascontiguousarray(turned)
+        upright = pixels[::-1, ::-1] if view.endswith(MIRRORED) else pixels[::-1]
+        return np.ascontiguousarray(upright)
 
-    def _view(self) -> EnvObservation:
+    def _observe(self) -> EnvObservation:
         sides = self.spec.views
-        parts = state_parts(self._seen)
+        parts = state_parts(self._obs)
         state = [parts[name] for name in self.spec.state]
-        field = self._env.sim.model.cam_fovy
+        model = self._env.sim.model
         intrinsics = {
-            view: camera_matrix(float(field[self._env.sim.model.camera_name2id(CAMERAS[view])]), n)
-            for view, n in sides.items()
+            view: camera_matrix(float(model.cam_fovy[model.camera_name2id(CAMERAS[view])]), side)
+            for view, side in sides.items()
             if view in CAMERAS
         }
         return EnvObservation(
-            {view: self.draw(view, side) for view, side in sides.items()},
+            {view: self.render(view, side) for view, side in sides.items()},
             np.concatenate([np.zeros(0), *state]).astype(np.float32),
             self.instruction,
             intrinsics,
         )
 
     def _move_camera(self, offset: CameraOffset) -> None:
-        from robosuite.utils.transform_utils import convert_quat, mat2quat, quat2mat
+        from scipy.spatial.transform import Rotation
 
-        position, quaternion = self._place
+        position, quaternion = self._camera_pose
         pose = np.eye(4)
-        pose[:3, :3] = quat2mat(convert_quat(quaternion, to="xyzw"))
+        pose[:3, :3] = Rotation.from_quat(np.roll(quaternion, -1)).as_matrix()  # MuJoCo: wxyz
         pose[:3, 3] = position
         if tuple(offset) != NO_OFFSET:
             # MuJoCo's cameras look along -z.
             table = float(self._env.env.workspace_offset[2])
             pose = orbit(pose, look_at_point(position, -pose[:3, 2], table), offset)
-            quaternion = convert_quat(mat2quat(pose[:3, :3]), to="wxyz")
+            quaternion = np.roll(Rotation.from_matrix(pose[:3, :3]).as_quat(), 1)
         model = self._env.sim.model
         model.cam_pos[self._camera], model.cam_quat[self._camera] = pose[:3, 3], quaternion
         self._env.sim.forward()
 
 
 def build(task: str) -> Any:
-    """LIBERO's environment of a task, which draws nothing by itself."""
+    """LIBERO's environment of a task, without rendered observations."""
     from libero.libero.envs.env_wrapper import ControlEnv
 
     suite, name = task.split("/")
@@ -205,7 +202,7 @@ def initial_states(task: str) -> NDArray[np.float64]:
 
     suite, name = task.split("/")
     rebuild = np.empty(0).__reduce__()[0]
-    # They were pickled by an older NumPy, whose module has another name in NumPy 2.
+    # Pickled with NumPy 1, whose module has another name in NumPy 2.
     safe: list[Any] = [np.ndarray, np.dtype, np.dtypes.Float64DType, rebuild]
     safe.append((rebuild, "numpy.core.multiarray._reconstruct"))
     with torch.serialization.safe_globals(safe):
@@ -219,23 +216,22 @@ def tasks(suite: str) -> list[str]:
     """Names of a suite's tasks, ``<suite>/<name>``, in LIBERO's order.
 
     Raises:
-        ValueError: If there is no such suite.
+        ValueError: If the suite does not exist.
         ModuleNotFoundError: If LIBERO is not installed.
     """
     if suite not in SUITES:
         close = difflib.get_close_matches(suite, SUITES, n=1, cutoff=0.3)
         raise ValueError(
-            f"LIBERO has no suite {suite!r}; "
-            + (f"did you mean {close[0]}? " if close else "")
-            + f"There are: {', '.join(SUITES)}."
+            f"expected a suite among {', '.join(SUITES)}, got {suite!r}"
+            + (f"; did you mean {close[0]}?" if close else ".")
         )
     source = package() / "benchmark" / "libero_suite_task_map.py"
-    # Importing the package needs its settings and torch; the table is a file of its own.
-    found = runpy.run_path(str(source))
-    return [f"{suite}/{name}" for name in found["libero_task_map"][suite]]
+    # Importing the package needs its configuration file and torch; this file needs neither.
+    variables = runpy.run_path(str(source))
+    return [f"{suite}/{name}" for name in variables["libero_task_map"][suite]]
 
 
-def require_task(task: str) -> None:
+def check_task(task: str) -> None:
     """Refuse a task that LIBERO does not have.
 
     Raises:
@@ -243,53 +239,55 @@ def require_task(task: str) -> None:
         ModuleNotFoundError: If LIBERO is not installed.
     """
     suite, _, name = task.partition("/")
-    known = tasks(suite)
-    if task not in known:
-        close = difflib.get_close_matches(task, known, n=1, cutoff=0.3)
+    names = tasks(suite)
+    if task not in names:
+        close = difflib.get_close_matches(task, names, n=1, cutoff=0.3)
         raise ValueError(
-            f"{suite} has no task {name!r}; "
-            + (f"did you mean {close[0]}?" if close else f"it has: {', '.join(known)}")
+            f"expected a task of {suite}, got {name!r}; "
+            + (f"did you mean {close[0]}?" if close else f"it has {', '.join(names)}.")
         )
 
 
-def require_spec(task: str, spec: PolicySpec) -> None:
-    """Refuse an actor that LIBERO cannot serve.
+def check_spec(task: str, spec: PolicySpec) -> None:
+    """Refuse a spec that LIBERO cannot provide.
 
     Raises:
         ValueError: If views, state, control mode or action dimensions are not LIBERO's.
     """
     if spec.action_dim != 7 or spec.control_mode != CONTROL_MODE:
         raise ValueError(
-            f"{task} takes 7 action dimensions in {CONTROL_MODE}, the actor gives "
-            f"{spec.action_dim} in {spec.control_mode!r}"
+            f"{task}: expected 7 action dimensions in {CONTROL_MODE}, got {spec.action_dim} in "
+            f"{spec.control_mode!r} from the actor. Use a policy that was trained on LIBERO."
         )
     for view in spec.views:
         if view.removesuffix(MIRRORED) not in CAMERAS:
             raise ValueError(
-                f"{task} has no camera {view!r}, which the actor wants; it has "
-                f"{', '.join(CAMERAS)}, each also as …{MIRRORED}"
+                f"{task}: expected views among {', '.join(CAMERAS)}, each also as …{MIRRORED}, got "
+                f"{view!r} from the actor. Train the policy on these views."
             )
     for part, size in spec.state.items():
         if PARTS.get(part) != size:
+            parts = ", ".join(f"{name} ({dims})" for name, dims in PARTS.items())
             raise ValueError(
-                f"{task} has no state part {part!r} of {size} dimensions, which the actor wants; "
-                f"it has {', '.join(f'{name} of {n}' for name, n in PARTS.items())}"
+                f"{task}: expected state parts (dimensions) among {parts}, got {part} ({size}) "
+                "from the actor. Train the policy on these state parts."
             )
 
 
-def state_parts(seen: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
-    """State parts from what the simulator reports, named as in the demonstrations."""
-    position, turn = seen["robot0_eef_pos"], axis_angle(seen["robot0_eef_quat"])
+def state_parts(observation: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """State parts of LIBERO's observation, with the names of the demonstrations."""
+    position = observation["robot0_eef_pos"]
+    rotation = axis_angle(observation["robot0_eef_quat"])
     return {
         "ee_pos": position,
-        "ee_ori": turn,
-        "gripper_states": seen["robot0_gripper_qpos"],
-        "joint_states": seen["robot0_joint_pos"],
-        "ee_states": np.concatenate([position, turn]),
+        "ee_ori": rotation,
+        "gripper_states": observation["robot0_gripper_qpos"],
+        "joint_states": observation["robot0_joint_pos"],
+        "ee_states": np.concatenate([position, rotation]),
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of what simulates and draws."""
+    """Versions of simulator and renderer."""
     packages = ("hf-libero", "robosuite", "mujoco", "numpy")
     return {name: importlib.metadata.version(name) for name in packages}

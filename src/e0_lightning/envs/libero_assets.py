@@ -1,4 +1,4 @@
-"""Meshes and textures of LIBERO: where they are, or how to get them, without asking questions."""
+"""Meshes and textures of LIBERO: found, unpacked or downloaded, without interactive prompts."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ FOLDERS = (
     "stable_scanned_objects",
     "turbosquid_objects",
 )
-"""What a complete folder of assets holds."""
+"""Subfolders of a complete assets folder."""
 
 HUB = "lerobot/libero-assets"
-"""The hub's data set of full-size assets."""
+"""Data set of full-size assets on the Hugging Face hub."""
 
 ADVICE = (
-    "set LIBERO_ASSETS to an `assets` folder or an archive of one, or let "
-    f"`huggingface_hub` download {HUB} where there is a network"
+    "set LIBERO_ASSETS to an `assets` folder or an archive of one, or run with network access, so "
+    f"that `huggingface_hub` downloads {HUB}"
 )
 
 
 class Assets(NamedTuple):
-    """A folder of assets."""
+    """An assets folder."""
 
     path: Path
-    origin: str
-    """``package``, ``hub``, or what LIBERO_ASSETS pointed to, by name."""
+    source: str
+    """``package``, ``hub``, or the file name of LIBERO_ASSETS."""
     reduced: bool
-    """Whether some of it is simplified or replaced, so that figures compare with no others."""
+    """Whether meshes or textures are simplified or replaced, so that success rates are not
+    comparable with those on the full assets."""
 
 
 def package() -> Path:
-    """The folder of LIBERO's code, found without importing it, because importing may prompt.
+    """Folder of LIBERO's code, located without importing it, because the import may prompt.
 
     Raises:
         ModuleNotFoundError: If it is not installed.
     """
     spec = importlib.util.find_spec("libero")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(place) / "libero" / "bddl_files").is_dir():
-            return Path(place) / "libero"
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / "libero" / "bddl_files").is_dir():
+            return Path(location) / "libero"
     raise ModuleNotFoundError(
         "LIBERO is not installed (no package `libero` with task files): "
         "pip install 'e0-lightning[libero]'"
@@ -57,20 +58,21 @@ def package() -> Path:
 
 
 def cache() -> Path:
-    """Where archives are unpacked and the package's settings are written."""
+    """Folder of unpacked archives and of the package's configuration file."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "e0_lightning" / "libero"
 
 
 def find_assets() -> Assets:
-    """Find assets, or fetch them.
+    """Find the assets, or download them.
 
-    Looked at in turn: the variable LIBERO_ASSETS (a folder, or an archive, which is unpacked into
-    the cache once), the installed package, the package's own download folder, and the hub.
+    Searched in this order: the environment variable LIBERO_ASSETS (a folder, or an archive, which
+    is unpacked into the cache once), the installed package, the package's own download folder, and
+    the hub.
 
     Raises:
-        ValueError: If LIBERO_ASSETS points to something that does not hold assets.
-        RuntimeError: If there are none and the hub cannot be reached.
+        ValueError: If LIBERO_ASSETS does not contain assets.
+        RuntimeError: If there are none and the download fails.
         ModuleNotFoundError: If LIBERO is not installed.
     """
     own = package() / "assets"
@@ -78,40 +80,43 @@ def find_assets() -> Assets:
     if given:
         path = Path(given).expanduser()
         if not path.exists():
-            raise ValueError(f"LIBERO_ASSETS={given}: no such file or folder; {ADVICE}")
-        folder = unpack(path, cache()) if path.is_file() else path
-        if lacking := _lacking(folder):
             raise ValueError(
-                f"LIBERO_ASSETS={given}: found no {lacking[0]} in it; a folder with "
-                f"{', '.join(FOLDERS)}, or an archive of one, is wanted"
+                f"LIBERO_ASSETS: expected a file or folder that exists, got {given}; {ADVICE}"
+            )
+        folder = unpack(path, cache()) if path.is_file() else path
+        if missing := _missing(folder):
+            raise ValueError(
+                f"LIBERO_ASSETS={given}: expected a folder with {', '.join(FOLDERS)}, or an "
+                f"archive of one, got one without {', '.join(missing)}."
             )
         return Assets(folder, path.name, _reduced(folder))
-    if not _lacking(own):
+    if not _missing(own):
         return Assets(own, "package", _reduced(own))
     downloaded = Path.home() / ".cache" / "libero" / "assets"
-    if _lacking(downloaded):
+    if _missing(downloaded):
         _download(downloaded)
     return Assets(downloaded, "hub", _reduced(downloaded))
 
 
 def unpack(archive: Path, target: Path) -> Path:
-    """Unpack an archive of one ``assets`` folder, once; later calls find it.
+    """Unpack an archive of one ``assets`` folder, unless it is unpacked already.
 
-    It is written beside its final place and renamed, so that an interruption leaves nothing half.
+    It is unpacked into a temporary folder and renamed, so that an interruption leaves no partial
+    result.
 
     Args:
-        archive: ``.tar``, in any compression that Python knows.
+        archive: ``.tar``, in any compression that Python supports.
         target: Folder in which each archive gets a folder of its own.
 
     Returns:
-        The folder of assets.
+        The assets folder.
 
     Raises:
-        ValueError: If the archive is broken, or holds no such folder.
+        ValueError: If the archive is damaged, or contains no such folder.
     """
     status = archive.stat()
-    place = target / f"{archive.name.split('.')[0]}-{status.st_size:x}-{status.st_mtime_ns:x}"
-    if not place.exists():
+    unpacked = target / f"{archive.name.split('.')[0]}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    if not unpacked.exists():
         target.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target))
         try:
@@ -121,48 +126,48 @@ def unpack(archive: Path, target: Path) -> Path:
                 file.extractall(unfinished, **filtered)
             if not (unfinished / "assets").is_dir():
                 raise ValueError(
-                    f"{archive}: found {sorted(p.name for p in unfinished.iterdir())[:5]} at its "
-                    "top; a folder `assets` is wanted"
+                    f"{archive}: expected a folder `assets` at its top level, got "
+                    f"{sorted(path.name for path in unfinished.iterdir())[:5]}."
                 )
             try:
-                unfinished.rename(place)
+                unfinished.rename(unpacked)
             except OSError:
-                if not place.exists():  # else another process was faster
+                if not unpacked.exists():  # otherwise another process was faster
                     raise
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(
-                f"{archive}: cannot be unpacked ({error}); a complete tar archive with a folder "
-                "`assets` is wanted. Copy it again."
+                f"{archive}: expected a complete tar archive with a folder `assets`, got one that "
+                f"cannot be unpacked ({error}). Copy it again."
             ) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    return place / "assets"
+    return unpacked / "assets"
 
 
 def load_package(assets: Path) -> None:
-    """Import LIBERO with these assets, and with settings that keep it from asking questions.
+    """Import LIBERO with these assets, without its interactive set-up.
 
-    Without a settings file the first import waits for an answer on the terminal; and whatever the
-    file says of assets, the package looks elsewhere, so it is told in its own variable.
+    Without a configuration file the first import prompts on the terminal. The package ignores the
+    assets of that file, so they are set in its own variable.
     """
-    if not (_settings() / "config.yaml").exists():
+    if not (_config_folder() / "config.yaml").exists():
         folder = cache()
         os.environ["LIBERO_CONFIG_PATH"] = str(folder)
-        _write_settings(folder, assets)
-    # It says three times in every process that a file of private settings is missing.
+        _write_config(folder, assets)
+    # It warns three times in every process about a missing file of private macros.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     import libero.libero
 
     libero.libero._assets_path_cache = str(assets)
 
 
-def _settings() -> Path:
+def _config_folder() -> Path:
     return Path(os.environ.get("LIBERO_CONFIG_PATH") or Path.home() / ".libero")
 
 
-def _write_settings(folder: Path, assets: Path) -> None:
+def _write_config(folder: Path, assets: Path) -> None:
     code = package()
-    places = {
+    paths = {
         "benchmark_root": code,
         "bddl_files": code / "bddl_files",
         "init_states": code / "init_files",
@@ -172,7 +177,7 @@ def _write_settings(folder: Path, assets: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Several workers may write at once; a JSON string is a valid YAML one.
     with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-        file.writelines(f"{key}: {json.dumps(str(place))}\n" for key, place in places.items())
+        file.writelines(f"{name}: {json.dumps(str(path))}\n" for name, path in paths.items())
     os.replace(file.name, folder / "config.yaml")
 
 
@@ -180,22 +185,25 @@ def _download(target: Path) -> None:
     try:
         from huggingface_hub import snapshot_download
 
-        print(f"LIBERO's assets are not here; downloading {HUB} to {target}")
+        print(f"LIBERO's assets are missing; downloading {HUB} to {target}")
         snapshot_download(repo_id=HUB, repo_type="dataset", local_dir=target)
     except Exception as error:  # the hub's client raises whatever its transport raises
         raise RuntimeError(
             f"LIBERO's assets are missing, and {HUB} could not be downloaded "
             f"({type(error).__name__}: {str(error).splitlines()[0][:200]}): {ADVICE}"
         ) from error
-    if lacking := _lacking(target):
-        raise RuntimeError(f"{target}: the download lacks {', '.join(lacking)}; {ADVICE}")
+    if missing := _missing(target):
+        raise RuntimeError(
+            f"{target}: expected a complete download, got one without {', '.join(missing)}; "
+            f"{ADVICE}"
+        )
 
 
-def _lacking(folder: Path) -> list[str]:
+def _missing(folder: Path) -> list[str]:
     return [name for name in FOLDERS if not (folder / name).is_dir()]
 
 
 def _reduced(folder: Path) -> bool:
-    """Whether a notice beside the assets says that files were replaced."""
+    """Whether the notice in the folder states that files were replaced."""
     notice = folder / "NOTICE.txt"
     return notice.is_file() and "replaced" in notice.read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""Is there a Vulkan device to draw with, and if not, what to install."""
+"""Vulkan device that ManiSkill renders with, or what to install where there is none."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 import sys
 from pathlib import Path
 
-from e0_lightning.envs.libraries import require_libraries
+from e0_lightning.envs.base import require_opencv
 
-ADVICE = """no Vulkan device to render with: {found}.
-The simulator draws with Vulkan, on a graphics card or in software (Mesa 24.3 or newer).
+ADVICE = """no Vulkan device to render with: {reason}.
+The simulator renders with Vulkan, on a graphics card or in software (Mesa 24.3 or newer).
 {step}
-Then `python -m e0_lightning.envs.vulkan` names the device it found."""
+Then `python -m e0_lightning.envs.vulkan` prints the device."""
 
 BACKPORTS = """Debian 12's own Mesa (22.3) is too old; its backports have 25.0.
 As root: `make renderer`, or
@@ -27,28 +27,28 @@ PACKAGES = """As root: apt-get install -y mesa-vulkan-drivers libvulkan1 libgl1 
 
 
 def device() -> str:
-    """Name the device that the simulator will draw with.
+    """Name of the device that the simulator renders with.
 
     Raises:
-        RuntimeError: If there is none, saying what to install.
+        RuntimeError: If there is none, with the packages to install.
         ModuleNotFoundError: If the simulator is not installed.
     """
     return _usable()[0][0]
 
 
 def backend() -> str:
-    """ManiSkill's word for that device: ``gpu`` for a CUDA card with a Vulkan driver, else ``cpu``.
+    """ManiSkill's ``render_backend``: ``gpu`` for a CUDA card with a Vulkan driver, else ``cpu``.
 
-    ManiSkill itself asks only for CUDA, and fails on a machine whose card has no Vulkan driver.
+    ManiSkill's own choice depends on CUDA alone, and fails where the card has no Vulkan driver.
 
     Raises:
-        RuntimeError: If there is no device, saying what to install.
+        RuntimeError: If there is no device, with the packages to install.
     """
     return "gpu" if any(cuda for _, cuda in _usable()) else "cpu"
 
 
 def _usable() -> list[tuple[str, bool]]:
-    """Name and "is a CUDA card" of every device that can draw."""
+    """Every device that can render: its name, and whether it is a CUDA card."""
     try:
         import sapien
     except ModuleNotFoundError as error:
@@ -56,7 +56,7 @@ def _usable() -> list[tuple[str, bool]]:
             "the simulator is not installed (no module `sapien`): "
             "pip install 'e0-lightning[maniskill]'"
         ) from error
-    require_libraries()
+    require_opencv()
     try:
         summary: str = sapien.render.get_device_summary()
     except RuntimeError as error:
@@ -66,21 +66,21 @@ def _usable() -> list[tuple[str, bool]]:
     )
     usable = [(name, int(cuda) >= 0) for name, supported, cuda in devices if supported == "1"]
     if not usable:
-        found = ", ".join(name for name, _, _ in devices) or "the Vulkan loader lists none"
-        raise RuntimeError(_advice(f"none is supported ({found})"))
-    # A card before the software renderer, as the simulator prefers it.
-    return sorted(usable, key=lambda each: not each[1])
+        names = ", ".join(name for name, _, _ in devices) or "the Vulkan loader lists none"
+        raise RuntimeError(_advice(f"none is supported ({names})"))
+    # Cards before the software renderer, in the simulator's order of preference.
+    return sorted(usable, key=lambda entry: not entry[1])
 
 
-def _advice(found: str) -> str:
+def _advice(reason: str) -> str:
     drivers = os.environ.get("VK_ICD_FILENAMES") or os.environ.get("VK_DRIVER_FILES") or ""
-    absent = [path for path in drivers.split(os.pathsep) if path and not Path(path).is_file()]
-    if absent:
+    missing = [path for path in drivers.split(os.pathsep) if path and not Path(path).is_file()]
+    if missing:
         return ADVICE.format(
-            found=f"VK_ICD_FILENAMES names {absent[0]}, which does not exist",
+            reason=f"VK_ICD_FILENAMES names {missing[0]}, which does not exist",
             step="Unset VK_ICD_FILENAMES, or name a driver file of /usr/share/vulkan/icd.d in it.",
         )
-    return ADVICE.format(found=found, step=BACKPORTS if _is_debian_12() else PACKAGES)
+    return ADVICE.format(reason=reason, step=BACKPORTS if _is_debian_12() else PACKAGES)
 
 
 def _is_debian_12() -> bool:
@@ -92,7 +92,7 @@ def _is_debian_12() -> bool:
 
 
 def check() -> None:
-    """Print the device, or leave with exit status 1 and what to install."""
+    """Print the device, or exit with status 1 and the packages to install."""
     try:
         print(device())
     except (RuntimeError, ModuleNotFoundError) as error:

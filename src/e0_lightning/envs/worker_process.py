@@ -1,4 +1,4 @@
-"""WorkerProcess processes that answer over a pipe and end with the process that started them."""
+"""Worker processes: connected by a pipe, ended together with the process that starts them."""
 
 from __future__ import annotations
 
@@ -11,48 +11,47 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-# One thread a process: OpenMP for torch and NumPy, LP for Mesa's software renderer. They are read
-# when the libraries load, so they must stand in the environment before the server starts.
+# One thread per process: OpenMP for torch and NumPy, LP for Mesa's software renderer. The libraries
+# read them when they are loaded, so they must be set before the fork server starts.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
 
 
 class WorkerProcess:
-    """A fresh process running ``target(connection, *args)``, and our end of its pipe.
+    """A process that runs ``target(connection, *args)``, and the parent's end of its pipe.
 
-    The process is not forked from this one, for neither a renderer nor CUDA survives that, but
-    from a server that has loaded this package and nothing else: loading it (and Lightning with
-    it) takes longer than loading a simulator. When this process dies, however it dies, the pipe
-    closes and ``connection.recv`` there raises `EOFError`.
+    The process is not forked from the parent, because neither a renderer nor CUDA survives a fork,
+    but from a fork server that has imported this module alone. When the parent dies in any way,
+    the pipe closes and ``connection.recv`` in the worker raises `EOFError`.
 
     Args:
-        target: Importable function; it is given the far end of the pipe first.
-        args: What else it is given; must pickle.
+        target: Importable function; its first argument is the worker's end of the pipe.
+        args: Further arguments, which must be picklable.
     """
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         self.connection: Connection
-        self.connection, theirs = context.Pipe()
+        self.connection, worker_end = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_quietly, args=(target, theirs, *args), daemon=True
+            target=_run, args=(target, worker_end, *args), daemon=True
         )
         with _environment(ONE_THREAD):
             self.process.start()
-        # Our copy of the far end would keep the pipe open after the process died.
-        theirs.close()
+        # The parent's copy would keep the pipe open after the worker died.
+        worker_end.close()
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process."""
         self.connection.close()
         self.process.kill()
         self.process.join()
 
 
-def _quietly(target: Callable[..., None], connection: Connection, *args: Any) -> None:
-    # Ctrl-C reaches the whole process group; what to do about it is the parent's decision.
+def _run(target: Callable[..., None], connection: Connection, *args: Any) -> None:
+    # Ctrl-C reaches the whole process group; the parent decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The process that wanted the answer may be gone.
+    # The parent may have died while the worker was busy.
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         target(connection, *args)
 

@@ -1,1 +1,1 @@
-"""Closed-loop evaluation of an actor in environments."""
+"""Closed-loop evaluation: episodes as data modules, rollouts, results and reports."""

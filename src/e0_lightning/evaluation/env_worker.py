@@ -1,4 +1,4 @@
-"""The worker's side of a rollout: one environment, playing one episode after another."""
+"""Worker side of a rollout: one environment that runs one episode after another."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from e0_lightning.types import EpisodeResult, PolicySpec
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Why no environment of a task can serve an actor of this spec."""
+    """Reason why no environment of a task supports the spec of the actor."""
 
     reason: str
 
 
 Request = EvalEpisode | NDArray[np.float32]
-"""An episode to begin, or the actions to go on with, ``(n, D)``."""
+"""An episode to start, or the next actions to execute, ``(n, D)``."""
 
-Answer = EnvObservation | EpisodeResult | Unsupported
-"""What is seen now, how the episode ended, or that it cannot be played."""
+Response = EnvObservation | EpisodeResult | Unsupported
+"""The new observation, the result of a finished episode, or why it cannot run."""
 
 
 class EnvWorker:
-    """Answers requests; keeps its environment as long as the task stays the same.
+    """Handles requests; keeps its environment as long as the task stays the same.
 
     Args:
         make_environment: Builds the environment of a task.
-        spec: What the actor must be shown.
+        spec: Spec of the actor.
     """
 
     def __init__(self, make_environment: MakeEnvironment, spec: PolicySpec) -> None:
@@ -44,20 +44,20 @@ class EnvWorker:
         self.steps = 0
         self.video: Video | None = None
 
-    def answer(self, request: Request) -> Answer:
-        """Begin an episode or go on with it; whatever goes wrong ends it with an error."""
+    def handle(self, request: Request) -> Response:
+        """Start an episode or continue it; any exception ends it with an error."""
         try:
             if isinstance(request, EvalEpisode):
-                return self._begin(request)
-            return self._go_on(request)
-        except Exception as error:  # a simulator may raise anything
-            return self._end(False, f"{type(error).__name__}: {error}")
+                return self._start(request)
+            return self._execute(request)
+        except Exception as error:  # simulators raise exceptions of any type
+            return self._finish(False, f"{type(error).__name__}: {error}")
 
-    def _begin(self, episode: EvalEpisode) -> EnvObservation | Unsupported:
+    def _start(self, episode: EvalEpisode) -> EnvObservation | Unsupported:
         task, self.episode, self.steps = self.episode.task, episode, 0
         if self.environment is None or task != episode.task:
-            # Referred to until the next one stands: shaders, which take seconds to compile, live
-            # as long as any environment does.
+            # The reference is kept until the next environment exists: compiled shaders, which take
+            # seconds to compile, are freed with the last environment.
             previous, self.environment = self.environment, None
             if previous is not None:
                 previous.close()
@@ -71,18 +71,18 @@ class EnvWorker:
         except CameraError as error:
             return Unsupported(f"{episode.task}: {error}")
 
-    def _go_on(self, actions: NDArray[np.float32]) -> EnvObservation | EpisodeResult:
+    def _execute(self, actions: NDArray[np.float32]) -> EnvObservation | EpisodeResult:
         assert self.environment is not None
-        left = self.episode.max_steps - self.steps
-        outcome = self.environment.run(
-            actions[:left],
-            last=len(actions) >= left,
+        remaining = self.episode.max_steps - self.steps
+        result = self.environment.run(
+            actions[:remaining],
+            last=len(actions) >= remaining,
             on_frame=None if self.video is None else self.video.add,
         )
-        self.steps += outcome.steps
-        return self._end(outcome.success) if outcome.view is None else outcome.view
+        self.steps += result.steps
+        return self._finish(result.success) if result.observation is None else result.observation
 
-    def _end(self, success: bool, error: str = "") -> EpisodeResult:
+    def _finish(self, success: bool, error: str = "") -> EpisodeResult:
         outcome = "error" if error else "success" if success else "failure"
         video = None if self.video is None else self.video.finish(outcome)
         self.video = None
@@ -91,7 +91,7 @@ class EnvWorker:
 
 
 def serve(connection: Connection, make_environment: MakeEnvironment, spec: PolicySpec) -> None:
-    """Answer requests until the pipe closes; the loop of a worker process."""
-    stage = EnvWorker(make_environment, spec)
+    """Handle requests until the pipe closes; the main loop of a worker process."""
+    worker = EnvWorker(make_environment, spec)
     while True:
-        connection.send(stage.answer(connection.recv()))
+        connection.send(worker.handle(connection.recv()))

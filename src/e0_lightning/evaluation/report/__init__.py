@@ -1,1 +1,1 @@
-"""Reports of an evaluation: tables, HTML, videos."""
+"""Reports of an evaluation: tables, HTML page, videos."""

@@ -1,73 +1,90 @@
-"""What came of the episodes: figures as JSON, tables, a page with videos, a line per episode."""
+"""Callback that records episodes as they end, reports them, and logs success rates and videos."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
-from e0_lightning.evaluation.report.html_report import page
-from e0_lightning.evaluation.report.tables import by_camera, by_suite, markdown, summarise
-from e0_lightning.evaluation.report.video import representative_videos, show
-from e0_lightning.evaluation.results_store import Key, ResultsStore, fingerprint, key, write_whole
+from e0_lightning.evaluation.report.report_files import own_versions, write_report
+from e0_lightning.evaluation.report.video import log_video, representative_videos, video_file
+from e0_lightning.evaluation.results_store import (
+    FolderLock,
+    Key,
+    ResultsStore,
+    fingerprint,
+    key,
+    training_step,
+)
 from e0_lightning.evaluation.rollout import RolloutBatch
+from e0_lightning.evaluation.statistics import by_task
 from e0_lightning.types import EpisodeResult
 
 T = TypeVar("T")
 
 
 class RolloutReport(Callback):
-    """Reports the episodes of `lightning test`, and logs success while a policy is trained.
+    """Reports the episodes of `lightning test`, and logs success rates while a policy is trained.
 
-    In a test every finished episode is appended to ``episodes.jsonl`` at once; at the end
-    ``results.json``, ``results.md`` and ``results.html`` follow, and the table is printed. An
-    episode that broke off counts as a failure and is listed. With several ranks an episode that
-    two of them played, as a distributed sampler makes them do to share evenly, counts once.
+    In a test each episode is appended to ``episodes.jsonl`` as it ends; ``results.json``,
+    ``results.md`` and ``results.html`` are written at the end, and the table is printed. An
+    episode with an error counts as a failure and is listed. With several ranks, an episode that a
+    distributed sampler assigns to two of them counts once.
 
-    A test that was stopped goes on: episodes that ``episodes.jsonl`` of the same folder already
-    tells of, for the same checkpoint, settings of the policy (its ``hparams``), precision, seed,
-    versions and conditions, are not played again. How many they are is printed. Of a policy
-    without ``hparams``, as one built in Python is, nothing is remembered; what is changed on a
-    policy after it is built is not seen, so give a test of it a folder of its own.
+    An interrupted evaluation resumes: episodes that ``episodes.jsonl`` of the same folder records
+    for the same checkpoint, settings of the policy (its ``hparams``), precision, seed, versions
+    and evaluation settings are skipped. A policy without ``hparams``, as one built in Python,
+    resumes nothing. Changes made to a policy after its construction are not detected: use another
+    folder for them. Two evaluations cannot use one folder at the same time.
 
-    In validation ``success/<task>`` is logged, to be plotted or monitored.
+    Logs ``val/success_rate/<task>`` and ``test/success_rate/<task>``, and after each validation a
+    video of one success and one failure per task; the policy logs the rates over all tasks.
 
     Args:
-        folder: Where the files go; None for ``rollouts`` in the trainer's log directory, which is
-            a new one for each run, so that nothing is gone on with.
+        folder: Folder of the report; None for ``rollouts`` in the trainer's log directory, which
+            is a new one for each run, so that nothing is resumed.
     """
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
-        self._results: list[EpisodeResult] = []
-        self._known: set[Key] = set()
-        self._about: dict[str, Any] = {}
-        self._checkpoint: str | None = None
-        self._policy: dict[str, Any] = {}
         self._path = Path()
-        self._ledger = ResultsStore(Path(), None)
+        self._results: list[EpisodeResult] = []
+        self._skipped: set[Key] = set()
+        self._metadata: dict[str, Any] = {}
+        self._report: dict[str, Any] = {}
+        self._store = ResultsStore(Path(), None)
+        self._lock: FolderLock | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew, or where the same test was stopped."""
-        self._results, self._known = [], set()
-        # Asking a trainer for its log directory is a collective call: every rank, once.
-        self._path = report_folder(trainer) if self.folder is None else Path(self.folder)
-        path = trainer.ckpt_path
-        self._checkpoint = None if path is None else fingerprint(str(path))
-        self._policy = _policy(trainer, pl_module)
-        running = {**self._policy, "versions": own_versions()}
-        remembered = self._checkpoint if pl_module.hparams else None
-        self._ledger = ResultsStore(self._path / "episodes.jsonl", remembered, running)
-        if trainer.is_global_zero:
-            self._path.mkdir(parents=True, exist_ok=True)
+        """Lock the folder and load the results of an interrupted evaluation.
+
+        Raises:
+            RuntimeError: If another evaluation is writing to the folder.
+        """
+        self._results, self._skipped, self._metadata = [], set(), {}
+        self._path = report_folder(trainer)
+        self._lock_folder(trainer)
+        checkpoint = trainer.ckpt_path
+        sha256 = None if checkpoint is None else fingerprint(str(checkpoint))
+        policy = _policy_settings(trainer, pl_module)
+        self._report = {
+            "checkpoint": str(checkpoint) if checkpoint else None,
+            "checkpoint_sha256": sha256,
+            "training_step": training_step(str(checkpoint)) if checkpoint else None,
+            "policy": policy,
+        }
+        conditions = {**policy, "versions": own_versions()}
+        hash_ = sha256 if pl_module.hparams else None
+        self._store = ResultsStore(self._path / "episodes.jsonl", hash_, conditions)
+        self._store.load()
         trainer.strategy.barrier()
 
     def on_test_batch_start(
@@ -78,9 +95,12 @@ class RolloutReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Tell the batch which of its episodes need not be played."""
+        """Let the batch skip finished episodes and record the others as they end."""
         if isinstance(batch, RolloutBatch):
-            batch.finished = self._ledger.finished(batch.about)
+            self._metadata = batch.metadata
+            batch.finished = self._store.finished(batch.episodes, batch.metadata)
+            batch.on_result = partial(self._store.add, metadata=batch.metadata)
+            self._skipped |= batch.finished.keys()
 
     def on_test_batch_end(
         self,
@@ -91,41 +111,33 @@ class RolloutReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the episodes down that were played now."""
-        results = self._take(outputs, batch)
-        known = batch.finished if isinstance(batch, RolloutBatch) else {}
-        played = [each for each in results if key(each) not in known]
-        self._known |= {key(each) for each in results} & known.keys()
-        self._ledger.add(played, self._about)
+        """Keep the results; those of other kinds of batches are recorded here."""
+        results = _results_of(outputs)
+        self._results += results
+        if not isinstance(batch, RolloutBatch):
+            for result in results:
+                self._store.add(result, self._metadata)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the report."""
-        results = _gathered(self._results)
+        """Write the report and log success rates and videos."""
+        results = _gather_results(self._results)
         if not results:
             return
-        self._log(pl_module, summarise(results))
-        known = set().union(*_of_all_ranks(self._known))
+        _log_rates(pl_module, "test", results)
+        skipped = set().union(*_gather(self._skipped))
         if trainer.is_global_zero:
-            told = {
-                "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-                "checkpoint_sha256": self._checkpoint,
-                "policy": self._policy,
-                **self._about,
-                "versions": {**own_versions(), **self._about.get("versions", {})},
-            }
-            text = write(self._path, results, told)
-            if known:
-                print(f"\n{len(known)} episodes were played before: {self._ledger.path}")
+            versions = {**own_versions(), **self._metadata.get("versions", {})}
+            metadata = {**self._report, **self._metadata, "versions": versions}
+            text = write_report(self._path, results, metadata)
+            if skipped:
+                print(f"\n{len(skipped)} episodes were resumed from {self._store.path}")
             print(f"\n{text}\n{self._path / 'results.html'}")
-            chosen = representative_videos([asdict(result) for result in results])
-            for logger in trainer.loggers:
-                for (task, outcome), episode in chosen.items():
-                    if isinstance(logger, TensorBoardLogger):
-                        show(logger.experiment, f"{task}/{outcome}", Path(episode["video"]))
+            self._log_videos(trainer, "test", results)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew."""
+        """Discard the results of the previous validation."""
         self._results = []
+        self._path = report_folder(trainer)
 
     def on_validation_batch_end(
         self,
@@ -136,89 +148,110 @@ class RolloutReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the results of episodes; other batches are not ours."""
-        self._take(outputs, batch)
+        """Keep the results of episodes."""
+        self._results += _results_of(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the success of each task."""
-        self._log(pl_module, summarise(_gathered(self._results)))
+        """Log success rates and videos."""
+        results = _gather_results(self._results)
+        if not results:
+            return
+        _log_rates(pl_module, "val", results)
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._log_videos(trainer, "val", results)
+        trainer.strategy.barrier()
+        # The representative videos have been moved.
+        shutil.rmtree(self._path / VALIDATION / UNSORTED, ignore_errors=True)
 
-    def _take(self, outputs: Any, batch: Any) -> list[EpisodeResult]:
-        if not isinstance(outputs, list):
-            return []
-        results = [result for result in outputs if isinstance(result, EpisodeResult)]
-        self._results += results
-        if isinstance(batch, RolloutBatch):
-            self._about = batch.about
-        return results
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Unlock the folder."""
+        self._unlock_folder()
 
-    @staticmethod
-    def _log(module: LightningModule, tasks: dict[str, dict[str, Any]]) -> None:
-        # Every rank has gathered the same figures; their mean is what Lightning wants to hear.
-        rates = {f"success/{task}": found["rate"] for task, found in tasks.items()}
-        module.log_dict(rates, sync_dist=True)
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Unlock the folder."""
+        self._unlock_folder()
+
+    def _lock_folder(self, trainer: Trainer) -> None:
+        error = ""
+        if trainer.is_global_zero:
+            self._path.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(self._path)
+            try:
+                lock.acquire()
+                self._lock = lock
+            except RuntimeError as refusal:
+                error = str(refusal)
+        # Every rank must fail, or the others would wait for this one.
+        if error := trainer.strategy.broadcast(error):
+            raise RuntimeError(error)
+
+    def _unlock_folder(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _log_videos(self, trainer: Trainer, stage: str, results: Sequence[EpisodeResult]) -> None:
+        episodes = [asdict(result) for result in results]
+        for (task, outcome), episode in representative_videos(self._path, episodes).items():
+            path = video_file(self._path, episode)
+            assert path is not None
+            if stage == "val":
+                folder = self._path / VALIDATION / f"step_{trainer.global_step:06d}"
+                target = folder / f"{task}_{outcome}.mp4"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path = path.replace(target)
+            step = self._report["training_step"] if stage == "test" else trainer.global_step
+            log_video(trainer.loggers, f"{stage}/{task}/{outcome}", path, step or 0)
+
+
+VALIDATION, UNSORTED = "validation", "unsorted"
+"""Folders of validation videos in that of the report, and of those that are not selected yet."""
 
 
 def report_folder(trainer: Trainer) -> Path:
-    """Where a trainer's rollouts are reported and representative_videos; every rank must ask."""
+    """Folder of reports and videos of a trainer's rollouts; every rank must call it."""
+    for callback in getattr(trainer, "callbacks", []):
+        if isinstance(callback, RolloutReport) and callback.folder is not None:
+            return Path(callback.folder)
     return Path(trainer.log_dir or trainer.default_root_dir) / "rollouts"
 
 
-def write(folder: Path, results: Sequence[EpisodeResult], told: dict[str, Any]) -> str:
-    """Write ``results.json``, ``results.md`` and ``results.html``.
-
-    Args:
-        folder: Where to.
-        results: Every episode once.
-        told: What was run.
-
-    Returns:
-        The table.
-    """
-    tasks = summarise(results)
-    found = {
-        "tasks": tasks,
-        "mean": sum(task["rate"] for task in tasks.values()) / len(tasks),
-        "suites": by_suite(results),
-        "cameras": by_camera(results),
-        **told,
-        "episodes": [asdict(result) for result in results],
-    }
-    text = markdown(found)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(found, indent=2) + "\n")
-    (folder / "results.md").write_text(text)
-    (folder / "results.html").write_text(page(found))
-    return text
-
-
-def _policy(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """What beside its weights decides what a policy does, as plain values."""
-    told = {
+def _policy_settings(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What determines the policy's actions besides its weights, as plain values."""
+    settings = {
         "settings": dict(module.hparams),
         "precision": trainer.precision,
         "seed": os.environ.get("PL_GLOBAL_SEED"),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
 
 
-def own_versions() -> dict[str, str]:
-    """Versions of what trained and played the policy."""
-    packages = ("e0-lightning", "torch", "lightning")
-    return {name: importlib.metadata.version(name) for name in packages}
+def _log_rates(module: LightningModule, stage: str, results: Sequence[EpisodeResult]) -> None:
+    tasks = by_task(results)
+    rates = {f"{stage}/success_rate/{task}": summary["rate"] for task, summary in tasks.items()}
+    # The rates are the same on all ranks; without sync_dist Lightning warns.
+    module.log_dict(rates, sync_dist=True)
 
 
-def _gathered(results: list[EpisodeResult]) -> list[EpisodeResult]:
-    """The results of all ranks, each episode once, ordered by task, seed and camera."""
-    once = {key(each): each for rank in _of_all_ranks(results) for each in rank}
-    return [once[each] for each in sorted(once)]
+def _results_of(outputs: Any) -> list[EpisodeResult]:
+    if not isinstance(outputs, list):
+        return []
+    return [result for result in outputs if isinstance(result, EpisodeResult)]
 
 
-def _of_all_ranks(mine: T) -> list[T]:
-    """What each rank has; every rank must ask."""
+def _gather_results(results: list[EpisodeResult]) -> list[EpisodeResult]:
+    """Results of all ranks, each episode once, ordered by task, seed and camera."""
+    unique = {key(each): each for rank in _gather(results) for each in rank}
+    return [unique[each] for each in sorted(unique)]
+
+
+def _gather(own: T) -> list[T]:
+    """Objects of all ranks; every rank must call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [mine]
-    everyone = [mine] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
-    return everyone
+        return [own]
+    gathered = [own] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered

@@ -1,133 +1,82 @@
-"""Episodes as figures: success by task, by suite and by camera, and the table people read."""
+"""The report as Markdown, ``results.md``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+import re
 from typing import Any
 
-from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset
-from e0_lightning.metrics import wilson
-from e0_lightning.types import EpisodeResult
+from e0_lightning.evaluation.statistics import Summary
 
-Figures = dict[str, Any]
-
-CAMERAS_SHOWN = 25
-"""With more displacements than these, drawn ones, they are put together by angle."""
-
-ANGLE = 5.0
-"""Width of those classes, degrees."""
+SETTINGS = ("checkpoint", "training_step", "first_seed", "n_action_steps", "num_envs", "assets")
+"""Entries of a report that are listed below its tables, with ``renderer`` and the versions."""
 
 
-def summarise(results: Sequence[EpisodeResult]) -> dict[str, Figures]:
-    """Figures of each task: success with its 95 % interval, episodes, errors, mean steps."""
-    return _by(results, sorted({each.task for each in results}), lambda each: each.task)
+def markdown(report: dict[str, Any]) -> str:
+    """Tables of success rates, the settings of the evaluation, and the episodes with errors.
 
-
-def by_suite(results: Sequence[EpisodeResult]) -> dict[str, Figures]:
-    """The same for each suite, where tasks are called ``<suite>/<task>``; empty elsewhere."""
-    suites = sorted({each.task.split("/")[0] for each in results if "/" in each.task})
-    return _by(results, suites, lambda each: each.task.split("/")[0])
-
-
-def by_camera(results: Sequence[EpisodeResult]) -> dict[str, Figures]:
-    """The same for each displacement of the camera; empty where it always stood still."""
-    cameras = sorted({camera_of(each) for each in results})
-    if cameras == [NO_OFFSET]:
-        return {}
-    if len(cameras) <= CAMERAS_SHOWN:
-        return _by(results, map(describe, cameras), lambda each: describe(camera_of(each)))
-    classes = sorted({_class(camera) for camera in cameras})
-    names = [f"{low:g}° to {low + ANGLE:g}°" for low in classes]
-    return _by(results, names, lambda each: names[classes.index(_class(camera_of(each)))])
-
-
-def camera_of(result: EpisodeResult) -> CameraOffset:
-    """The displacement of an episode; JSON makes lists of tuples."""
-    azimuth, elevation, distance = result.camera
-    return azimuth, elevation, distance
-
-
-def describe(camera: CameraOffset) -> str:
-    """A displacement in words: the parts of it that are not zero."""
-    azimuth, elevation, distance = camera
-    parts = [f"azimuth {azimuth:+g}°"] if azimuth else []
-    parts += [f"elevation {elevation:+g}°"] if elevation else []
-    parts += [f"distance {distance:+.0%}"] if distance else []
-    return ", ".join(parts) or "as in the demos"
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """The table of a report, what was run, and the episodes that broke off."""
-    caps = found.get("max_steps", {})
-    lines = _head("task", "mean steps", "cap")
-    for task, figures in found["tasks"].items():
-        lines.append(f"{_row(task, figures)} {figures['mean_steps']:.0f} | {caps.get(task, '')} |")
-    if len(found["tasks"]) > 1:
-        lines.append(f"| mean of tasks | {found['mean']:.1%} | | | | | |")
-    lines += _suites(found)
-    if found.get("cameras"):
+    Args:
+        report: The contents of ``results.json``.
+    """
+    max_steps = report.get("max_steps", {})
+    lines = _head("task", "mean steps", "max steps")
+    for task, summary in report["tasks"].items():
+        cells = f"{summary['mean_steps']:.0f} | {escape(max_steps.get(task, ''))} |"
+        lines.append(f"{_row(task, summary)} {cells}")
+    if len(report["tasks"]) > 1:
+        lines.append(f"| mean of tasks | {report['mean']:.1%} | | | | | |")
+    lines += _suites(report.get("suites", {}))
+    if report.get("cameras"):
         lines += ["", *_head("camera")]
-        lines += [_row(camera, figures) for camera, figures in found["cameras"].items()]
-    lines += ["", *(f"- {line}" for line in about(found))]
-    broken = [episode for episode in found["episodes"] if episode["error"]]
-    if broken:
-        lines += ["", "Episodes that broke off, counted as failures:"]
-        lines += [f"- {each['task']}, seed {each['seed']}: {each['error']}" for each in broken]
+        lines += [_row(camera, summary) for camera, summary in report["cameras"].items()]
+    lines += ["", *(f"- {escape(line)}" for line in describe(report))]
+    failed = [episode for episode in report["episodes"] if episode["error"]]
+    if failed:
+        lines += ["", "Episodes with errors, counted as failures:"]
+        lines += [
+            escape(f"- {each['task']}, seed {each['seed']}: {each['error']}") for each in failed
+        ]
     return "\n".join(lines) + "\n"
 
 
-def about(found: dict[str, Any]) -> list[str]:
-    """What was run, a line each, and why figures may not compare with others."""
-    told = ("checkpoint", "first_seed", "n_action_steps", "num_envs", "assets", "renderer")
-    lines = [f"{key.replace('_', ' ')}: {found[key]}" for key in told if key in found]
-    lines.append(", ".join(f"{name} {version}" for name, version in found["versions"].items()))
-    return [*lines, *found.get("notes", [])]
+def describe(report: dict[str, Any]) -> list[str]:
+    """Settings of the evaluation, one per line, and reasons why rates may not be comparable."""
+    names = [name for name in (*SETTINGS, "renderer") if report.get(name) is not None]
+    lines = [f"{name.replace('_', ' ')}: {report[name]}" for name in names]
+    lines.append(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
+    return [*lines, *report.get("notes", [])]
 
 
-def _suites(found: dict[str, Any]) -> list[str]:
-    """Figures of each suite, published ones beside them."""
-    if not found.get("suites"):
+def published_methods(suites: dict[str, Summary]) -> list[str]:
+    """Methods with published rates for any of the suites."""
+    rates = [summary.get("published", {}) for summary in suites.values()]
+    return list(dict.fromkeys(method for by_method in rates for method in by_method))
+
+
+def escape(text: object) -> str:
+    """Escape text for a table or a list of Markdown: no markup, HTML or line breaks survive."""
+    one_line = re.sub(r"\s+", " ", str(text))
+    return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", one_line)
+
+
+def _suites(suites: dict[str, Summary]) -> list[str]:
+    if not suites:
         return []
-    published: dict[str, dict[str, float]] = found.get("published", {})
-    others = list(dict.fromkeys(name for suite in published.values() for name in suite))
-    lines = ["", *_head("suite", *others)]
-    for suite, figures in found["suites"].items():
-        row = _row(suite, figures)
-        for name in others:
-            rate = published.get(suite, {}).get(name)
-            row += f" {'' if rate is None else f'{rate:.1%}'} |"
-        lines.append(row)
+    methods = published_methods(suites)
+    lines = ["", *_head("suite", *methods)]
+    for suite, summary in suites.items():
+        rates = [summary.get("published", {}).get(method) for method in methods]
+        cells = [f" {'' if rate is None else f'{rate:.1%}'} |" for rate in rates]
+        lines.append(_row(suite, summary) + "".join(cells))
     return lines
 
 
-def _head(what: str, *more: str) -> list[str]:
-    names = [what, "success", "95 % interval", "episodes", "errors", *more]
+def _head(name: str, *more: str) -> list[str]:
+    names = [name, "success", "95 % interval", "episodes", "errors", *map(escape, more)]
     return [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
 
 
-def _row(name: str, figures: Figures) -> str:
+def _row(name: str, summary: Summary) -> str:
     return (
-        f"| {name} | {figures['rate']:.1%} | {figures['low']:.1%} – {figures['high']:.1%} "
-        f"| {figures['n']} | {figures['errors']} |"
+        f"| {escape(name)} | {summary['rate']:.1%} | {summary['low']:.1%} – {summary['high']:.1%} "
+        f"| {summary['n']} | {summary['errors']} |"
     )
-
-
-def _by(
-    results: Sequence[EpisodeResult], names: Iterable[str], of: Callable[[EpisodeResult], str]
-) -> dict[str, Figures]:
-    return {name: _figures([each for each in results if of(each) == name]) for name in names}
-
-
-def _figures(results: Sequence[EpisodeResult]) -> Figures:
-    successes = sum(each.success for each in results)
-    return {
-        **wilson(successes, len(results))._asdict(),
-        "successes": successes,
-        "errors": sum(bool(each.error) for each in results),
-        "mean_steps": sum(each.steps for each in results) / len(results),
-    }
-
-
-def _class(camera: CameraOffset) -> float:
-    return math.hypot(camera[0], camera[1]) // ANGLE * ANGLE

@@ -47,7 +47,7 @@ def recorded(demos):
 
 
 class Replay(LightningModule):
-    """Repeats the demonstration that began where it finds itself; or stays there, frozen."""
+    """Repeats the demonstration with the nearest initial state, or holds it if frozen."""
 
     spec = PUSH
 
@@ -73,10 +73,10 @@ class Replay(LightningModule):
 
 
 @pytest.fixture(scope="module")
-def world():
-    world = Rollouts(ManiSkillEnvironment, num_envs=2, n_action_steps=PUSH.horizon)
-    yield world
-    world.close()
+def rollouts():
+    rollouts = Rollouts(ManiSkillEnvironment, num_envs=2, n_action_steps=PUSH.horizon)
+    yield rollouts
+    rollouts.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,34 +86,34 @@ def environment():
     environment.close()
 
 
-def test_the_actions_of_a_demonstration_succeed_at_the_recorded_step(world, recorded):
+def test_the_actions_of_a_demonstration_succeed_at_the_recorded_step(rollouts, recorded):
     episodes = [EvalEpisode("PushCube-v1", demo.seed, 100) for demo in recorded]
-    results = world.play(Replay(recorded), episodes)
+    results = rollouts.run(Replay(recorded), episodes)
     assert [result.success for result in results] == [True, True]
     assert [result.steps for result in results] == [demo.steps for demo in recorded]
 
 
-def test_an_actor_that_stands_still_fails_at_the_cap(world, recorded):
+def test_an_actor_that_does_not_move_fails_after_max_steps(rollouts, recorded):
     episodes = [EvalEpisode("PushCube-v1", recorded[0].seed, 70)]
-    [result] = world.play(Replay(recorded, frozen=True), episodes)
+    [result] = rollouts.run(Replay(recorded, frozen=True), episodes)
     assert (result.success, result.steps, result.error) == (False, 70, "")
 
 
-def test_an_actor_meets_what_the_demonstrations_show(environment, recorded):
+def test_observations_equal_the_recorded_ones(environment, recorded):
     demo = recorded[0]
     first = environment.reset(demo.seed)
-    later = environment.run(demo.actions[:8], last=False, on_frame=None).view
-    for view, step in ((first, 0), (later, 8)):
+    later = environment.run(demo.actions[:8], last=False, on_frame=None).observation
+    for observation, step in ((first, 0), (later, 8)):
         state = np.concatenate([demo.qpos[step], demo.tcp_pose[step]])
-        np.testing.assert_array_equal(view.state, state)
+        np.testing.assert_array_equal(observation.state, state)
         # Another renderer may round differently.
-        difference = view.images["base_camera"].astype(int) - demo.images[step]
+        difference = observation.images["base_camera"].astype(int) - demo.images[step]
         assert np.abs(difference).mean() < 1
     assert first.instruction == "push the cube to the target region"
     assert first.intrinsics["base_camera"].tolist() == [[64, 0, 64], [0, 64, 64], [0, 0, 1]]
 
 
-def test_every_step_can_be_watched(environment, recorded):
+def test_every_step_gives_a_video_frame(environment, recorded):
     frames = []
     environment.reset(recorded[0].seed)
     environment.run(recorded[0].actions[:2], last=True, on_frame=frames.append)
@@ -124,35 +124,39 @@ def test_every_step_can_be_watched(environment, recorded):
 @pytest.mark.parametrize(
     ("task", "change", "message"),
     [
-        ("PushCub-v1", {}, "no task 'PushCub-v1'; did you mean PushCube-v1"),
-        ("PokeCube-v1", {}, "no instruction is known"),
-        ("PushCube-v1", {"views": {"wrist": 128}}, "no camera 'wrist'.*it has base_camera"),
-        ("PushCube-v1", {"views": {"base_camera": 64, "wrist": 32}}, "no camera 'wrist'"),
-        ("PushCube-v1", {"control_mode": "pd_magic"}, "no control mode 'pd_magic'.*pd_joint_pos"),
-        ("PushCube-v1", {"action_dim": 7}, "takes actions of 8 dimensions, the actor gives 7"),
-        ("PushCube-v1", {"state": {"goal_pos": 3}}, "no state part 'goal_pos'.*it has .*qpos"),
-        ("PushCube-v1", {"state": {"qpos": 8}}, "qpos with 9 dimensions, the actor wants 8"),
+        ("PushCub-v1", {}, "got 'PushCub-v1'; did you mean PushCube-v1"),
+        ("PokeCube-v1", {}, "expected an instruction"),
+        ("PushCube-v1", {"views": {"wrist": 128}}, "among the cameras base_camera.*got 'wrist'"),
+        ("PushCube-v1", {"views": {"base_camera": 64, "wrist": 32}}, "got 'wrist'"),
+        ("PushCube-v1", {"control_mode": "pd_magic"}, "pd_joint_pos.*got 'pd_magic'"),
+        ("PushCube-v1", {"action_dim": 7}, "expected actions of 8 dimensions .* got 7"),
+        ("PushCube-v1", {"state": {"goal_pos": 3}}, "among .*qpos.*got 'goal_pos'"),
+        (
+            "PushCube-v1",
+            {"state": {"qpos": 8}},
+            "expected 8 dimensions of state part qpos .* got 9",
+        ),
     ],
     ids=["task", "instruction", "view", "views", "control mode", "actions", "state", "state size"],
 )
-@pytest.mark.usefixtures("environment")  # which keeps the compiled shaders alive
-def test_an_environment_refuses_what_it_cannot_give(task, change, message):
+@pytest.mark.usefixtures("environment")  # keeps the compiled shaders alive
+def test_an_incompatible_spec_is_refused(task, change, message):
     with pytest.raises(ValueError, match=message):
         ManiSkillEnvironment(task, replace(PUSH, **change))
 
 
 @pytest.mark.usefixtures("environment")
-def test_goal_and_flags_are_parts_of_the_state():
+def test_goal_and_flags_are_state_parts():
     state = {"qpos": 9, "goal_pos": 3, "is_grasped": 1}
     environment = ManiSkillEnvironment("PickCube-v1", replace(PUSH, state=state, views={}))
-    view = environment.reset(3)
+    observation = environment.reset(3)
     environment.close()
-    assert view.state.shape == (13,)
-    assert view.state[12] == 0
-    assert view.images == {}
+    assert observation.state.shape == (13,)
+    assert observation.state[12] == 0
+    assert observation.images == {}
 
 
-def test_lightning_test_plays_films_and_reports(recorded, tmp_path):
+def test_lightning_test_records_and_reports_episodes(recorded, tmp_path):
     demo = recorded[1]
     episodes = ManiSkillEpisodes(
         ["PushCube-v1"],
@@ -177,5 +181,5 @@ def test_lightning_test_plays_films_and_reports(recorded, tmp_path):
     assert [each["seed"] for each in found["episodes"]] == [demo.seed, demo.seed + 1]
     assert found["max_steps"] == {"PushCube-v1": 70}
     assert {"mani_skill", "sapien", "renderer", "torch", "e0-lightning"} <= set(found["versions"])
-    film = tmp_path / "rollouts" / "videos" / f"PushCube-v1_{demo.seed}_success.mp4"
-    assert film.stat().st_size > 1000
+    video = tmp_path / "rollouts" / "videos" / f"PushCube-v1_{demo.seed}_success.mp4"
+    assert video.stat().st_size > 1000

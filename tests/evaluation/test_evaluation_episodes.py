@@ -1,16 +1,18 @@
 import json
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from corridor import RAISES, SPEC, Corridor, Walker
+from evaluation_corridor import RAISES, SPEC, Corridor, Walker
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from e0_lightning.envs.base import EvalEpisode
+from e0_lightning.evaluation.episodes import EpisodesDataModule
 from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
 from e0_lightning.evaluation.report.callback import RolloutReport
-from e0_lightning.evaluation.report.tables import markdown, summarise
 from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
-from e0_lightning.types import EpisodeResult
 
 
 def planned(loader):
@@ -18,17 +20,17 @@ def planned(loader):
 
 
 @pytest.mark.simulator
-def test_a_test_plays_every_task_on_unseen_seeds():
+def test_every_task_is_tested_on_seeds_without_demonstrations():
     data = ManiSkillEpisodes(["PushCube-v1", "PickCube-v1"], num_episodes=12, num_envs=2)
     batches = planned(data.test_dataloader())
     assert [len(batch) for batch in batches] == [10, 2, 10, 2]
     seeds = list(range(100_000, 100_012))
-    wanted = [(task, seed) for task in ("PushCube-v1", "PickCube-v1") for seed in seeds]
-    assert [episode for batch in batches for episode in batch] == wanted
+    expected = [(task, seed) for task in ("PushCube-v1", "PickCube-v1") for seed in seeds]
+    assert [episode for batch in batches for episode in batch] == expected
 
 
 @pytest.mark.simulator
-def test_validation_seeds_are_not_those_of_the_test():
+def test_validation_seeds_differ_from_test_seeds():
     data = ManiSkillEpisodes(["PushCube-v1"], num_episodes=5, num_val_episodes=4)
     test, val = (
         set(planned(loader)[0]) for loader in (data.test_dataloader(), data.val_dataloader())
@@ -42,12 +44,12 @@ def test_without_validation_episodes_there_is_no_loader():
 
 
 @pytest.mark.simulator
-def test_a_task_that_does_not_exist_is_refused_before_anything_starts():
+def test_an_unknown_task_is_refused_before_any_process_starts():
     with pytest.raises(ValueError, match="did you mean PickCube-v1"):
         ManiSkillEpisodes(["PickCub-v1"]).test_dataloader()
 
 
-def test_caps_lie_above_the_demonstrations_and_can_be_set():
+def test_max_steps_exceed_the_demonstrations_and_can_be_set():
     tasks = ["PushCube-v1", "PegInsertionSide-v1", "PullCube-v1"]
     assert list(ManiSkillEpisodes(tasks).max_steps.values()) == [100, 300, 200]
     assert set(ManiSkillEpisodes(tasks, max_steps=77).max_steps.values()) == {77}
@@ -55,7 +57,7 @@ def test_caps_lie_above_the_demonstrations_and_can_be_set():
     assert list(one.values()) == [60, 300, 200]
 
 
-def test_an_instruction_can_be_given_with_its_task():
+def test_an_instruction_can_be_given_by_task():
     data = ManiSkillEpisodes({"PushCube-v1": "shove it"})
     assert data.instructions["PushCube-v1"] == "shove it"
     assert data.instructions["PickCube-v1"].startswith("pick up")
@@ -64,21 +66,24 @@ def test_an_instruction_can_be_given_with_its_task():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"num_episodes": 0}, "one episode at least"),
-        ({"first_seed": 3, "num_val_episodes": 4}, "no negative seeds"),
-        ({"max_steps": 0}, "needs a step at least"),
-        ({"max_steps": {"PickCube-v1": 9}}, "the tasks are PushCube-v1"),
-        ({"n_action_steps": 0}, "n_action_steps is 0"),
+        ({"num_episodes": 0}, "num_episodes: expected at least 1"),
+        (
+            {"first_seed": 3, "num_val_episodes": 4},
+            "first_seed: expected at least num_val_episodes",
+        ),
+        ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"max_steps": {"PickCube-v1": 9}}, "among PushCube-v1, got PickCube-v1"),
+        ({"n_action_steps": 0}, "n_action_steps: expected at least 1, got 0"),
     ],
-    ids=["episodes", "seeds", "cap", "task", "n_action_steps"],
+    ids=["episodes", "seeds", "max steps", "task", "n_action_steps"],
 )
-def test_numbers_that_make_no_sense_are_refused(wrong, message):
+def test_numbers_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ManiSkillEpisodes(["PushCube-v1"], **wrong)
 
 
 class Pedestrian(LightningModule):
-    """A module that plays episodes in tests, and in validations while it is fitted."""
+    """A module that runs episodes in tests and validations."""
 
     spec = SPEC
 
@@ -93,10 +98,16 @@ class Pedestrian(LightningModule):
 
 
 @pytest.fixture(scope="module")
-def corridor():
+def rollouts():
     rollouts = Rollouts(Corridor, num_envs=2, n_action_steps=4)
+    yield rollouts
+    rollouts.close()
+
+
+@pytest.fixture
+def corridor(rollouts):
     seeds = {"corridor": (3, 30, RAISES), "passage": (2, 4)}
-    yield [
+    return [
         RolloutBatch(
             rollouts,
             [EvalEpisode(task, seed, 8) for seed in each],
@@ -108,7 +119,6 @@ def corridor():
         )
         for task, each in seeds.items()
     ]
-    rollouts.close()
 
 
 @pytest.fixture
@@ -123,42 +133,77 @@ def trainer(tmp_path):
     )
 
 
-def test_a_report_says_what_came_of_every_episode(corridor, trainer, tmp_path, capsys):
+def test_a_test_reports_every_episode(corridor, trainer, tmp_path, capsys):
     trainer.test(Pedestrian(), DataLoader(corridor, batch_size=None, collate_fn=lambda each: each))
     folder = tmp_path / "rollouts"
-    found = json.loads((folder / "results.json").read_text())
-    task = found["tasks"]["corridor"]
+    report = json.loads((folder / "results.json").read_text())
+    task = report["tasks"]["corridor"]
     assert (task["successes"], task["n"], task["errors"]) == (1, 3, 1)
     assert task["rate"] == pytest.approx(1 / 3)
     # Wilson's interval of 1 of 3.
     assert (task["low"], task["high"]) == pytest.approx((0.0615, 0.7923), abs=1e-4)
-    assert found["mean"] == pytest.approx((1 / 3 + 1) / 2)
-    assert found["n_action_steps"] == 4
-    assert found["versions"]["corridor"] == "1.0"
+    assert report["mean"] == pytest.approx((1 / 3 + 1) / 2)
+    assert report["n_action_steps"] == 4
+    assert report["versions"]["corridor"] == "1.0"
     lines = (folder / "episodes.jsonl").read_text().splitlines()
-    assert [json.loads(line)["seed"] for line in lines] == [3, 30, RAISES, 2, 4]
+    assert sorted(json.loads(line)["seed"] for line in lines) == [2, 3, 4, RAISES, 30]
+    assert trainer.callback_metrics["test/success_rate/passage"] == 1
     table = (folder / "results.md").read_text()
     assert "| corridor | 33.3% | 6.1% – 79.2% | 3 | 1 | 4 | 8 |" in table
     assert f"corridor, seed {RAISES}: RuntimeError: the floor gave way" in table
     assert table in capsys.readouterr().out
 
 
-def test_success_can_be_monitored_in_validation(corridor, trainer):
+def test_validation_logs_success_rates_by_task(corridor, trainer):
     loader = DataLoader(corridor, batch_size=None, collate_fn=lambda each: each)
     trainer.validate(Pedestrian(), loader, verbose=False)
-    assert trainer.callback_metrics["success/corridor"] == pytest.approx(1 / 3)
-    assert trainer.callback_metrics["success/passage"] == 1
+    assert trainer.callback_metrics["val/success_rate/corridor"] == pytest.approx(1 / 3)
+    assert trainer.callback_metrics["val/success_rate/passage"] == 1
 
 
-def test_an_error_is_a_failure_in_the_figures():
-    broken = EpisodeResult("push", 1, False, 2, error="gone")
-    tasks = summarise([broken, EpisodeResult("push", 2, True, 10)])
-    assert tasks["push"]["rate"] == 0.5
-    assert tasks["push"]["mean_steps"] == 6
+def test_videos_of_a_validation_are_logged_once_per_task_and_outcome(rollouts, tmp_path):
+    pytest.importorskip("imageio_ffmpeg", reason="videos need imageio[ffmpeg]")
 
+    class VideoLogger(CSVLogger):
+        logged: ClassVar[list] = []
 
-def test_one_task_needs_no_mean_of_tasks():
-    found = {"tasks": summarise([EpisodeResult("push", 1, True, 5)]), "mean": 1.0}
-    text = markdown({**found, "versions": {"torch": "2"}, "episodes": []})
-    assert "mean of tasks" not in text
-    assert "broke off" not in text
+        def log_video(self, key, videos, step):
+            assert Path(videos[0]).stat().st_size > 0
+            self.logged.append((key, step))
+
+    class Episodes(EpisodesDataModule):
+        def task_names(self):
+            return ["corridor"]
+
+        def val_seeds(self):
+            return range(28, 32)
+
+        def max_steps_of(self, task):
+            return 29
+
+        def make_environment(self):
+            return Corridor
+
+        def metadata(self, tasks):
+            return {}
+
+    data = Episodes(
+        num_episodes=1,
+        num_val_episodes=4,
+        num_envs=2,
+        n_action_steps=4,
+        num_videos=4,
+        camera_offset=None,
+    )
+    trainer = Trainer(
+        logger=VideoLogger(tmp_path / "logs"),
+        accelerator="cpu",
+        callbacks=[RolloutReport(str(tmp_path / "report"))],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(Pedestrian(), data, verbose=False)
+    assert trainer.callback_metrics["val/success_rate/corridor"] == 0.5
+    assert VideoLogger.logged == [("val/corridor/failure", 0), ("val/corridor/success", 0)]
+    kept = [path.name for path in (tmp_path / "report" / "validation").rglob("*.mp4")]
+    assert sorted(kept) == ["corridor_failure.mp4", "corridor_success.mp4"]

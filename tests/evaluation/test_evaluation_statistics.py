@@ -1,0 +1,58 @@
+from e0_lightning.evaluation.statistics import by_camera, by_suite, by_task
+from e0_lightning.types import EpisodeResult
+
+PROTOCOL = {"a": {"tasks": 2, "episodes": 3, "rates": {"E0, published": 0.972}}}
+
+
+def results(task="a/push", successes=2, n=3, camera=(0.0, 0.0, 0.0)):
+    return [EpisodeResult(task, i, i < successes, 5 + i, camera=camera) for i in range(n)]
+
+
+def test_an_error_is_a_failure():
+    broken = EpisodeResult("push", 1, False, 2, error="gone")
+    tasks = by_task([broken, EpisodeResult("push", 2, True, 10)])
+    assert tasks["push"]["rate"] == 0.5
+    assert tasks["push"]["errors"] == 1
+    assert tasks["push"]["mean_steps"] == 6
+
+
+def test_suites_pool_their_tasks():
+    suites = by_suite(results("a/push", 3, 4) + results("a/pull", 1, 4) + results("b/push", 0, 4))
+    assert (suites["a"]["rate"], suites["a"]["n"], suites["b"]["rate"]) == (0.5, 8, 0.0)
+    assert by_suite(results("push")) == {}
+
+
+def test_published_rates_stand_beside_the_complete_protocol_only():
+    def has_published(evaluated):
+        return "published" in by_suite(evaluated, PROTOCOL)["a"]
+
+    whole = results("a/push") + results("a/pull")
+    assert by_suite(whole, PROTOCOL)["a"]["published"] == {"E0, published": 0.972}
+    assert not has_published(results("a/push"))
+    assert not has_published(results("a/push") + results("a/pull", n=2))
+    assert not has_published(whole + results("a/lift"))
+    assert not has_published(whole + results("a/push", camera=(5.0, 0.0, 0.0)))
+    assert by_suite(results("b/push"), PROTOCOL).keys() == {"b"}
+
+
+def test_success_is_summarized_by_camera_displacement():
+    evaluated = results() + results(successes=0, camera=(15.0, 0.0, 0.0))
+    evaluated += results(successes=1, camera=(0.0, -5.0, 0.1))
+    cameras = by_camera(evaluated)
+    assert {name: summary["successes"] for name, summary in cameras.items()} == {
+        "not displaced": 2,
+        "azimuth +15°": 0,
+        "elevation -5°, distance +10%": 1,
+    }
+    assert by_camera(results()) == {}
+
+
+def test_many_displacements_are_grouped_by_angle():
+    evaluated = [
+        EpisodeResult("push", n, n < 20, 1, camera=(n / 4, 0.0, 0.0)) for n in range(40)
+    ]  # 0 to 9.75 degrees
+    cameras = by_camera(evaluated)
+    assert {name: (each["successes"], each["n"]) for name, each in cameras.items()} == {
+        "0° to 5°": (20, 20),
+        "5° to 10°": (0, 20),
+    }
