@@ -88,7 +88,7 @@ def test_objects_are_projected_by_the_camera_matrix(soup, name):
     position = sim.data.body_xpos[soup.control_env.env.obj_body_id[name]]
     camera = sim.model.camera_name2id("agentview")
     x, y, z = sim.data.cam_xmat[camera].reshape(3, 3).T @ (position - sim.data.cam_xpos[camera])
-    # MuJoCo's cameras have x to the right and y up, and look along -z.
+    # MuJoCo's cameras have x to the right and y up, and point along -z.
     expected = observation.intrinsics["agentview"] @ [x / -z, -y / -z, 1]
     sim.data.set_joint_qpos(f"{name}_joint0", [0, 0, -5, 1, 0, 0, 0])
     sim.forward()

@@ -175,11 +175,11 @@ def test_lightning_test_records_and_reports_episodes(recorded, tmp_path):
         enable_progress_bar=False,
     )
     trainer.test(Replay([demo]), episodes)
-    found = json.loads((tmp_path / "rollouts" / "results.json").read_text())
-    assert found["episodes"][0]["success"] is True
-    assert found["episodes"][0]["steps"] == demo.steps
-    assert [each["seed"] for each in found["episodes"]] == [demo.seed, demo.seed + 1]
-    assert found["max_steps"] == {"PushCube-v1": 70}
-    assert {"mani_skill", "sapien", "renderer", "torch", "e0-lightning"} <= set(found["versions"])
+    report = json.loads((tmp_path / "rollouts" / "results.json").read_text())
+    assert report["episodes"][0]["success"] is True
+    assert report["episodes"][0]["steps"] == demo.steps
+    assert [each["seed"] for each in report["episodes"]] == [demo.seed, demo.seed + 1]
+    assert report["max_steps"] == {"PushCube-v1": 70}
+    assert {"mani_skill", "sapien", "renderer", "torch", "e0-lightning"} <= set(report["versions"])
     video = tmp_path / "rollouts" / "videos" / f"PushCube-v1_{demo.seed}_success.mp4"
     assert video.stat().st_size > 1000

@@ -56,7 +56,7 @@ def test_markdown_escapes_what_it_quotes():
 def test_a_page_is_complete_and_loads_nothing(tmp_path):
     video = tmp_path / "videos" / "a #1.mp4"
     video.parent.mkdir()
-    video.write_bytes(b"film of a success")
+    video.write_bytes(b"a video")
     evaluated = results()
     evaluated[1] = EpisodeResult("a/push", 1, True, 6, video=str(video))
     evaluated[2] = EpisodeResult("a/push", 2, False, 7, error="<lost> & gone", video=str(tmp_path))
@@ -64,7 +64,7 @@ def test_a_page_is_complete_and_loads_nothing(tmp_path):
     write_report(tmp_path, evaluated, metadata)
     page = (tmp_path / "results.html").read_text()
     assert page.count("<video") == 1
-    assert "data:video/mp4;base64,ZmlsbSBvZiBhIHN1Y2Nlc3M=" in page
+    assert "data:video/mp4;base64,YSB2aWRlbw==" in page
     assert 'href="videos/a%20%231.mp4"' in page
     assert "&lt;lost&gt; &amp; gone" in page
     assert "only &lt;here&gt;" in page
@@ -199,7 +199,7 @@ def test_each_episode_is_on_disk_before_the_next_ends(rollouts, tmp_path):
 
 def test_merging_copies_videos_inside_the_reports_and_reads_no_other_file(tmp_path):
     (tmp_path / "one" / "videos").mkdir(parents=True)
-    (tmp_path / "one" / "videos" / "push.mp4").write_bytes(b"film")
+    (tmp_path / "one" / "videos" / "push.mp4").write_bytes(b"video")
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     evaluated = results("a/push", 2, 3)
     evaluated[0] = EpisodeResult("a/push", 0, True, 5, video=str(tmp_path / "one/videos/push.mp4"))
@@ -208,7 +208,7 @@ def test_merging_copies_videos_inside_the_reports_and_reads_no_other_file(tmp_pa
     merge([tmp_path / "one"], tmp_path / "whole")
     report = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert [each["video"] for each in report["episodes"]] == ["videos/push.mp4", None, None]
-    assert (tmp_path / "whole" / "videos" / "push.mp4").read_bytes() == b"film"
+    assert (tmp_path / "whole" / "videos" / "push.mp4").read_bytes() == b"video"
     assert "c2VjcmV0" not in (tmp_path / "whole" / "results.html").read_text()
 
 

@@ -174,7 +174,7 @@ class LiberoEnvironment:
         pose[:3, :3] = Rotation.from_quat(np.roll(quaternion, -1)).as_matrix()  # MuJoCo: wxyz
         pose[:3, 3] = position
         if tuple(offset) != NO_OFFSET:
-            # MuJoCo's cameras look along -z.
+            # MuJoCo's cameras point along -z.
             table = float(self._env.env.workspace_offset[2])
             pose = orbit(pose, look_at_point(position, -pose[:3, 2], table), offset)
             quaternion = np.roll(Rotation.from_matrix(pose[:3, :3]).as_quat(), 1)

@@ -216,7 +216,7 @@ def versions() -> dict[str, str]:
 
 
 def _move_camera(sensor: Any, offset: CameraOffset) -> None:
-    """Displace a fixed camera from its original pose around the point of the table it looks at."""
+    """Displace a fixed camera from its original pose around its look-at point on the table."""
     if sensor.entity is not None:
         return  # mounted on the robot
     import sapien
@@ -224,7 +224,7 @@ def _move_camera(sensor: Any, offset: CameraOffset) -> None:
     pose = sensor.config.pose.sp
     if tuple(offset) != NO_OFFSET:
         matrix = pose.to_transformation_matrix().astype(np.float64)
-        # The tops of ManiSkill's tables lie at height 0; its cameras look along x.
+        # The tops of ManiSkill's tables lie at height 0; its cameras point along x.
         target = look_at_point(matrix[:3, 3], matrix[:3, 0], 0.0)
         pose = sapien.Pose(orbit(matrix, target, offset).astype(np.float32))
     sensor.camera.set_local_pose(pose)
