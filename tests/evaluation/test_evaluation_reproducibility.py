@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_policy import SPEC, STATE, ready_policy, tiny_settings
 
 from e0_lightning.envs.base import EnvObservation, EvalEpisode, StepResult
 from e0_lightning.evaluation.results_store import key
 from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
+from tiny_policy import SPEC, STATE, ready_policy, tiny_settings
 
 BINS = {"process": {"num_bins": 32}}
 POLICIES = {

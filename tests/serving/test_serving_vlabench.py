@@ -4,11 +4,11 @@ import h5py
 import numpy as np
 import pytest
 from scripted_server import running
+from test_experiments import EXPERIMENTS
 
 from e0_lightning.cli import run
 from e0_lightning.data.formats.base import open_demos
 from e0_lightning.policies.checkpoint import load_policy
-from test_experiments import EXPERIMENTS
 from vlabench_recording import BASE, record
 
 openpi = pytest.importorskip(
