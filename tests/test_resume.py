@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from tiny_policy import InMemoryDemos, new_policy, quiet_trainer, tiny_settings
 
@@ -95,21 +95,18 @@ POLICIES["stochastic depth"]["init_args"]["encoder"]["vision"]["model_args"] = {
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_run_resumed_in_memory_equals_an_uninterrupted_one_to_the_bit(name, tmp_path):
-    settings = POLICIES[name]
-
-    def fit_in_memory(steps, seed, resume=None):
+    def fit_in_memory(folder, seed, resume=None):
         torch.manual_seed(seed)  # without effect on training
-        callbacks = [EMAWeightAveraging(decay=0.5)]
-        trainer = quiet_trainer(tmp_path, max_steps=steps, callbacks=callbacks)
-        trainer.fit(new_policy(settings), InMemoryDemos(), ckpt_path=resume, weights_only=True)
-        path = tmp_path / f"{steps}-{seed}.ckpt"
-        trainer.save_checkpoint(path)
-        return path
+        saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)
+        callbacks = [EMAWeightAveraging(decay=0.5), saving]
+        trainer = quiet_trainer(tmp_path, max_steps=6, callbacks=callbacks)
+        policy = new_policy(POLICIES[name])
+        trainer.fit(policy, InMemoryDemos(), ckpt_path=resume, weights_only=True)
+        return torch.load(folder / "step=6.ckpt", weights_only=True)
 
-    half = fit_in_memory(3, seed=1)
-    resumed, whole = fit_in_memory(6, seed=2, resume=half), fit_in_memory(6, seed=3)
-    resumed, whole = (torch.load(path, weights_only=True) for path in (resumed, whole))
-    assert_equal_weights(resumed, whole, step=6)
+    whole = fit_in_memory(tmp_path / "whole", seed=1)
+    half = tmp_path / "whole" / "step=3.ckpt"
+    assert_equal_weights(fit_in_memory(tmp_path / "resumed", seed=2, resume=half), whole, step=6)
 
 
 def assert_equal_weights(resumed: dict, whole: dict, step: int) -> None:
