@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import DataLoader
 
-from tiny_policy import InMemoryDemos, new_policy, quiet_trainer, tiny_settings
+from tiny_policy import InMemoryDemos, make_batch, new_policy, quiet_trainer, tiny_settings
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
@@ -95,13 +96,19 @@ POLICIES["stochastic depth"]["init_args"]["encoder"]["vision"]["model_args"] = {
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_run_resumed_in_memory_equals_an_uninterrupted_one_to_the_bit(name, tmp_path):
+    class OneBatch(InMemoryDemos):
+        """The same batch at every step: a plain DataLoader does not resume within an epoch."""
+
+        def train_dataloader(self):
+            return DataLoader([make_batch()] * 8, batch_size=None)
+
     def fit_in_memory(folder, seed, resume=None):
         torch.manual_seed(seed)  # without effect on training
         saving = ModelCheckpoint(folder, "{step}", every_n_train_steps=3, save_top_k=-1)
         callbacks = [EMAWeightAveraging(decay=0.5), saving]
         trainer = quiet_trainer(tmp_path, max_steps=6, callbacks=callbacks)
         policy = new_policy(POLICIES[name])
-        trainer.fit(policy, InMemoryDemos(), ckpt_path=resume, weights_only=True)
+        trainer.fit(policy, datamodule=OneBatch(), ckpt_path=resume, weights_only=True)
         return torch.load(folder / "step=6.ckpt", weights_only=True)
 
     whole = fit_in_memory(tmp_path / "whole", seed=1)
