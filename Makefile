@@ -88,7 +88,7 @@ check-task:
 
 # An existing file is kept, unless DEMOS is given: then missing episodes are added to it.
 data/maniskill/%.h5: $(call if_given,DEMOS,always) | renderer
-	$(BIN)/e0 collect maniskill --task $* --episodes $(DEMOS) --out $@ \
+	$(BIN)/e0 collect maniskill --task $* --num_episodes $(DEMOS) --out $@ \
 	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
 
 always:

@@ -112,6 +112,6 @@ def test_options_of_an_experiment_are_collected():
 
 @pytest.mark.simulator
 def test_collect_names_a_task_that_does_not_exist(tmp_path):
-    command = ["collect", "maniskill", "--task=PushCubes-v1", "--episodes=1"]
+    command = ["collect", "maniskill", "--task=PushCubes-v1", "--num_episodes=1"]
     with pytest.raises(SystemExit, match=r"PushCube-v1"):
         e0([*command, f"--out={tmp_path / 'demos.h5'}"])

@@ -41,9 +41,9 @@ def test_the_papers_hyperparameters_are_those_of_the_overlays(files, horizon, di
     assert policy.num_tokens == horizon * dimensions
     assert (policy.process.num_bins, policy.process.alpha) == (2048, 0.1)
     assert policy.sampler.num_steps == 10
-    rate = policy.optimizer.rate
-    assert rate(0, 30_000) == pytest.approx(5e-9)
-    assert rate(10_000, 30_000) == rate(29_999, 30_000) == 5e-5
+    lr_at = policy.optimizer.lr_at
+    assert lr_at(0, 30_000) == pytest.approx(5e-9)
+    assert lr_at(10_000, 30_000) == lr_at(29_999, 30_000) == 5e-5
     optimizer = policy.optimizer.configure(policy.parameters(), 30_000)["optimizer"]
     assert type(optimizer) is torch.optim.AdamW
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from e0_lightning.cli.lightning_cli import run
-from e0_lightning.comparison.tables import read_tables
+from e0_lightning.comparison.tables import read_tables, to_options
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 # Tasks with other demonstrations than those of the main experiment.
@@ -72,8 +72,11 @@ def test_task_trains_on_demos_of_its_own(overlay, demos, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variant_of_a_comparison_trains_over_the_main_experiment(name, demos, tmp_path):
-    options = VARIANTS[name]
+def test_variant_of_a_comparison_trains_over_the_main_experiment(
+    name, demos, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    options = to_options(VARIANTS[name])
     assert fit(demos, tmp_path, EXPERIMENTS / "maniskill.yaml", options=options) == 2
 
 
