@@ -47,6 +47,10 @@ class Batch(Observation):
     """``(B, H, D)`` float32, robot units."""
     valid: Tensor
     """``(B, H)`` bool, false past the end of the demonstration."""
+    demo: NotRequired[list[str]]
+    """B names of demonstrations, ``<file stem>/<name>``."""
+    step: NotRequired[Tensor]
+    """``(B,)`` int64, step of the observation in its demonstration."""
 
 
 class NormalizedBatch(TypedDict):

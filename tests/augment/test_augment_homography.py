@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from e0_lightning.augment.homography import homography, intrinsics_from_fov, rotation, transform
+from e0_lightning.augment.spherical_warp import homography, rotation, transform
 
 ANGLES = torch.tensor([-0.26, -0.1, 0.0, 0.17, 0.26], dtype=torch.float64)
 CAMERA = torch.tensor([[70.0, 0.5, 63.0], [0.0, 66.0, 65.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-def test_rotation_turns_yaw_first_and_pitch_after():
+def test_rotation_applies_yaw_before_pitch():
     yaw, pitch = ANGLES, ANGLES.flip(0)
     zero = torch.zeros_like(yaw)
     torch.testing.assert_close(rotation(yaw, pitch), rotation(zero, pitch) @ rotation(yaw, zero))
@@ -26,46 +26,39 @@ def test_positive_yaw_moves_the_scene_right_and_positive_pitch_up(yaw, pitch, mo
     torch.testing.assert_close(forward, torch.tensor(moved))
 
 
-def test_homographies_of_an_angle_and_its_opposite_cancel():
+def test_homographies_of_opposite_angles_cancel():
     zero, camera = torch.zeros_like(ANGLES), CAMERA.expand(len(ANGLES), 3, 3)
     identity = torch.eye(3, dtype=torch.float64).expand(len(ANGLES), 3, 3)
-    for there, back in (
+    for forward, inverse in (
         (rotation(ANGLES, zero), rotation(-ANGLES, zero)),
         (rotation(zero, ANGLES), rotation(zero, -ANGLES)),
         (rotation(ANGLES, ANGLES), rotation(ANGLES, ANGLES).mT),
     ):
-        round_trip = homography(there, camera) @ homography(back, camera)
+        round_trip = homography(forward, camera) @ homography(inverse, camera)
         torch.testing.assert_close(round_trip, identity, atol=1e-11, rtol=0)
 
 
-def test_homography_sends_a_pixel_where_its_point_goes_at_any_depth():
+def test_homography_maps_pixels_of_points_at_any_depth():
     rays = torch.tensor([[0.3, -0.2, 1.0], [-0.4, 0.1, 1.0]], dtype=torch.float64)
-    turn = rotation(ANGLES[:2], ANGLES[3:])
+    rotated = rotation(ANGLES[:2], ANGLES[3:])
     before = rays @ CAMERA.T
     for depth in (0.2, 5.0):
-        after = (CAMERA @ turn @ (depth * rays).unsqueeze(-1)).squeeze(-1)
-        found, _ = transform(homography(turn, CAMERA.expand(2, 3, 3)), before[:, 0], before[:, 1])
-        torch.testing.assert_close(found, after[:, :2] / after[:, 2:])
+        after = (CAMERA @ rotated @ (depth * rays).unsqueeze(-1)).squeeze(-1)
+        mapped, _ = transform(
+            homography(rotated, CAMERA.expand(2, 3, 3)), before[:, 0], before[:, 1]
+        )
+        torch.testing.assert_close(mapped, after[:, :2] / after[:, 2:])
 
 
 def test_a_point_behind_the_camera_has_no_positive_depth():
-    turn = rotation(torch.tensor([math.radians(120.0)]), torch.zeros(1))
-    _, depth = transform(homography(turn, CAMERA[None]), torch.tensor([63.0]), torch.tensor([65.5]))
+    rotated = rotation(torch.tensor([math.radians(120.0)]), torch.zeros(1))
+    _, depth = transform(
+        homography(rotated, CAMERA[None]), torch.tensor([63.0]), torch.tensor([65.5])
+    )
     assert depth.item() == pytest.approx(-0.5, abs=1e-6)
 
 
-def test_right_angle_field_of_view_has_a_focal_length_of_half_the_side():
-    wanted = torch.tensor([[64.0, 0.0, 64.0], [0.0, 64.0, 64.0], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(intrinsics_from_fov(90.0, 128), wanted)
-
-
-@pytest.mark.parametrize("fov", [0.0, -60.0, 180.0])
-def test_impossible_field_of_view_is_refused(fov):
-    with pytest.raises(ValueError, match="between 0 and 180 degrees"):
-        intrinsics_from_fov(fov, 128)
-
-
-def test_reduced_matrix_precision_moves_no_pixel():
+def test_homography_is_exact_under_reduced_matrix_precision():
     yaw, zero = torch.tensor([0.2]), torch.zeros(1)
     exact = homography(rotation(yaw, zero), CAMERA[None].float())
     with torch.autocast("cpu", dtype=torch.bfloat16):

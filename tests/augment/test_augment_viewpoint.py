@@ -1,140 +1,313 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
-from e0_lightning.augment.homography import intrinsics_from_fov, rotation
 from e0_lightning.augment.spherical_warp import SphericalWarp
+from e0_lightning.augment.viewpoint import ViewpointPerturbation, is_on_gripper
+from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.geometry import camera_matrix
+from e0_lightning.types import PolicySpec
 
-SIDE = 64
-CAMERA = intrinsics_from_fov(80.0, SIDE)
-YAWS = torch.tensor([0.26, -0.26, 0.0, 0.1, -0.2])
-PITCHES = torch.tensor([0.0, 0.2, -0.26, 0.26, -0.1])
-CAMERAS = CAMERA.expand(len(YAWS), 3, 3)
-
-
-def noise(batch: int = len(YAWS), side: int = SIDE) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, (batch, 3, side, side), generator=generator, dtype=torch.uint8)
+SIDE = 32
+CAMERA = torch.from_numpy(camera_matrix(90.0, SIDE))
 
 
-def rays() -> torch.Tensor:
-    """The direction every pixel centre looks in, ``(S, S, 3)``."""
-    centres = torch.arange(SIDE, dtype=torch.float64) + 0.5
-    v, u = torch.meshgrid(centres, centres, indexing="ij")
-    return torch.stack((u, v, torch.ones_like(u)), dim=-1) @ CAMERA.double().inverse().T
+def sample(views: tuple[str, ...] = ("base_camera", "hand_camera")) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randint(256, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    return {"images": dict.fromkeys(views, image), "intrinsics": dict.fromkeys(views, CAMERA)}
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
-def test_identity_leaves_every_bit(dtype):
-    images = noise().to(dtype)
-    still = torch.zeros(len(images))
-    warped, valid = SphericalWarp().warp(images, still, still, CAMERAS)
-    assert torch.equal(warped, images)
-    assert warped.dtype == dtype
-    assert valid.dtype == torch.bool
-    assert valid.all()
+def batch(size: int = 4, **changes: Any) -> dict[str, Any]:
+    loaded = next(iter(DataLoader([sample()] * size, batch_size=size)))
+    return {**loaded, **changes}
 
 
-def test_an_unturned_sample_is_untouched_beside_turned_ones():
-    images = noise().float()
-    yaw, pitch = YAWS.clone(), PITCHES.clone()
-    yaw[2] = pitch[2] = 0
-    warped, _ = SphericalWarp().warp(images, yaw, pitch, CAMERAS)
-    assert torch.equal(warped[2], images[2])
-    assert not torch.equal(warped[1], images[1])
+def perturbed(
+    callback: ViewpointPerturbation,
+    given: dict[str, Any],
+    step: int = 0,
+    index: int = 0,
+    rank: int = 0,
+) -> dict[str, Any]:
+    trainer = SimpleNamespace(
+        global_step=step, global_rank=rank, is_global_zero=rank == 0, loggers=[]
+    )
+    given = dict(given)
+    callback.on_train_batch_start(trainer, None, given, index)
+    return given
 
 
-def test_a_point_of_the_scene_lands_where_its_projection_does():
-    point = torch.tensor([0.15, -0.1, 1.2], dtype=torch.float64)
-    centres = torch.arange(SIDE) + 0.5
-
-    def picture(where: torch.Tensor) -> torch.Tensor:
-        u, v = (CAMERA.double() @ where)[:2] / where[2]
-        distance = (centres[None, :] - u) ** 2 + (centres[:, None] - v) ** 2
-        return torch.exp(-distance / 4.5).expand(1, 3, SIDE, SIDE).float()
-
-    for yaw, pitch in zip(YAWS, PITCHES, strict=True):
-        turn = rotation(yaw[None].double(), pitch[None].double())[0]
-        warped, _ = SphericalWarp().warp(picture(point), yaw[None], pitch[None], CAMERA[None])
-        weight = warped[0, 0] / warped[0, 0].sum()
-        found = torch.stack(((weight.sum(0) * centres).sum(), (weight.sum(1) * centres).sum()))
-        wanted = (CAMERA.double() @ turn @ point)[:2] / (turn @ point)[2]
-        # The blob stretches away from the middle, which takes its centre of mass along a little.
-        torch.testing.assert_close(found.double(), wanted, atol=0.1, rtol=0)
+def test_the_written_offset_is_that_of_the_warp():
+    given = batch()
+    result = perturbed(ViewpointPerturbation(max_yaw=12, max_pitch=7), given)
+    offset = result["view_offset"]["base_camera"]
+    radial, yaw, pitch = offset.unbind(-1)
+    assert (radial == 0).all()
+    assert 0 < yaw.abs().max() <= math.radians(12)
+    assert 0 < pitch.abs().max() <= math.radians(7)
+    original, cameras = given["images"]["base_camera"], given["intrinsics"]["base_camera"]
+    warped, _ = SphericalWarp().warp(original, yaw, pitch, cameras)
+    assert torch.equal(result["images"]["base_camera"], warped)
+    assert not torch.equal(warped, original)
 
 
-def test_a_picture_of_directions_turns_exactly():
-    linear_in_pixels = rays()[..., :2].permute(2, 0, 1).float()
-    image = torch.cat((linear_in_pixels, torch.ones(1, SIDE, SIDE)))
-    warped, valid = SphericalWarp().warp(image.expand(5, -1, -1, -1), YAWS, PITCHES, CAMERAS)
-    turn = rotation(YAWS.double(), PITCHES.double())
-    wanted = torch.einsum("bji,vuj->bivu", turn, rays())
-    wanted = (wanted / wanted[:, 2:]).float()
-    # The outermost half pixel repeats the border instead of going on.
-    limit = (SIDE - 1) / 2 / CAMERA[0, 0]
-    interior = valid & (wanted[:, :2].abs() < limit).all(dim=1, keepdim=True)
-    for channel in range(3):
-        torch.testing.assert_close(
-            warped[:, channel][interior[:, 0]],
-            wanted[:, channel][interior[:, 0]],
-            atol=2e-5,
-            rtol=0,
-        )
-    assert interior.float().mean() > 0.6
+def test_views_on_the_gripper_are_not_perturbed_by_default():
+    given = batch()
+    result = perturbed(ViewpointPerturbation(), given)
+    assert torch.equal(result["images"]["hand_camera"], given["images"]["hand_camera"])
+    assert torch.equal(result["view_offset"]["hand_camera"], torch.zeros(4, 3))
 
 
-def test_valid_is_where_the_source_has_a_pixel_and_the_rest_is_black():
-    images = noise().clamp(min=1)
-    warped, valid = SphericalWarp().warp(images, YAWS, PITCHES, CAMERAS)
-    turn = rotation(YAWS.double(), PITCHES.double())
-    seen = torch.einsum("bji,vuj->bvui", turn, rays()) @ CAMERA.double().T
-    pixel = seen[..., :2] / seen[..., 2:]
-    wanted = ((pixel >= 0) & (pixel <= SIDE)).all(dim=-1).unsqueeze(1)
-    assert torch.equal(valid, wanted)
-    assert torch.equal(warped.amin(dim=1, keepdim=True) > 0, valid)
+@pytest.mark.parametrize(
+    ("view", "on_gripper"),
+    [
+        ("hand_camera", True),
+        ("eye_in_hand_rgb", True),
+        ("cam_left_wrist", True),
+        ("GripperCam", True),
+        ("base_camera", False),
+        ("agentview_rgb", False),
+        ("overhead", False),
+    ],
+)
+def test_views_on_the_gripper_are_recognized_by_name(view, on_gripper):
+    assert is_on_gripper(view) is on_gripper
 
 
-def test_directions_behind_the_source_camera_are_not_valid():
-    camera = intrinsics_from_fov(150.0, SIDE)[None]
-    warp = SphericalWarp()
-    warped, valid = warp.warp(noise(1), torch.tensor([math.radians(60)]), torch.zeros(1), camera)
-    assert valid[..., -1].all()
-    assert not valid[..., 0].any()
-    assert (warped[..., 0] == 0).all()
+def test_only_named_views_are_perturbed():
+    given = batch()
+    result = perturbed(ViewpointPerturbation(views=["hand_camera"]), given)
+    assert torch.equal(result["images"]["base_camera"], given["images"]["base_camera"])
+    assert not torch.equal(result["images"]["hand_camera"], given["images"]["hand_camera"])
 
 
-def test_bytes_are_the_rounded_floats():
-    images = noise()
-    as_bytes, _ = SphericalWarp().warp(images, YAWS, PITCHES, CAMERAS)
-    as_floats, _ = SphericalWarp().warp(images.float(), YAWS, PITCHES, CAMERAS)
-    assert as_bytes.dtype == torch.uint8
-    assert torch.equal(as_bytes, as_floats.round().to(torch.uint8))
+def test_the_original_images_are_not_modified():
+    given = batch()
+    before = given["images"]["base_camera"].clone()
+    perturbed(ViewpointPerturbation(), given)
+    assert torch.equal(given["images"]["base_camera"], before)
 
 
-def test_samples_of_a_batch_do_not_touch_each_other():
-    images = noise()
-    together, _ = SphericalWarp().warp(images, YAWS, PITCHES, CAMERAS)
-    alone, _ = SphericalWarp().warp(images[3:4], YAWS[3:4], PITCHES[3:4], CAMERAS[3:4])
-    assert torch.equal(together[3:4], alone)
+def test_angles_are_a_function_of_seed_step_batch_and_rank(monkeypatch):
+    callback, given = ViewpointPerturbation(), batch()
+
+    def offset(**position: int) -> torch.Tensor:
+        torch.rand(7)  # angles do not depend on torch's generator
+        return perturbed(callback, given, **position)["view_offset"]["base_camera"]
+
+    first = offset(step=3, index=5)
+    assert torch.equal(first, offset(step=3, index=5))
+    for other in ({"step": 4, "index": 5}, {"step": 3, "index": 6}, {"step": 3, "rank": 1}):
+        assert not torch.equal(first, offset(**other))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert not torch.equal(first, offset(step=3, index=5))
 
 
-def test_samples_fill_the_limits_and_repeat_with_the_seed():
-    warp = SphericalWarp(max_yaw=15, max_pitch=5)
-    yaw, pitch = warp.sample(4000, torch.Generator().manual_seed(3))
-    assert 14.9 < yaw.abs().max().rad2deg() <= 15
-    assert 4.9 < pitch.abs().max().rad2deg() <= 5
-    assert yaw.mean().rad2deg().abs() < 0.5
-    again, _ = warp.sample(4000, torch.Generator().manual_seed(3))
-    assert torch.equal(yaw, again)
+def test_sampling_does_not_advance_the_global_generator():
+    given = batch()
+    torch.manual_seed(2)
+    expected = torch.rand(3)
+    torch.manual_seed(2)
+    perturbed(ViewpointPerturbation(), given)
+    assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("limits", [{"max_yaw": -1.0}, {"max_pitch": 90.0}])
-def test_limits_out_of_range_are_refused(limits):
-    with pytest.raises(ValueError, match="degrees, from 0 to below 90"):
-        SphericalWarp(**limits)
+def test_angles_of_a_view_do_not_depend_on_the_other_views():
+    both = perturbed(ViewpointPerturbation(views=["hand_camera", "base_camera"]), batch())
+    alone = perturbed(ViewpointPerturbation(), batch())
+    offsets = both["view_offset"]
+    assert not torch.equal(offsets["base_camera"], offsets["hand_camera"])
+    assert torch.equal(offsets["base_camera"], alone["view_offset"]["base_camera"])
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"yaw \(3,\).*a warp takes images \(B, 3, S, S\)"):
-        SphericalWarp().warp(noise(), YAWS[:3], PITCHES, CAMERAS)
+def test_probability_is_the_share_of_rotated_images():
+    given = batch(400)
+    result = perturbed(ViewpointPerturbation(probability=0.25), given)
+    rotated = result["view_offset"]["base_camera"].any(dim=-1)
+    assert 70 <= rotated.sum() <= 130
+    same = (result["images"]["base_camera"] == given["images"]["base_camera"]).flatten(1).all(dim=1)
+    assert torch.equal(same, ~rotated)
+
+
+def test_offset_keep_prob_is_the_share_of_offsets_written():
+    given = batch(size=400)
+    reference = perturbed(ViewpointPerturbation(), given)
+    result = perturbed(ViewpointPerturbation(offset_keep_prob=0.25), given)
+    assert torch.equal(result["images"]["base_camera"], reference["images"]["base_camera"])
+    written = result["view_offset"]["base_camera"].any(dim=-1)
+    assert 0.2 < written.float().mean() < 0.3
+    kept = reference["view_offset"]["base_camera"]
+    assert torch.equal(result["view_offset"]["base_camera"][written], kept[written])
+
+
+def test_an_offset_of_the_batch_is_added_to():
+    present = torch.full((4, 3), 0.5)
+    given = batch(view_offset={"base_camera": present})
+    result = perturbed(ViewpointPerturbation(), given)["view_offset"]
+    without = perturbed(ViewpointPerturbation(), batch())["view_offset"]
+    torch.testing.assert_close(result["base_camera"], without["base_camera"] + 0.5)
+
+
+@pytest.mark.parametrize("fov", [90.0, {"base_camera": 90.0}])
+def test_field_of_view_replaces_missing_intrinsics(fov):
+    without = {key: value for key, value in batch().items() if key != "intrinsics"}
+    result = perturbed(ViewpointPerturbation(fov=fov), without)
+    expected = perturbed(ViewpointPerturbation(), batch())
+    assert torch.equal(result["images"]["base_camera"], expected["images"]["base_camera"])
+
+
+def test_intrinsics_of_the_batch_are_used_before_the_field_of_view():
+    result = perturbed(ViewpointPerturbation(fov=30.0), batch())
+    expected = perturbed(ViewpointPerturbation(), batch())
+    assert torch.equal(result["images"]["base_camera"], expected["images"]["base_camera"])
+
+
+@pytest.mark.parametrize("fov", [None, {"hand_camera": 60.0}])
+def test_missing_intrinsics_and_field_of_view_name_both_remedies(fov):
+    with pytest.raises(ValueError, match=r"'base_camera'.*store intrinsics, or set fov"):
+        perturbed(ViewpointPerturbation(fov=fov), batch(intrinsics={}))
+
+
+@pytest.mark.parametrize("side", [SIDE // 2, SIDE * 2])
+def test_intrinsics_of_another_image_size_are_refused(side):
+    cameras = torch.from_numpy(camera_matrix(90.0, side)).expand(4, 3, 3)
+    with pytest.raises(ValueError, match=rf"'base_camera': expected .* images of {SIDE} pixels"):
+        perturbed(ViewpointPerturbation(), batch(intrinsics={"base_camera": cameras}))
+
+
+def test_data_with_views_on_the_gripper_only_are_refused():
+    given = next(iter(DataLoader([sample(("wrist",))], batch_size=1)))
+    with pytest.raises(ValueError, match=r"expected a third-person view, .*\['wrist'\]"):
+        perturbed(ViewpointPerturbation(), given)
+
+
+def test_a_view_that_the_batch_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"views among \['base_camera', .*got \['side'\]"):
+        perturbed(ViewpointPerturbation(views=["side"]), batch())
+
+
+def test_mirrored_views_are_refused():
+    with pytest.raises(ValueError, match=r"cannot rotate \['side_mirrored'\], whose images are"):
+        perturbed(ViewpointPerturbation(), next(iter(DataLoader([sample(("side_mirrored",))]))))
+
+
+def test_a_batch_without_images_is_refused():
+    with pytest.raises(ValueError, match="expected a batch that is a dict"):
+        ViewpointPerturbation().on_train_batch_start(None, None, torch.zeros(2), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_yaw": 90.0}, "max_yaw: expected degrees"),
+        ({"probability": 1.5}, "probability: expected a share"),
+        ({"offset_keep_prob": -0.5}, "offset_keep_prob: expected a share"),
+        ({"fov": 0.0}, "between 0 and 180"),
+        ({"fov": {"base_camera": 200.0}}, "between 0 and 180"),
+        ({"log_every_n_steps": 0}, "log_every_n_steps: expected at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ViewpointPerturbation(**settings)
+
+
+class OffsetRecorder(LightningModule):
+    """Stores the offsets of its training batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.offsets: list[torch.Tensor] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        self.offsets.append(batch["view_offset"]["base_camera"])
+        return self.weight * batch["images"]["base_camera"].float().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+def trained(
+    path: Any, steps: int, resume: Any = None, logger: Any = False
+) -> tuple[Any, OffsetRecorder]:
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[ViewpointPerturbation(log_every_n_steps=3)],
+        default_root_dir=path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    recorder = OffsetRecorder()
+    loader = DataLoader([sample()] * 12, batch_size=2)
+    trainer.fit(recorder, loader, ckpt_path=resume, weights_only=True if resume else None)
+    return trainer, recorder
+
+
+def test_a_resumed_run_continues_with_the_same_angles(tmp_path):
+    _, whole = trained(tmp_path, 9)
+    stopped, start = trained(tmp_path, 4)
+    stopped.save_checkpoint(tmp_path / "middle.ckpt")
+    _, rest = trained(tmp_path, 9, resume=tmp_path / "middle.ckpt")
+    assert len(whole.offsets) == 9
+    assert torch.equal(torch.stack(whole.offsets), torch.stack(start.offsets + rest.offsets))
+    assert len({offset.sum().item() for offset in whole.offsets}) == 9
+
+
+def test_originals_and_warps_are_logged_to_tensorboard(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run")
+    trained(tmp_path, 5, logger=[logger, CSVLogger(tmp_path, name="other")])
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert events.Tags()["images"] == ["viewpoint/base_camera"]
+    logged = events.Images("viewpoint/base_camera")
+    assert [image.step for image in logged] == [0, 3]
+    assert (logged[0].height, logged[0].width) == (2 * SIDE, 2 * SIDE)
+
+
+def test_real_demonstrations_have_the_intrinsics_for_it(demos):
+    data = RobotDemos(
+        [str(demos)], ["base_camera"], ["qpos"], horizon=4, batch_size=2, num_workers=0
+    )
+    data.setup("fit")
+    given = next(iter(data.train_dataloader()))
+    result = perturbed(ViewpointPerturbation(), given)
+    assert result["view_offset"]["base_camera"].shape == (2, 3)
+    changed = result["images"]["base_camera"] != given["images"]["base_camera"]
+    assert changed.flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "views", "message"),
+    [
+        ({"views": ["side"]}, ["base_camera"], r"expected views among \['base_camera'\], got"),
+        ({"fov": {"side": 60.0}}, ["base_camera"], r"got \['side'\]"),
+        ({}, ["wrist"], "expected a third-person view"),
+        ({"views": ["top_mirrored"]}, ["top_mirrored"], "cannot rotate"),
+    ],
+)
+def test_views_are_checked_against_the_data_before_the_first_step(settings, views, message):
+    spec = PolicySpec(dict.fromkeys(views, SIDE))
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(spec=spec))
+    with pytest.raises(ValueError, match=message):
+        ViewpointPerturbation(**settings).on_fit_start(trainer, None)
+
+
+def test_images_are_logged_to_any_logger_that_takes_them():
+    logged = []
+    wandb = SimpleNamespace(log_image=lambda key, images, step: logged.append((key, images, step)))
+    trainer = SimpleNamespace(global_step=0, global_rank=0, is_global_zero=True, loggers=[wandb])
+    ViewpointPerturbation().on_train_batch_start(trainer, None, batch(), 0)
+    ((key, (image,), step),) = logged
+    assert (key, image.shape, step) == ("viewpoint/base_camera", (2 * SIDE, 4 * SIDE, 3), 0)

@@ -7,7 +7,7 @@ from scripted_server import running
 from test_experiments import EXPERIMENTS
 
 from e0_lightning.cli import run
-from e0_lightning.data.formats.base import open_demos
+from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.policies.checkpoint import load_policy
 from vlabench_recording import BASE, record
 

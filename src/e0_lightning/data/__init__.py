@@ -2,9 +2,10 @@
 
 from e0_lightning.data.block_sampler import BlockSampler, ResumableLoader
 from e0_lightning.data.chunk_dataset import ChunkDataset, Demo
-from e0_lightning.data.datamodule import DemoSource, RobotDemos
-from e0_lightning.data.formats.base import DemoInfo, DemoReader, open_demos
-from e0_lightning.data.formats.maniskill import ManiSkillReader
+from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.data.formats.base import DemoInfo, DemoReader
+from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.sources import DemoSource
 
 __all__ = [
     "BlockSampler",
@@ -13,7 +14,6 @@ __all__ = [
     "DemoInfo",
     "DemoReader",
     "DemoSource",
-    "ManiSkillReader",
     "ResumableLoader",
     "RobotDemos",
     "open_demos",

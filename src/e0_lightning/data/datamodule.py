@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
-import fsspec
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from e0_lightning.data.block_sampler import BlockSampler, ResumableLoader
-from e0_lightning.data.chunk_dataset import ChunkDataset, Demo, require_horizon, split
-from e0_lightning.data.formats.base import DemoReader, open_demos
+from e0_lightning.data.block_sampler import BlockSampler, OnResume, ResumableLoader
+from e0_lightning.data.chunk_dataset import ChunkDataset, Demo
+from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.sources import DemoSource, open_sources
+from e0_lightning.data.split import check_horizon, read_split, split
+from e0_lightning.random import derive_seed
 from e0_lightning.types import Batch, PolicySpec
 
 
-@dataclass
-class DemoSource:
-    """One entry of a mixture.
-
-    Args:
-        path: A file, a glob pattern, or a URL that fsspec knows.
-        weight: Share of the samples, against the weights of the other entries.
-        instruction: Sentence to use in place of the file's own.
-    """
-
-    path: str
-    weight: float | None = None
-    instruction: str | None = None
-
-
 class RobotDemos(LightningDataModule):
-    """Demonstrations to imitate, and optionally the episodes to be judged by.
+    """Demonstrations for imitation learning, and optionally evaluation episodes.
 
-    Nothing is read before ``setup``. Batches follow :class:`~e0_lightning.types.Batch`; a training
-    run that is killed and resumed from a checkpoint goes on with the batches it had not seen.
+    Nothing is read before ``setup``. Batches follow :class:`~e0_lightning.types.Batch`. A training
+    run that is resumed from a checkpoint continues with the batches that remained of its epoch.
 
     Args:
-        demos: Files, glob patterns or sources with a weight and an instruction. Without weights
-            every window is seen once per epoch; with them, all entries need one.
+        demos: Files, glob patterns, or sources with a weight, an instruction or a reader. Without
+            weights every sample is used once per epoch; with them, all entries need one.
         views: Cameras to read.
-        state: Named parts of the robot's state, laid side by side in this order.
+        state: State parts to read, concatenated in this order.
         horizon: Steps in an action chunk, H.
-        batch_size: ChunkDataset in a batch, per process.
+        batch_size: Samples in a batch, per process.
         num_workers: Processes that read ahead; each keeps about 80 MB of decoded images, more
             where 20 blocks of the file (HDF5 chunks of several frames) are larger. The order of
             training batches depends on it.
-        validation: Share of the episodes to validate on, from 0 to below 1.
-        episodes: Episodes to play for testing, and for validation if they ask for it.
+        val_fraction: Share of the demonstrations to validate on, from 0 to below 1, for files
+            without lists of their own (``mask/train``, ``mask/valid``).
+        episodes: Episodes for evaluation in testing, and in validation if they support it.
+        on_resume: ``exact`` refuses a checkpoint from the middle of an epoch of other batches
+            (another number of processes, batch size or set of demonstrations); ``restart_epoch``
+            samples that epoch from its start.
     """
 
     def __init__(
@@ -66,24 +55,27 @@ class RobotDemos(LightningDataModule):
         num_workers: int = 2,
         val_fraction: float = 0.05,
         episodes: LightningDataModule | None = None,
+        on_resume: OnResume = "exact",
     ) -> None:
         super().__init__()
         if not demos or not views:
-            raise ValueError("demos and views: found an empty list; name at least one of each.")
+            raise ValueError("demos and views: expected at least one of each, got an empty list.")
         if not 0 <= val_fraction < 1:
             raise ValueError(
-                f"val_fraction: found {val_fraction}, wanted a share from 0 to below 1."
+                f"val_fraction: expected a share from 0 to below 1, got {val_fraction}."
             )
         if batch_size < 1:
-            raise ValueError(f"batch_size: found {batch_size}, wanted at least 1.")
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
+        if on_resume not in get_args(OnResume):
+            raise ValueError(f"on_resume: expected one of {get_args(OnResume)}, got {on_resume!r}.")
         self.sources = [DemoSource(demo) if isinstance(demo, str) else demo for demo in demos]
         weights = [source.weight for source in self.sources if source.weight is not None]
         if len(weights) not in (0, len(demos)) or any(weight <= 0 for weight in weights):
             raise ValueError(
-                f"demos: found weights {[source.weight for source in self.sources]}; give every "
-                "entry a positive weight, or none of them."
+                "demos: expected a positive weight for every entry, or for none, got "
+                f"{[source.weight for source in self.sources]}."
             )
-        self.shares = weights or None
+        self.weights = weights or None
         self.views = views
         self.state = state
         self.horizon = horizon
@@ -91,77 +83,95 @@ class RobotDemos(LightningDataModule):
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.episodes = episodes
+        self.on_resume: OnResume = on_resume
 
     @cached_property
-    def files(self) -> list[tuple[int, DemoReader]]:
-        """Every file of the mixture with the place of its source."""
-        return [
-            (place, open_demos(path, self.views, self.state))
-            for place, source in enumerate(self.sources)
-            for path in expand(source.path)
-        ]
+    def readers(self) -> list[tuple[int, DemoReader]]:
+        """The readers of all files, each with the index of its source."""
+        return open_sources(self.sources, self.views, self.state)
 
     @cached_property
     def spec(self) -> PolicySpec:
-        """What the demonstrations promise; reads headers only.
+        """Observation and action spec of the demonstrations, from headers.
 
         Raises:
-            ValueError: If two files of the mixture promise different things.
+            ValueError: If two files differ in theirs.
         """
-        (_, first), *others = self.files
-        for _, file in others:
-            first.spec.check_compatible(file.spec, first.path, file.path)
-            file.close()
+        (_, first), *others = self.readers
+        for _, reader in others:
+            first.spec.check_compatible(reader.spec, first.path, reader.path)
+            reader.close()
         first.close()
         return replace(first.spec, horizon=self.horizon)
 
     @property
-    def origin(self) -> str:
-        """What errors call these demonstrations."""
+    def source(self) -> str:
+        """What error messages call these demonstrations."""
         return "the data (" + ", ".join(source.path for source in self.sources) + ")"
 
     @cached_property
-    def windows(self) -> tuple[ChunkDataset, ChunkDataset | None]:
-        """ChunkDataset to train and to validate on, the latter None if ``validation`` is 0."""
-        _ = self.spec  # first of all, refuse files that do not fit together
-        episodes = []
-        for place, file in self.files:
-            given = self.sources[place].instruction
-            for demo in file.demos():
-                told = given or file.instruction(demo.name)
-                episodes.append(Demo(file, *demo, instruction=told, source=place))
-            file.close()
-        require_horizon(episodes, self.horizon)
-        training, held = split(episodes, self.val_fraction)
-        return ChunkDataset(training, self.horizon), ChunkDataset(
-            held, self.horizon
-        ) if held else None
+    def datasets(self) -> tuple[ChunkDataset, ChunkDataset | None]:
+        """Samples to train on and to validate on; the latter None if ``val_fraction`` is 0."""
+        _ = self.spec  # refuses files that differ before reading the headers of each demonstration
+        demos = [demo for index, reader in self.readers for demo in self._read_demos(index, reader)]
+        check_horizon(demos, self.horizon)
+        training, held_out = split(demos, self.val_fraction)
+        validation = ChunkDataset(held_out, self.horizon) if held_out else None
+        return ChunkDataset(training, self.horizon), validation
+
+    def _read_demos(self, index: int, reader: DemoReader) -> list[Demo]:
+        source, infos = self.sources[index], reader.demos()
+        splits = dict.fromkeys(info.name for info in infos)
+        if source.use_masks:
+            splits = read_split(reader, infos)
+        demos = [
+            Demo(
+                reader,
+                *info,
+                instruction=source.instruction or reader.instruction(info.name),
+                source=index,
+                split=splits[info.name],
+            )
+            for info in infos
+            if info.name in splits
+        ]
+        reader.close()
+        return demos
 
     @property
-    def seed(self) -> int:
-        """The run's seed, as ``seed_everything`` leaves it."""
-        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+    def instructions(self) -> list[str]:
+        """All instructions of training and validation, sorted."""
+        return sorted({demo.instruction for part in self.datasets if part for demo in part.demos})
 
     def prepare_data(self) -> None:
-        """Let the episodes download what they need."""
+        """Download what the episodes need."""
         if self.episodes is not None:
             self.episodes.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Index the files, unless only episodes are played."""
+        """Index the files, unless only episodes are evaluated, and check what is held out.
+
+        Training data are checked by `action_chunks`, which policies read for their statistics.
+
+        Raises:
+            ValueError: If a file cannot be used, or an action or state of a held-out demonstration
+                is not finite.
+        """
         if stage != "test":
-            _ = self.windows
+            _, validation = self.datasets
+            for _ in validation.action_chunks() if validation is not None else ():
+                pass
         if self.episodes is not None:
             self.episodes.trainer = self.trainer
             self.episodes.setup(stage)
 
     def teardown(self, stage: str) -> None:
-        """Let the episodes clean up."""
+        """Tear the episodes down."""
         if self.episodes is not None:
             self.episodes.teardown(stage)
 
-    def action_windows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Stream the training split without images, sources as often as their weights say.
+    def action_chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Iterate over the training samples without images, sources as often as they are weighted.
 
         Yields:
             Actions ``(N, H, D)``, state ``(N, Q)``, both in robot units, and valid ``(N, H)``.
@@ -169,91 +179,84 @@ class RobotDemos(LightningDataModule):
         Raises:
             ValueError: If an action or a state is not finite.
         """
-        return self.windows[0].action_windows(self.shares)
+        return self.datasets[0].action_chunks(self.weights)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled windows of the training episodes."""
-        windows = self.windows[0]
+        """Shuffled samples of the training demonstrations."""
+        dataset = self.datasets[0]
         if getattr(self.trainer, "overfit_batches", 0) > 0:
-            return self._loader(DataLoader, windows, batch_size=self.batch_size)
-        world = (1, 0)
-        if self.trainer is not None:
-            world = self.trainer.world_size, self.trainer.global_rank
-        lanes = max(1, self.num_workers)
-        order = BlockSampler(windows, self.batch_size, lanes, self.seed, self.shares, world)
-        return self._loader(ResumableLoader, windows, sampler=order, batch_size=order.batch_size)
+            return self._loader(DataLoader, dataset, batch_size=self.batch_size)
+        sampler = BlockSampler(
+            dataset,
+            self.batch_size,
+            num_workers=max(1, self.num_workers),
+            seed=derive_seed("order of training samples"),
+            weights=self.weights,
+            num_replicas=1 if self.trainer is None else self.trainer.world_size,
+            rank=0 if self.trainer is None else self.trainer.global_rank,
+        )
+        loader = self._loader(
+            ResumableLoader, dataset, sampler=sampler, batch_size=sampler.batch_size
+        )
+        assert isinstance(loader, ResumableLoader)
+        loader.on_resume = self.on_resume
+        return loader
 
     def val_dataloader(self) -> list[Any]:
-        """ChunkDataset of the validation episodes in order, then episodes to play, where there are."""
+        """Samples of the validation demonstrations in order, then evaluation episodes, if any."""
         loaders: list[Any] = []
-        if self.windows[1] is not None:
-            loaders.append(self._loader(DataLoader, self.windows[1], batch_size=self.batch_size))
+        if self.datasets[1] is not None:
+            loaders.append(self._loader(DataLoader, self.datasets[1], batch_size=self.batch_size))
         hook = LightningDataModule.val_dataloader
         if self.episodes is not None and type(self.episodes).val_dataloader is not hook:
-            played = self.episodes.val_dataloader()
-            loaders += [played] if played else []
+            episodes = self.episodes.val_dataloader()
+            loaders += [episodes] if episodes else []
         return loaders
 
     def test_dataloader(self) -> Any:
-        """Episodes to play.
+        """Evaluation episodes.
 
         Raises:
             ValueError: If there are none.
         """
         if self.episodes is None:
             raise ValueError(
-                "RobotDemos has no episodes to test on. Give it some, such as "
+                "RobotDemos has no episodes to test on. Add some, such as "
                 "`episodes: ManiSkillEpisodes` in the data section of the config."
             )
         return self.episodes.test_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """ChunkDataset of the validation episodes in order.
+        """Samples of the validation demonstrations in order.
 
         Raises:
-            ValueError: If ``validation`` is 0.
+            ValueError: If there are none.
         """
-        if self.windows[1] is None:
-            raise ValueError("validation: found 0, wanted more: predict reads validation demos.")
-        return self._loader(DataLoader, self.windows[1], batch_size=self.batch_size)
+        if self.datasets[1] is None:
+            raise ValueError(
+                "val_fraction: expected more than 0, got 0: predictions are made for the "
+                "demonstrations that are held out."
+            )
+        return self._loader(DataLoader, self.datasets[1], batch_size=self.batch_size)
 
     def _loader(
-        self, kind: type[DataLoader[Batch]], windows: ChunkDataset, **order: Any
+        self, kind: type[DataLoader[Batch]], dataset: ChunkDataset, **order: Any
     ) -> DataLoader[Batch]:
-        # Remote file systems keep threads, which a fork would lose; local HDF5 files are opened
-        # after it.
+        # Remote file systems have threads, which do not survive a fork.
         remote = any("://" in source.path for source in self.sources)
         return kind(
-            windows,
-            collate_fn=as_is,
+            dataset,
+            collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             multiprocessing_context="spawn" if remote and self.num_workers > 0 else None,
             pin_memory=torch.cuda.is_available(),
-            # Of its own, so that starting an epoch leaves the run's random state alone.
+            # Its own, so that starting an epoch does not change the global random state.
             generator=torch.Generator(),
             **order,
         )
 
 
-def as_is(batch: Any) -> Any:
-    """Hand on what :class:`ChunkDataset` has collated."""
+def _identity(batch: Any) -> Any:
+    """Return what :class:`ChunkDataset` has collated already."""
     return batch
-
-
-def expand(path: str) -> list[str]:
-    """Files that a path or glob pattern stands for.
-
-    Raises:
-        ValueError: If a pattern matches none.
-    """
-    if not glob.has_magic(path):
-        return [path]
-    if "://" in path:
-        system, _ = fsspec.core.url_to_fs(path)
-        found = [system.unstrip_protocol(match) for match in system.glob(path)]
-    else:
-        found = glob.glob(path)
-    if not found:
-        raise ValueError(f"{path}: no file matches. Check the path, or run `e0 collect`.")
-    return sorted(found)

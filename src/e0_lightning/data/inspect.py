@@ -1,83 +1,131 @@
-"""`e0 inspect`: what demonstration files hold, and what is wrong with them."""
+"""`e0 inspect`: what demonstration files hold, and their problems."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from e0_lightning.data.datamodule import expand
-from e0_lightning.data.formats.base import DemoReader, Floats, open_demos
+from e0_lightning.data.formats.base import DemoInfo, DemoReader, Floats
+from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.sources import expand
+from e0_lightning.data.split import read_split
+
+MAX_PROBLEMS = 10
+"""Problems listed per file."""
+
+HARDLY_MOVES = 1e-4
+"""Range between the extremes, in robot units, below which a dimension is marked."""
 
 
 def inspect(paths: list[str]) -> None:
-    """Print what each file holds: task, episodes, cameras, state, range of the actions, problems.
+    """Print what each file holds: task, demonstrations, cameras, state, actions, problems.
 
     Args:
-        paths: Files of demonstrations, glob patterns, or URLs that fsspec knows.
+        paths: Files of demonstrations, glob patterns, or URLs that fsspec reads.
 
     Raises:
         SystemExit: With status 1, after all files, if one of them has a problem.
     """
     problems = 0
-    for path in [found for pattern in paths for found in expand(pattern)]:
+    for path in [match for pattern in paths for match in expand(pattern)]:
         print(path)
-        try:
-            file = open_demos(path)
-            for line in [*_headers(file), *_actions(file)]:
-                print(f"  {line}")
-            file.close()
-        except ValueError as error:
-            problems += 1
-            print(f"  problem       {error}")
+        for line in _describe(path):
+            problems += line.startswith("problem")
+            print(f"  {line}")
     if problems:
         sys.exit(1)
 
 
-def _headers(file: DemoReader) -> list[str]:
-    spec, demos, failed = file.spec, file.demos(), file.failed()
+def _describe(path: str) -> Iterator[str]:
+    try:
+        reader = open_demos(path)
+        demos = reader.demos()
+        yield from _headers(reader, demos)
+    except ValueError as error:
+        yield f"problem       {error}"
+        return
+    problems: list[str] = []
+    actions = _read(reader.actions, demos, problems)
+    states = _read(reader.states, demos, problems)
+    for demo in demos:
+        for dataset in set(reader.image_dataset(demo.name).values()):
+            try:
+                reader.check_chunks(dataset)
+            except ValueError as error:
+                problems.append(str(error))
+    yield from _statistics("actions", actions, [str(d) for d in range(actions.shape[1])])
+    parts = reader.spec.state.items()
+    yield from _statistics("state", states, [f"{part}[{d}]" for part, n in parts for d in range(n)])
+    reader.close()
+    yield from (f"problem       {problem}" for problem in problems[:MAX_PROBLEMS])
+    if len(problems) > MAX_PROBLEMS:
+        yield f"problem       … and {len(problems) - MAX_PROBLEMS} more"
+
+
+def _headers(reader: DemoReader, demos: list[DemoInfo]) -> Iterator[str]:
+    spec, failed = reader.spec, reader.failed()
     steps = np.array([demo.steps for demo in demos])
     try:
-        sentences = Counter(file.instruction(demo.name) for demo in demos)
-        instruction = "; ".join(repr(sentence) for sentence in sentences)
+        sentences = Counter(reader.instruction(demo.name) for demo in demos)
+        instruction = "; ".join(
+            f"{sentence!r}" + f" ({count} demonstrations)" * (len(sentences) > 1)
+            for sentence, count in sentences.items()
+        )
     except ValueError:
-        instruction = "none: give one with the demos"
-    lines = [
-        f"format       {file.format}",
-        f"task          {file.task}",
-        f"instruction   {instruction}",
-        f"control mode  {spec.control_mode}",
-        f"episodes      {len(demos)}, and {len(failed)} failed ones left out"
-        + (f": {', '.join(failed[:10])}{', …' * (len(failed) > 10)}" if failed else ""),
+        instruction = "none: give one with the demonstrations"
+    names = f": {', '.join(failed[:10])}{', …' * (len(failed) > 10)}" if failed else ""
+    yield f"format        {reader.format}"
+    yield f"task          {reader.task}"
+    yield f"instruction   {instruction}"
+    yield f"control mode  {spec.control_mode or 'unknown'}"
+    yield f"demos         {len(demos)}, without {len(failed)} failed ones{names}"
+    yield (
         f"steps         {steps.sum()} in all; {steps.min()} / {steps.mean():.1f} / {steps.max()} "
-        "per episode (min / mean / max)",
-    ]
-    layouts = [file.stored(demo.name) for demo in demos]
+        "per demonstration (min / mean / max)"
+    )
+    split = Counter(read_split(reader, demos).values())
+    if split["valid"]:
+        yield f"split         {split['train']} to train on, {split['valid']} held out (mask/valid)"
+    datasets = [reader.image_dataset(demo.name) for demo in demos]
     for view, side in spec.views.items():
-        common = Counter(layout[view].chunks for layout in layouts).most_common(3)
-        shown = ", ".join(
+        common = Counter(each[view].chunks for each in datasets if view in each).most_common(3)
+        chunks = ", ".join(
             ("contiguous" if chunk is None else " × ".join(map(str, chunk)))
-            + f" ({count} episodes)"
+            + f" ({count} demonstrations)"
             for chunk, count in common
         )
-        known = "known" if view in file.intrinsics(demos[0].name) else "unknown"
-        lines.append(f"view          {view}: {side} px, intrinsics {known}, chunks {shown}")
+        known = "known" if view in reader.intrinsics(demos[0].name) else "unknown"
+        yield f"view          {view}: {side} px, intrinsics {known}, chunks {chunks or 'unknown'}"
     if not spec.views:
-        lines.append("view          none: replay the recording to RGB to train on images")
+        yield "view          none: images are needed for training (ManiSkill: replay to RGB)"
     for part, dims in spec.state.items():
-        lines.append(f"state         {part}: {dims}")
-    return lines
+        yield f"state         {part}: {dims}"
 
 
-def _actions(file: DemoReader) -> list[str]:
-    actions: Floats = np.concatenate(
-        [file.actions(demo.name, 0, demo.steps) for demo in file.demos()]
-    )
-    low, high = np.quantile(actions, [0.01, 0.99], axis=0)
-    lines = [f"actions       {'min':>10} {'q01':>10} {'q99':>10} {'max':>10}"]
-    for d, values in enumerate(
-        zip(actions.min(axis=0), low, high, actions.max(axis=0), strict=True)
-    ):
-        lines.append(f"  {d:<11} " + " ".join(f"{value:10.4f}" for value in values))
-    return lines
+def _read(
+    read: Callable[[str, int, int], Floats], demos: list[DemoInfo], problems: list[str]
+) -> Floats:
+    """Concatenate the values of all demonstrations that can be read, ``(T, …)``."""
+    values = []
+    for demo in demos:
+        try:
+            values.append(read(demo.name, 0, demo.steps))
+        except ValueError as error:
+            problems.append(str(error))
+    return np.concatenate(values) if values else np.zeros((0, 0), np.float32)
+
+
+def _statistics(kind: str, values: Floats, names: list[str]) -> Iterator[str]:
+    if values.size == 0:
+        return
+    width = max(map(len, names)) + 2
+    yield f"{kind + ' ':<{width + 2}} {'min':>10} {'q01':>10} {'q99':>10} {'max':>10}"
+    low, high = np.quantile(values, [0.01, 0.99], axis=0)
+    columns = (values.min(axis=0), low, high, values.max(axis=0))
+    for name, *row in zip(names, *columns, strict=True):
+        extent = row[-1] - row[0]
+        note = "  constant" if extent == 0 else "  hardly moves" * bool(extent < HARDLY_MOVES)
+        yield f"  {name:<{width}} " + " ".join(f"{value:10.4f}" for value in row) + note

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e0_lightning.data.formats.base import camera_matrix
-from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE, axis_angle, sentence
+from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE, sentence
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
 from e0_lightning.envs.libero_assets import ADVICE, load_package, package
 from e0_lightning.envs.mujoco_gl import gl_variables
+from e0_lightning.geometry import camera_matrix, quaternion_to_axis_angle
 from e0_lightning.types import MIRRORED, PolicySpec
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
@@ -277,7 +277,7 @@ def check_spec(task: str, spec: PolicySpec) -> None:
 def state_parts(observation: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
     """State parts of LIBERO's observation, with the names of the demonstrations."""
     position = observation["robot0_eef_pos"]
-    rotation = axis_angle(observation["robot0_eef_quat"])
+    rotation = quaternion_to_axis_angle(observation["robot0_eef_quat"])
     return {
         "ee_pos": position,
         "ee_ori": rotation,

@@ -1,1 +1,1 @@
-"""Formats of demonstration files, a reader each."""
+"""Formats of demonstration files: one reader each, and what they share."""

@@ -1,50 +1,60 @@
-"""What a format of demonstration files must answer, and how the format of a file is found."""
+"""The interface of a reader of demonstration files."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-import fsspec
 import h5py
 import numpy as np
 import numpy.typing as npt
 
+from e0_lightning.data.formats.frames import Pixels
+from e0_lightning.data.formats.hdf5 import find, open_hdf5
+from e0_lightning.data.formats.integrity import check_chunks, check_storage
 from e0_lightning.types import PolicySpec
 
 Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
 
 
 class DemoInfo(NamedTuple):
-    """One demonstration, known by its headers alone."""
+    """One demonstration, as described by its headers."""
 
     name: str
     """Name of the demonstration inside its file."""
     steps: int
     """Number of actions T; an observation exists before each of them."""
-    block: int
+    block_length: int
     """Steps that are stored together, so that reading one costs as much as reading all."""
 
 
 class DemoReader(ABC):
-    """A file of demonstrations of one task, read lazily; subclasses know one format each.
+    """Reads demonstrations of one file lazily; each format is a subclass.
 
-    Whatever a format stores, a subclass hands out images upright and RGB, the observation seen
-    *before* each action, and actions in the units that the controller takes.
+    A format implements four methods: `lengths`, `read_actions`, `read_states` and `read_images`;
+    everything else has a default. It returns images upright and RGB, the observation *before* each
+    action, and actions in the units of the controller. Values are checked here: numbers are finite,
+    images are square RGB of the size of the spec.
 
-    The file is opened at the first read in each process, and is never carried across a fork or in
-    a pickle, because HDF5 handles do not survive either.
+    The file is opened at the first read in each process, and never carried across a fork or in a
+    pickle, because HDF5 handles survive neither.
 
     Args:
-        path: Local path, or a URL that fsspec knows (``s3://…``).
-        views: Cameras to read; all there are if None.
-        state: Named state parts to read, in the order to lay them side by side; all if None.
+        path: Local path, or a URL that fsspec reads (``s3://…``).
+        views: Cameras to read; all if None.
+        state: Names of the state parts to read, in the order of concatenation; all if None.
     """
 
-    format: ClassVar[str]
+    format: ClassVar[str] = "custom"
+    """Name of the format."""
+
+    control_mode: str = ""
+    """Robot controller that the actions are meant for, empty if it is not known."""
 
     def __init__(
         self, path: str, views: Sequence[str] | None = None, state: Sequence[str] | None = None
@@ -54,179 +64,242 @@ class DemoReader(ABC):
         self.state = None if state is None else list(state)
         self._file: h5py.File | None = None
         self._pid = 0
+        self._checked: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.views, self.state)
 
+    @abstractmethod
+    def lengths(self) -> dict[str, int]:
+        """Usable demonstrations in recorded order, with their numbers of actions; reads no image.
+
+        Raises:
+            ValueError: If the parts of a demonstration differ in length.
+        """
+
+    @abstractmethod
+    def read_actions(self, demo: str, start: int, stop: int) -> Array:
+        """Read the actions of steps ``start`` to ``stop``, ``(n, D)``, robot units."""
+
+    @abstractmethod
+    def read_states(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+        """Read state parts by name, before each action, ``(n, …)`` each, robot units.
+
+        Parts that are not in ``self.state`` may be left out.
+        """
+
+    @abstractmethod
+    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+        """Read views by name, before each action, ``(n, S, S, 3)`` uint8 RGB, upright.
+
+        Views that are not in ``self.views`` may be left out.
+        """
+
     @classmethod
-    @abstractmethod
     def can_read(cls, file: h5py.File) -> bool:
-        """Whether the layout of ``file`` is this format's."""
+        """Whether ``file`` has this format; used to detect it."""
+        return False
 
     @property
-    @abstractmethod
-    def spec(self) -> PolicySpec:
-        """What the demonstrations promise, with horizon 0; reads headers of the first one."""
-
-    @property
-    @abstractmethod
     def task(self) -> str:
         """Name of the task that is demonstrated."""
+        return PurePosixPath(self.path).stem
 
-    @abstractmethod
-    def demos(self) -> list[DemoInfo]:
-        """Every usable demonstration in recorded order; reads headers, no image.
+    def read_instruction(self, demo: str) -> str | None:
+        """Read the instruction of a demonstration; None if the file has none."""
+        return None
 
-        Raises:
-            ValueError: If one of them lacks a camera or a state part or breaks the spec.
-        """
-
-    @abstractmethod
     def failed(self) -> list[str]:
-        """Demonstrations left out of :meth:`demos` because they are recorded as failures."""
+        """Demonstrations that are recorded as failures, which `lengths` leaves out."""
+        return []
 
-    @abstractmethod
-    def instruction(self, demo: str) -> str:
-        """The sentence that the demonstrator carried out.
+    def splits(self) -> dict[str, list[str]]:
+        """Names of the demonstrations for ``train`` and for ``valid``, where the file has them."""
+        return {}
+
+    def intrinsics(self, demo: str) -> dict[str, Floats]:
+        """View to camera matrix ``(3, 3)`` in pixels, for the views where it is known."""
+        return {}
+
+    def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
+        """View to the HDF5 data set of its images, steps first."""
+        return {}
+
+    def read_spec(self, demo: str) -> PolicySpec:
+        """Spec of one demonstration, with horizon 0."""
+        images, states = self.read_images(demo, 0, 1), self.read_states(demo, 0, 1)
+        views = self._select(images, self.views, "view", demo)
+        parts = self._select(states, self.state, "state part", demo)
+        return PolicySpec(
+            views={view: np.asarray(frames).shape[1] for view, frames in views.items()},
+            state={part: np.asarray(values).size for part, values in parts.items()},
+            action_dim=np.asarray(self.read_actions(demo, 0, 1)).shape[-1],
+            control_mode=self.control_mode,
+        )
+
+    @cached_property
+    def spec(self) -> PolicySpec:
+        """Observation and action spec of the first demonstration, with horizon 0."""
+        first = next(iter(self._lengths), None)
+        if first is None:
+            raise ValueError(f"{self.path}: expected at least one demonstration, got none.")
+        return self.read_spec(first)
+
+    def demos(self) -> list[DemoInfo]:
+        """Every usable demonstration in recorded order.
 
         Raises:
-            ValueError: If neither the file nor the format knows one.
+            ValueError: If one lacks a view or a state part, or differs from the first in its spec.
         """
+        infos = []
+        for name, steps in self._lengths.items():
+            other = f"its {name}"
+            self.spec.check_compatible(self.read_spec(name), f"{self.path} as a whole", other)
+            datasets = self.image_dataset(name).values()
+            chunks = [dataset.chunks[0] for dataset in datasets if dataset.chunks]
+            infos.append(DemoInfo(name, steps, max(chunks, default=1)))
+        return infos
 
-    @abstractmethod
+    def instruction(self, demo: str) -> str:
+        """Instruction of a demonstration.
+
+        Raises:
+            ValueError: If the file has none.
+        """
+        found = self.read_instruction(demo)
+        if not found:
+            raise ValueError(
+                f"{self.path}: {demo} has no instruction. Give one with the demonstrations: "
+                "{path: …, instruction: …}."
+            )
+        return found
+
     def actions(self, demo: str, start: int, stop: int) -> Floats:
-        """Actions of steps ``start`` to ``stop``, ``(n, D)``, robot units.
+        """Actions of steps ``start`` to ``stop``, ``(n, D)`` float32, robot units.
 
         Raises:
             ValueError: If one of them is not finite.
         """
+        values = self._rows(self.read_actions(demo, start, stop), "actions", demo, start, stop)
+        return self._finite(values, "actions", demo, start)
 
-    @abstractmethod
     def states(self, demo: str, start: int, stop: int) -> Floats:
-        """State before each action of steps ``start`` to ``stop``, ``(n, Q)``, robot units."""
+        """State before each action of steps ``start`` to ``stop``, ``(n, Q)`` float32.
 
-    @abstractmethod
+        Raises:
+            ValueError: If a state part is missing or not finite.
+        """
+        parts = self._select(self.read_states(demo, start, stop), self.state, "state part", demo)
+        columns = [np.zeros((stop - start, 0), np.float32)]
+        for part, read in parts.items():
+            values = self._rows(read, part, demo, start, stop)
+            columns.append(self._finite(values.reshape(len(values), -1), part, demo, start))
+        return np.concatenate(columns, axis=1)
+
     def images(self, demo: str, start: int, stop: int) -> dict[str, Pixels]:
-        """View to images before each action, ``(n, S, S, 3)``, RGB, upright."""
+        """View to images before each action, ``(n, S, S, 3)`` uint8, RGB, upright.
 
-    @abstractmethod
-    def intrinsics(self, demo: str) -> dict[str, Floats]:
-        """View to camera matrix ``(3, 3)`` in pixels, for the views where the file knows it."""
-
-    @abstractmethod
-    def stored(self, demo: str) -> dict[str, h5py.Dataset]:
-        """View to the data set that its images are in, steps first."""
+        Raises:
+            ValueError: If a view is missing, or its images are not square RGB of uint8.
+        """
+        read = self.read_images(demo, start, stop)
+        views = self._select(read, self.views, "view", demo)
+        for view, frames in views.items():
+            side = self.spec.views[view]
+            expected = (stop - start, side, side, 3)
+            if frames.shape != expected or frames.dtype != np.uint8:
+                raise ValueError(
+                    f"{self.path}: {demo}, view {view!r}, steps {start} to {stop}: expected "
+                    f"{expected} of uint8, got {frames.shape} of {frames.dtype}."
+                )
+        return views
 
     @property
     def file(self) -> h5py.File:
         """The open file of this process."""
         if self._file is None or self._pid != os.getpid():
             if self._file is not None:
-                # HDF5 would hand out what was inherited from before a fork once more.
+                # HDF5 would return the handle that was inherited from before a fork.
                 self._file.close()
             self._file, self._pid = open_hdf5(self.path), os.getpid()
         return self._file
 
     def close(self) -> None:
-        """Let go of the open file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
 
-    def rows(self, dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray[Any, Any]:
+    def find(self, key: str) -> h5py.Dataset | h5py.Group | None:
+        """Find a member of the file and check that the values of a data set are in it.
+
+        Raises:
+            ValueError: If it cannot be read, or its values are missing.
+        """
+        found = find(self.file, key)
+        if isinstance(found, h5py.Dataset) and found.name not in self._checked:
+            check_storage(found)
+            self._checked.add(found.name)
+        return found
+
+    def check_chunks(self, dataset: h5py.Dataset) -> h5py.Dataset:
+        """Check the chunk index of a data set before its first read in this process.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        key = f"chunks of {dataset.name}"
+        if key not in self._checked:
+            check_chunks(dataset)
+            self._checked.add(key)
+        return dataset
+
+    def rows(self, dataset: h5py.Dataset, start: int, stop: int) -> Array:
         """Read steps ``start`` to ``stop`` of a data set.
 
         Raises:
             ValueError: If they are damaged, naming the data set.
         """
         try:
-            read: np.ndarray[Any, Any] = dataset[start:stop]
+            read: Array = self.check_chunks(dataset)[start:stop]
         except OSError as error:
             raise ValueError(
-                f"{self.path}: {dataset.name}, steps {start} to {stop}: found damaged data "
-                f"({error}); whole data are wanted. Copy or collect the file again."
+                f"{self.path}: {dataset.name}, steps {start} to {stop} are damaged ({error}). Copy "
+                "or collect the file again."
             ) from error
         return read
 
-    def finite(self, values: Floats, what: str, demo: str, start: int) -> Floats:
-        """Hand ``values (n, …)`` on if they are finite.
+    @cached_property
+    def _lengths(self) -> dict[str, int]:
+        return self.lengths()
 
-        Raises:
-            ValueError: If they are not, naming the demonstration and the step.
-        """
-        good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if not good.all():
-            step = int(np.argmin(good))
+    def _select(
+        self, read: dict[str, Array], names: Iterable[str] | None, kind: str, demo: str
+    ) -> dict[str, Any]:
+        if names is None:
+            return read
+        if missing := [name for name in names if name not in read]:
             raise ValueError(
-                f"{self.path}: {demo}/{what} at step {start + step} is {values[step].tolist()}; "
-                "finite numbers are wanted. Record that demonstration again or remove it."
+                f"{self.path}: {demo}: expected a {kind} {missing[0]!r}, got "
+                f"{', '.join(read) or 'none'}."
+            )
+        return {name: read[name] for name in names}
+
+    def _rows(self, read: Array, what: str, demo: str, start: int, stop: int) -> Floats:
+        if len(read) != stop - start:
+            raise ValueError(
+                f"{self.path}: {demo}/{what}: expected steps {start} to {stop}, got {len(read)} "
+                "rows."
+            )
+        with np.errstate(over="ignore"):  # infinity is refused with its step
+            return np.asarray(read).astype(np.float32)
+
+    def _finite(self, values: Floats, what: str, demo: str, start: int) -> Floats:
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not finite.all():
+            step = int(np.argmin(finite))
+            raise ValueError(
+                f"{self.path}: {demo}/{what} at step {start + step}: expected finite numbers, got "
+                f"{values[step].tolist()}. Record that demonstration again or remove it."
             )
         return values
-
-
-def open_hdf5(path: str) -> h5py.File:
-    """Open a local or remote HDF5 file for reading.
-
-    Raises:
-        ValueError: If there is no such file, or it is empty, cut off or not HDF5.
-    """
-    try:
-        if "://" not in path:
-            if not os.path.exists(path):
-                raise FileNotFoundError
-            if os.path.getsize(path) == 0:
-                raise ValueError(f"{path} is empty (0 bytes); an HDF5 file of demos is wanted.")
-            return h5py.File(path, "r")
-        return h5py.File(fsspec.open(path, "rb").open(), "r")
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path}: no such file. Check the path, or make demos with `e0 collect`."
-        ) from error
-    except OSError as error:
-        if error.errno is not None:  # the system's or the network's; HDF5 gives its own no number
-            raise ValueError(
-                f"{path}: cannot be read ({error}). Check its permissions and the connection."
-            ) from error
-        cut = "truncated" in str(error)
-        raise ValueError(
-            f"{path}: found {'a cut-off HDF5 file' if cut else 'something that is not HDF5'} "
-            f"({error}); a complete HDF5 file of demos is wanted. Copy or collect it again."
-        ) from error
-
-
-def camera_matrix(field: float, side: int) -> Floats:
-    """Camera matrix ``(3, 3)`` in pixels of a square image with a field of view in degrees."""
-    focal = side / 2 / np.tan(np.deg2rad(field) / 2)
-    return np.array([[focal, 0, side / 2], [0, focal, side / 2], [0, 0, 1]], dtype=np.float32)
-
-
-def open_demos(
-    path: str, views: Sequence[str] | None = None, state: Sequence[str] | None = None
-) -> DemoReader:
-    """Find the format of a file by looking into it.
-
-    Args:
-        path: Local path or fsspec URL.
-        views: Cameras to read; all there are if None.
-        state: Named state parts to read; all there are if None.
-
-    Returns:
-        The file as its format reads it, not yet opened.
-
-    Raises:
-        ValueError: If the file cannot be opened or speaks no format that is known.
-    """
-    from e0_lightning.data.formats.maniskill import ManiSkillReader
-    from e0_lightning.data.formats.robomimic import RobomimicReader
-    from e0_lightning.data.formats.vlabench import VLABenchReader
-
-    dialects: tuple[type[DemoReader], ...] = (ManiSkillReader, RobomimicReader, VLABenchReader)
-    with open_hdf5(path) as file:
-        for format in dialects:
-            if format.can_read(file):
-                return format(path, views, state)
-        found = ", ".join(list(file)[:5]) or "nothing"
-    raise ValueError(
-        f"{path}: no known layout of demos; found {found} at the top. "
-        f"Wanted one of: {', '.join(format.format for format in dialects)}."
-    )

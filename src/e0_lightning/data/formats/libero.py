@@ -1,4 +1,4 @@
-"""What LIBERO's files hold, and where they differ from robomimic's, whose layout they share."""
+"""LIBERO's files: how their layout, which is robomimic's, is to be read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.data.formats.hdf5 import find, members
+from e0_lightning.geometry import quaternion_to_matrix
+
 CONTROL_MODE = "osc_pose_delta"
-"""LIBERO's controller: steps of 5 cm and 0.5 rad at most, at 20 Hz; gripper -1 open, +1 close."""
+"""LIBERO's controller: steps of at most 5 cm and 0.5 rad, at 20 Hz; gripper -1 open, +1 closed."""
 
 CAMERAS = {"agentview": "agentview", "eye_in_hand": "robot0_eye_in_hand"}
 """View name to the camera's name in the simulator's model."""
@@ -23,18 +26,19 @@ FIELDS_OF_VIEW = {"agentview": 45.0, "eye_in_hand": 75.0}
 
 
 @dataclass(frozen=True)
-class Layout:
+class DemoLayout:
     """How to read the demonstrations of one file.
 
     Args:
-        format: Name, for people.
-        views: View name to its dataset under ``obs``.
+        format: Name of the format.
+        views: View name to its data set under ``obs``.
         parts: Vectors under ``obs`` that may be state parts.
         lag: Actions by which the t-th observation is late: 1 where it was recorded *after* the
-            t-th action, so that it is what the (t + 1)-th was chosen from.
+            t-th action, so that the (t + 1)-th was chosen from it.
         upside_down: Whether images are stored with the bottom row first.
-        control_mode: Controller that the actions are meant for, None if the file does not say.
-        fields: View to vertical field of view in degrees where no model says it.
+        control_mode: Controller that the actions are meant for, None if the file has none.
+        fields_of_view: View to vertical field of view in degrees where the file has no model.
+        square: Whether frames must be square; others are padded to squares.
     """
 
     format: str
@@ -43,58 +47,65 @@ class Layout:
     lag: int
     upside_down: bool
     control_mode: str | None
-    fields: dict[str, float] = field(default_factory=dict)
+    fields_of_view: dict[str, float] = field(default_factory=dict)
+    square: bool = True
 
 
 class Camera(NamedTuple):
     """A camera as a model file describes it."""
 
-    field: float
+    fov: float
     """Vertical field of view, degrees."""
     pose: NDArray[np.float64]
     """To the body it is fixed to, ``(4, 4)``; MuJoCo's axes: x right, y up, looking along -z."""
 
 
-def libero_layout(file: h5py.File, demo: str) -> Layout | None:
-    """How to read a LIBERO file, official or regenerated without no-ops; None if it is neither."""
-    observations = file[f"data/{demo}"].get("obs", {})
+def find_layout(file: h5py.File, demo: str) -> DemoLayout | None:
+    """Layout of a LIBERO file, official or regenerated without no-ops; None if it is neither."""
+    observations = members(find(file, f"data/{demo}/obs"))
     views = {view: f"{view}_rgb" for view in CAMERAS if f"{view}_rgb" in observations}
     if not views:
         return None
     convention = str(file["data"].attrs.get("macros_image_convention", "opengl"))
-    late = _late(file["data"], demo)
-    return Layout(
+    late = _is_late(file["data"], demo)
+    return DemoLayout(
         format="LIBERO" if late else "LIBERO, without no-ops",
         views=views,
-        parts=[k for k, v in observations.items() if v.ndim == 2],
+        parts=[k for k, v in observations.items() if isinstance(v, h5py.Dataset) and v.ndim == 2],
         lag=int(late),
         upside_down=convention == "opengl",
         control_mode=control_mode(file["data"]) or CONTROL_MODE,
-        fields=FIELDS_OF_VIEW,
+        fields_of_view=FIELDS_OF_VIEW,
     )
 
 
-def _late(data: h5py.Group, demo: str) -> bool:
+def _is_late(data: h5py.Group, demo: str) -> bool:
     """Whether observations were recorded after their actions.
 
-    The simulator's state stands before its action in both; it holds the robot's seven joints
-    after the time, so it tells to which of two neighbouring states an observation belongs. Where
-    there is no such state the attributes tell, which only official files have.
+    The simulator's state is the one before its action in both kinds of files. It holds the time,
+    then the robot's seven joints: the observation belongs to the nearer of two successive states.
+    Without such states, the attributes decide, which only official files have.
     """
-    states, joints = data[demo].get("states"), data[demo].get("obs/joint_states")
-    if states is None or joints is None or len(states) < 2 or states.shape[1] < 8:
+    states, joints = find(data, f"{demo}/states"), find(data, f"{demo}/obs/joint_states")
+    if not (
+        isinstance(states, h5py.Dataset)
+        and isinstance(joints, h5py.Dataset)
+        and (states.ndim, joints.ndim) == (2, 2)
+        and len(states) >= 2
+        and states.shape[1] >= 8
+    ):
         return "num_samples" in data[demo].attrs
     rows = min(len(states), len(joints), 64)
-    poses, seen = states[:rows, 1:8], joints[:rows]
-    after = np.abs(seen[:-1] - poses[1:]).sum()
-    before = np.abs(seen[:-1] - poses[:-1]).sum()
+    poses, observed = states[:rows, 1:8], joints[:rows]
+    after = np.abs(observed[:-1] - poses[1:]).sum()
+    before = np.abs(observed[:-1] - poses[:-1]).sum()
     return bool(after < before)
 
 
 def control_mode(data: h5py.Group) -> str | None:
     """Controller named in ``env_args``, such as ``osc_pose_delta``.
 
-    From its version 1.5 on, robosuite names one for each part of the body; the arms' count.
+    From version 1.5 on, robosuite names one for each part of the body; those of the arms are used.
 
     Returns:
         None if none is named.
@@ -117,8 +128,8 @@ def control_mode(data: h5py.Group) -> str | None:
         return None
     if len(set(modes.values())) > 1:
         raise ValueError(
-            f"{data.file.filename}: its env_args name {modes}; one control mode for all arms is "
-            "wanted. Record, or convert, the demonstrations of both arms in one."
+            f"{data.file.filename}: expected one control mode for all arms in its env_args, got "
+            f"{modes}. Record or convert the demonstrations with one for both arms."
         )
     return next(iter(modes.values()), None)
 
@@ -127,8 +138,8 @@ def _mode(controller: str, delta: bool) -> str:
     return controller.lower() + ("_delta" if delta else "")
 
 
-def told(data: h5py.Group) -> str | None:
-    """The sentence in ``problem_info``; None if there is none."""
+def read_instruction(data: h5py.Group) -> str | None:
+    """Instruction in the attribute ``problem_info`` of a file; None if there is none."""
     try:
         words = json.loads(data.attrs["problem_info"])["language_instruction"]
     except (KeyError, TypeError, json.JSONDecodeError):
@@ -137,7 +148,7 @@ def told(data: h5py.Group) -> str | None:
 
 
 def sentence(name: str) -> str:
-    """The instruction in a LIBERO task's name, without the scene that some begin with."""
+    """Instruction in the name of a LIBERO task, without the scene that some begin with."""
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ")
 
 
@@ -146,49 +157,25 @@ def camera(model: str, name: str) -> Camera:
 
     Args:
         model: The XML.
-        name: The camera's name.
+        name: Name of the camera.
 
     Raises:
-        ValueError: If it is not XML, or holds no such camera, or the camera no sensible numbers.
+        ValueError: If it is not XML, has no such camera, or the camera has invalid numbers.
     """
     try:
         root = ElementTree.fromstring(model)
     except ElementTree.ParseError as error:
         raise ValueError(f"its MJCF cannot be parsed ({error})") from error
-    found = next((each for each in root.iter("camera") if each.get("name") == name), None)
-    if found is None:
-        there = sorted(each.get("name", "") for each in root.iter("camera"))
-        raise ValueError(f"its MJCF has no camera {name!r}; there are: {', '.join(there)}")
+    element = next((each for each in root.iter("camera") if each.get("name") == name), None)
+    if element is None:
+        names = sorted(each.get("name", "") for each in root.iter("camera"))
+        raise ValueError(f"its MJCF has no camera {name!r}, it has: {', '.join(names)}")
     try:
-        angle = float(found.get("fovy", "45"))  # MuJoCo's default
+        fov = float(element.get("fovy", "45"))  # MuJoCo's default
         pose = np.eye(4)
-        pose[:3, 3] = [float(x) for x in found.get("pos", "0 0 0").split()]
-        pose[:3, :3] = _rotation([float(x) for x in found.get("quat", "1 0 0 0").split()])
+        pose[:3, 3] = [float(x) for x in element.get("pos", "0 0 0").split()]
+        quaternion = [float(x) for x in element.get("quat", "1 0 0 0").split()]
+        pose[:3, :3] = quaternion_to_matrix(quaternion)
     except ValueError as error:
-        raise ValueError(f"its MJCF gives camera {name!r} no sensible numbers ({error})") from error
-    return Camera(angle, pose)
-
-
-def axis_angle(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation vector ``(3,)`` of a unit quaternion xyzw, angles up to 2π.
-
-    The sign of the quaternion is not normalized: LIBERO's demonstrations were recorded so, and
-    the other sign is another vector.
-    """
-    w = float(np.clip(quaternion[3], -1, 1))
-    length = np.sqrt(1 - w * w)
-    if np.isclose(length, 0):
-        return np.zeros(3)
-    turned: NDArray[np.float64] = quaternion[:3] * 2 * np.arccos(w) / length
-    return turned
-
-
-def _rotation(quaternion: list[float]) -> NDArray[np.float64]:
-    w, x, y, z = np.array(quaternion) / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+        raise ValueError(f"its MJCF has invalid numbers for camera {name!r} ({error})") from error
+    return Camera(fov, pose)

@@ -1,38 +1,34 @@
-"""Demonstrations in groups ``data/demo_<i>``: LIBERO's of either kind, and robomimic's."""
+"""Demonstrations in groups ``data/demo_<i>``: robomimic's format, and LIBERO's of either kind."""
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 
-from e0_lightning.data.formats.base import DemoInfo, DemoReader, Floats, Pixels, camera_matrix
-from e0_lightning.data.formats.libero import (
-    CAMERAS,
-    Camera,
-    Layout,
-    camera,
-    control_mode,
-    libero_layout,
-    sentence,
-    told,
-)
+from e0_lightning.data.formats import libero
+from e0_lightning.data.formats.base import Array, DemoReader, Floats
+from e0_lightning.data.formats.frames import check_frames, find_encoding, is_vector, pad_to_square
+from e0_lightning.data.formats.hdf5 import find, members
+from e0_lightning.geometry import camera_matrix
 from e0_lightning.types import MIRRORED, PolicySpec
 
 IMAGE = "_image"
-"""How robomimic ends the name of a camera's images, which it stores upright."""
+"""Suffix of robomimic's data sets of images, which are stored upright."""
 
 
 class RobomimicReader(DemoReader):
-    """One HDF5 file of demonstrations of one task.
+    """An HDF5 file of demonstrations of robomimic's or LIBERO's layout.
 
-    What pairs with what is found by looking into the file: LIBERO's official files record the
-    observation after its action, so each demonstration loses its first action, which no one saw
-    the reason for; LIBERO regenerated without no-ops and robomimic's own record it before.
-    Demonstrations are read in the order of their numbers, which may have gaps.
+    LIBERO's official files record the observation after its action, so the first action of each
+    demonstration has no observation and is dropped; LIBERO regenerated without no-ops and robomimic
+    record the observation before the action. The content of the file decides which it is.
+    Demonstrations are read in the order of their numbers, which may have gaps. Frames
+    of robomimic's that are not square are padded with black.
     """
 
     format: ClassVar[str] = "LIBERO or robomimic"
@@ -44,20 +40,21 @@ class RobomimicReader(DemoReader):
         return isinstance(data, h5py.Group) and any(name.startswith("demo_") for name in data)
 
     @cached_property
-    def layout(self) -> Layout:
-        """How this file is to be read, from its first demonstration."""
+    def layout(self) -> libero.DemoLayout:
+        """Layout of this file, from its first demonstration."""
         demo = self.names[0]
-        group = self.file[f"data/{demo}"]
+        group = self._demo(demo)
         if "obs" not in group or "actions" not in group:
             raise ValueError(
-                f"{self.path}: data/{demo} holds {', '.join(group) or 'nothing'}; `actions` and "
-                "`obs` are wanted. Extract observations with robomimic's dataset_states_to_obs."
+                f"{self.path}: data/{demo}: expected `actions` and `obs`, got "
+                f"{', '.join(group) or 'nothing'}. Extract observations with robomimic's "
+                "dataset_states_to_obs."
             )
-        return libero_layout(self.file, demo) or _robomimic_layout(self.file, demo)
+        return libero.find_layout(self.file, demo) or _robomimic_layout(self.file, demo)
 
     @cached_property
     def names(self) -> list[str]:
-        """Demonstrations by number."""
+        """Demonstrations by number, failures included."""
         return sorted((name for name in self.file["data"] if name.startswith("demo_")), key=_number)
 
     @property
@@ -66,184 +63,214 @@ class RobomimicReader(DemoReader):
         return PurePosixPath(self.path).stem.removesuffix("_demo")
 
     def failed(self) -> list[str]:
-        """None: these files hold successes only."""
-        return []
+        """Demonstrations whose attribute ``success``, which Isaac Lab writes, is false."""
+        return [name for name in self.names if not self._demo(name).attrs.get("success", True)]
 
-    def instruction(self, demo: str) -> str:
-        """The sentence in the name of a file ``<task>_demo.hdf5``, else the one it carries.
+    def splits(self) -> dict[str, list[str]]:
+        """The lists of demonstrations ``mask/train`` and ``mask/valid``."""
+        found = {name: self.find(f"mask/{name}") for name in ("train", "valid")}
+        return {
+            name: [each.decode() if isinstance(each, bytes) else str(each) for each in names[()]]
+            for name, names in found.items()
+            if isinstance(names, h5py.Dataset) and names.shape
+        }
 
-        The name goes first because evaluations of LIBERO ask with it; the sentence in the
-        attributes is another one for half of the tasks.
+    def read_instruction(self, demo: str) -> str:
+        """The instruction of the demonstration, else of the file's name, else of the file.
+
+        RoboCasa gives each demonstration its own (attribute ``ep_meta``). A file name
+        ``<task>_demo.hdf5`` comes before the file's attributes, because LIBERO evaluates with it;
+        the instruction in the attributes differs from it for half of the tasks.
         """
+        found = _own_instruction(self._demo(demo)) or libero.read_instruction(self.file["data"])
         stem = PurePosixPath(self.path).stem
-        found = told(self.file["data"])
-        if stem.endswith("_demo") and "_" in self.task and self.layout.fields:
-            found = sentence(self.task)
+        if stem.endswith("_demo") and "_" in self.task and self.layout.fields_of_view:
+            found = libero.sentence(self.task)
         if not found:
             raise ValueError(
-                f"{self.path}: neither its attributes (data: problem_info) nor its name "
-                "(<task>_demo.hdf5) hold an instruction. Give one with the demos: "
-                "{path: …, instruction: …}."
+                f"{self.path}: there is no instruction in its attributes (data: problem_info; "
+                f"data/{demo}: ep_meta) or its name (<task>_demo.hdf5). Give one with the "
+                "demonstrations: {path: …, instruction: …}."
             )
         return found
 
-    @cached_property
-    def spec(self) -> PolicySpec:
-        """Headers of the first demonstration."""
-        return self._promise(self.names[0])
-
-    def demos(self) -> list[DemoInfo]:
-        """Every demonstration, without the actions that no observation precedes."""
-        whole, demos = self.spec, []
+    def lengths(self) -> dict[str, int]:
+        """Every successful demonstration, without the actions that no observation precedes."""
+        lengths, lag, failed = {}, self.layout.lag, set(self.failed())
         for name in self.names:
-            whole.check_compatible(self._promise(name), f"{self.path} as a whole", f"its {name}")
-            actions, views, state = self._actions(name), self._views(name), self._state(name)
-            read = [*views.values(), *state.values()]
-            if short := [d.name for d in read if len(d) != len(actions)]:
+            if name in failed:
+                continue
+            actions = self._actions(name)
+            read = [*self.image_dataset(name).values(), *self._state(name).values()]
+            if unequal := [d.name for d in read if d.shape[:1] != actions.shape[:1]]:
                 raise ValueError(
-                    f"{self.path}: {short[0]} and the {len(actions)} actions of {name} differ in "
-                    "length; one observation for each is wanted. Copy or record the file again."
+                    f"{self.path}: {unequal[0]} and the {len(actions)} actions of {name} differ in "
+                    "length; expected one observation for each. Copy or record the file again."
                 )
-            if len(actions) <= self.layout.lag:
+            if len(actions) <= lag:
                 raise ValueError(
-                    f"{self.path}: data/{name}/actions has {len(actions)} steps, more than "
-                    f"{self.layout.lag} are wanted. Remove that demonstration."
+                    f"{self.path}: data/{name}/actions: expected more than {lag} steps, got "
+                    f"{len(actions)}. Remove that demonstration."
                 )
-            rows = [pixels.chunks[0] for pixels in self._views(name).values() if pixels.chunks]
-            demos.append(DemoInfo(name, len(actions) - self.layout.lag, max(rows, default=1)))
-        return demos
+            lengths[name] = len(actions) - lag
+        return lengths
 
-    def actions(self, demo: str, start: int, stop: int) -> Floats:
+    def read_spec(self, demo: str) -> PolicySpec:
+        """Headers of a demonstration."""
+        images, state = self.image_dataset(demo), self._state(demo)
+        for dataset in images.values():
+            check_frames(dataset, self.layout.square)
+        if self.layout.control_mode is None:
+            raise ValueError(
+                f"{self.path}: expected a controller in its attributes (data: env_args, env_kwargs."
+                "controller_configs.type), got none. Extract it again with robomimic, or write "
+                "that attribute."
+            )
+        return PolicySpec(
+            views={view: max(dataset.shape[1:3]) for view, dataset in images.items()},
+            state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
+            action_dim=self._actions(demo).shape[1],
+            control_mode=self.layout.control_mode,
+        )
+
+    def read_actions(self, demo: str, start: int, stop: int) -> Array:
         """Actions that follow the observations of these steps."""
-        lag = self.layout.lag
-        values = self.rows(self._actions(demo), start + lag, stop + lag).astype(np.float32)
-        return self.finite(values, "actions", demo, start + lag)
+        return self.rows(self._actions(demo), start + self.layout.lag, stop + self.layout.lag)
 
-    def states(self, demo: str, start: int, stop: int) -> Floats:
-        """The named parts side by side."""
-        steps, read = stop - start, self._state(demo).values()
-        parts = [self.rows(d, start, stop).reshape(steps, -1) for d in read]
-        laid = np.concatenate([np.zeros((steps, 0)), *parts], axis=1).astype(np.float32)
-        return self.finite(laid, "obs", demo, start)
+    def read_states(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+        """State parts as they are stored."""
+        return {part: self.rows(d, start, stop) for part, d in self._state(demo).items()}
 
-    def images(self, demo: str, start: int, stop: int) -> dict[str, Pixels]:
-        """Images turned upright by a vertical flip, which keeps left and right apart."""
-        found = {}
-        for view, pixels in self._views(demo).items():
-            rows = self.rows(pixels, start, stop)
+    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+        """Images, flipped vertically where they are stored upside down."""
+        images = {}
+        for view, dataset in self.image_dataset(demo).items():
+            rows = self.rows(dataset, start, stop)
             rows = rows[:, ::-1] if self.layout.upside_down else rows
-            found[view] = rows[:, :, ::-1] if view.endswith(MIRRORED) else rows
-        return found
+            rows = rows[:, :, ::-1] if view.endswith(MIRRORED) else rows
+            images[view] = rows if self.layout.square else pad_to_square(rows)
+        return images
 
     @cached_property
     def _intrinsics(self) -> dict[str, dict[str, Floats]]:
-        # A model takes far longer to parse than a window to read.
         return {}
 
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """Camera matrices from the demonstration's own model, for views that are not mirrored."""
-        if demo not in self._intrinsics:
-            self._intrinsics[demo] = self._matrices(demo)
+        if demo not in self._intrinsics:  # parsing the model takes longer than reading a block
+            self._intrinsics[demo] = self._read_intrinsics(demo)
         return self._intrinsics[demo]
 
-    def _matrices(self, demo: str) -> dict[str, Floats]:
+    def _read_intrinsics(self, demo: str) -> dict[str, Floats]:
         found, cameras = {}, self.cameras(demo)
-        for view, side in self.spec.views.items():
-            angle = cameras[view].field if view in cameras else self.layout.fields.get(view)
-            if angle is not None:
-                found[view] = camera_matrix(angle, side)
+        for view, dataset in self.image_dataset(demo).items():
+            known = self.layout.fields_of_view.get(view)
+            fov = cameras[view].fov if view in cameras else known
+            if fov is not None:
+                height, width = dataset.shape[1:3]
+                found[view] = camera_matrix(fov, max(height, width), height)
         return found
 
-    def cameras(self, demo: str) -> dict[str, Camera]:
-        """The wanted views' cameras in the demonstration's MJCF; none where it carries no model.
+    def cameras(self, demo: str) -> dict[str, libero.Camera]:
+        """Cameras of the views in the demonstration's MJCF; none where it has no model.
 
         Raises:
             ValueError: If that model cannot be parsed or lacks one of them.
         """
-        model = self.file[f"data/{demo}"].attrs.get("model_file")
+        model = self._demo(demo).attrs.get("model_file")
         if model is None:
             return {}
         text = model.decode() if isinstance(model, bytes) else str(model)
         views = [view for view in self.spec.views if not view.endswith(MIRRORED)]
         try:
-            return {view: camera(text, CAMERAS.get(view, view)) for view in views}
+            return {view: libero.camera(text, libero.CAMERAS.get(view, view)) for view in views}
         except ValueError as error:
             raise ValueError(
                 f"{self.path}: data/{demo}, attribute model_file: {error}. Record or copy that "
                 "demonstration again, or delete the attribute to go without its cameras."
             ) from error
 
-    def stored(self, demo: str) -> dict[str, h5py.Dataset]:
-        """One data set for each view; its chunks differ with its length."""
-        return self._views(demo)
+    def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
+        """The images of each view; their chunks differ with their length."""
+        known = self.layout.views
+        views = list(known) if self.views is None else self.views
+        names = {view: known.get(view.removesuffix(MIRRORED), "") for view in views}
+        return {
+            view: self._observation(demo, "view", view, name, list(known))
+            for view, name in names.items()
+        }
 
-    def _promise(self, demo: str) -> PolicySpec:
-        shapes = {view: pixels.shape[1:] for view, pixels in self._views(demo).items()}
-        for pixels in self._views(demo).values():
-            if pixels.dtype != np.uint8:
-                raise ValueError(
-                    f"{self.path}: {pixels.name} is of {pixels.dtype}; images of uint8, 0 to 255, "
-                    "are wanted. Write them so."
-                )
-        for view, shape in shapes.items():
-            if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3:
-                raise ValueError(
-                    f"{self.path}: {demo}/obs, view {view}: found shape {shape} a step; square "
-                    "RGB images are wanted. Render the file again with a square camera."
-                )
-        state = {part: int(np.prod(d.shape[1:])) for part, d in self._state(demo).items()}
-        if self.layout.control_mode is None:
-            raise ValueError(
-                f"{self.path}: its attributes name no controller (data: env_args, env_kwargs."
-                "controller_configs.type); one is wanted. Extract it again with robomimic."
-            )
-        return PolicySpec(
-            views={view: shape[0] for view, shape in shapes.items()},
-            state=state,
-            action_dim=self._actions(demo).shape[1],
-            control_mode=self.layout.control_mode,
-        )
+    def _demo(self, demo: str) -> h5py.Group:
+        group = self.find(f"data/{demo}")
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"{self.path}: data/{demo}: expected a group, got a data set.")
+        return group
 
     def _actions(self, demo: str) -> h5py.Dataset:
-        actions = self.file.get(f"data/{demo}/actions")
-        if not isinstance(actions, h5py.Dataset) or actions.ndim != 2 or len(actions) == 0:
-            found = getattr(actions, "shape", "nothing")
+        actions = self.find(f"data/{demo}/actions")
+        if (
+            not isinstance(actions, h5py.Dataset)
+            or len(actions.shape or ()) != 2
+            or not actions.size
+        ):
+            got = "nothing" if actions is None else getattr(actions, "shape", "a group")
             raise ValueError(
-                f"{self.path}: data/{demo}/actions: found {found}, wanted (T, D). Copy it again."
+                f"{self.path}: data/{demo}/actions: expected (T, D), got {got}. Copy it again."
             )
         return actions
 
-    def _views(self, demo: str) -> dict[str, h5py.Dataset]:
-        known = self.layout.views
-        wanted = list(known) if self.views is None else self.views
-        names = {view: known.get(view.removesuffix(MIRRORED), "") for view in wanted}
-        return {view: self._find(demo, view, name, list(known)) for view, name in names.items()}
-
     def _state(self, demo: str) -> dict[str, h5py.Dataset]:
-        wanted = self.layout.parts if self.state is None else self.state
-        return {part: self._find(demo, part, part, self.layout.parts) for part in wanted}
+        names = self.layout.parts if self.state is None else self.state
+        found = {
+            part: self._observation(demo, "state part", part, part, self.layout.parts)
+            for part in names
+        }
+        for part, dataset in found.items():
+            if not dataset.shape or dataset.dtype.kind not in "biuf" or find_encoding(dataset):
+                raise ValueError(
+                    f"{self.path}: {dataset.name}: expected numbers for each step as state part "
+                    f"{part!r}, got {dataset.shape} of {dataset.dtype}. Change `state`: the file "
+                    f"has {', '.join(self.layout.parts) or 'none'}."
+                )
+        return found
 
-    def _find(self, demo: str, asked: str, name: str, there: list[str]) -> h5py.Dataset:
-        found = self.file.get(f"data/{demo}/obs/{name}") if name else None
+    def _observation(
+        self, demo: str, kind: str, label: str, name: str, available: list[str]
+    ) -> h5py.Dataset:
+        found = self.find(f"data/{demo}/obs/{name}") if name else None
         if not isinstance(found, h5py.Dataset):
             raise ValueError(
-                f"{self.path}: data/{demo}/obs has no {asked!r}; the file has: "
-                f"{', '.join(there) or 'none of the kind'}. Change `views` or `state`."
+                f"{self.path}: data/{demo}/obs has no {kind} {label!r}; the file has: "
+                f"{', '.join(available) or 'none of the kind'}. Change `views` or `state`."
             )
         return found
 
 
-def _robomimic_layout(file: h5py.File, demo: str) -> Layout:
-    observations = file[f"data/{demo}/obs"]
-    images = [name for name, values in observations.items() if values.ndim == 4]
-    return Layout(
+def _robomimic_layout(file: h5py.File, demo: str) -> libero.DemoLayout:
+    group = file[f"data/{demo}"]
+    observations = {k: v for k, v in members(group["obs"]).items() if isinstance(v, h5py.Dataset)}
+    views = {k: k for k, v in observations.items() if v.ndim == 4 and v.shape[3] == 3}
+    views |= {k.removesuffix(IMAGE): k for k in observations if k.endswith(IMAGE)}
+    named = {name for view, name in views.items() if view != name}
+    actions = find(group, "actions")
+    steps = len(actions) if isinstance(actions, h5py.Dataset) and actions.shape else 0
+    return libero.DemoLayout(
         format="robomimic",
-        views={name.removesuffix(IMAGE): name for name in images if name.endswith(IMAGE)},
-        parts=[name for name, values in observations.items() if values.ndim <= 2],
+        views={view: name for view, name in views.items() if view != name or name not in named},
+        parts=[k for k, v in observations.items() if k not in named and is_vector(v, steps)],
         lag=0,
         upside_down=False,
-        control_mode=control_mode(file["data"]),
+        control_mode=libero.control_mode(file["data"]),
+        square=False,
     )
+
+
+def _own_instruction(demo: h5py.Group) -> str | None:
+    try:
+        meta: dict[str, Any] = json.loads(demo.attrs["ep_meta"])
+        return str(meta["lang"]).strip() or None
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return None
 
 
 def _number(name: str) -> int:

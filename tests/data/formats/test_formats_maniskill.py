@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from e0_lightning.data.formats.base import open_demos
+from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 
 
@@ -22,43 +22,43 @@ def edit(path, change):
     sidecar.write_text(json.dumps(content))
 
 
-def test_real_recording_says_what_it_holds(real):
-    file = open_demos(str(real), ["base_camera"], ["qpos", "tcp_pose"])
-    assert file.format == "ManiSkill 3"
-    assert file.spec.views == {"base_camera": 128}
-    assert file.spec.state == {"qpos": 9, "tcp_pose": 7}
-    assert (file.spec.action_dim, file.spec.control_mode) == (8, "pd_joint_pos")
-    assert file.instruction("traj_99") == "push the cube to the target region"
-    demos = [("traj_99", 65, 17), ("traj_123", 63, 16)]  # numeric order; chunks of its own each
-    assert file.demos() == demos
+def test_spec_and_lengths_of_a_real_recording(real):
+    reader = open_demos(str(real), ["base_camera"], ["qpos", "tcp_pose"])
+    assert reader.format == "ManiSkill 3"
+    assert reader.spec.views == {"base_camera": 128}
+    assert reader.spec.state == {"qpos": 9, "tcp_pose": 7}
+    assert (reader.spec.action_dim, reader.spec.control_mode) == (8, "pd_joint_pos")
+    assert reader.instruction("traj_99") == "push the cube to the target region"
+    demos = [("traj_99", 65, 17), ("traj_123", 63, 16)]  # numeric order; their chunks differ
+    assert reader.demos() == demos
 
 
 def test_observation_is_the_one_before_the_action(real):
-    file = open_demos(str(real), ["base_camera"], ["tcp_pose", "qpos"])
+    reader = open_demos(str(real), ["base_camera"], ["tcp_pose", "qpos"])
     with h5py.File(real) as raw:
         trajectory = raw["traj_123"]
-        np.testing.assert_array_equal(file.actions("traj_123", 5, 9), trajectory["actions"][5:9])
+        np.testing.assert_array_equal(reader.actions("traj_123", 5, 9), trajectory["actions"][5:9])
         obs = trajectory["obs"]
         parts = [obs["extra/tcp_pose"][5:9], obs["agent/qpos"][5:9]]
-        np.testing.assert_array_equal(file.states("traj_123", 5, 9), np.hstack(parts))
+        np.testing.assert_array_equal(reader.states("traj_123", 5, 9), np.hstack(parts))
         pixels = obs["sensor_data/base_camera/rgb"][5:9]
-        np.testing.assert_array_equal(file.images("traj_123", 5, 9)["base_camera"], pixels)
+        np.testing.assert_array_equal(reader.images("traj_123", 5, 9)["base_camera"], pixels)
         matrix = obs["sensor_param/base_camera/intrinsic_cv"][0]
-    np.testing.assert_array_equal(file.intrinsics("traj_123")["base_camera"], matrix)
+    np.testing.assert_array_equal(reader.intrinsics("traj_123")["base_camera"], matrix)
 
 
-def test_flags_count_as_one_dimension(record):
-    file = open_demos(record(), ["cam"], ["is_grasped", "qpos"])
-    assert file.spec.state == {"is_grasped": 1, "qpos": 2}
-    assert file.states("traj_1", 2, 4).tolist() == [[1, 1, 2], [0, 1, 3]]
+def test_flags_have_one_dimension(record):
+    reader = open_demos(record(), ["cam"], ["is_grasped", "qpos"])
+    assert reader.spec.state == {"is_grasped": 1, "qpos": 2}
+    assert reader.states("traj_1", 2, 4).tolist() == [[1, 1, 2], [0, 1, 3]]
 
 
 def test_failed_episodes_are_left_out(record):
     path = record()
     edit(path, lambda s: s["episodes"][1].update(success=False))
-    file = open_demos(path)
-    assert [demo.name for demo in file.demos()] == ["traj_0", "traj_2"]
-    assert file.failed() == ["traj_1"]
+    reader = open_demos(path)
+    assert [demo.name for demo in reader.demos()] == ["traj_0", "traj_2"]
+    assert reader.failed() == ["traj_1"]
 
 
 def test_every_motion_planning_task_has_an_instruction():
@@ -66,34 +66,34 @@ def test_every_motion_planning_task_has_an_instruction():
     assert len(set(INSTRUCTIONS.values())) == 12
 
 
-def test_travels_without_its_open_file(record):
-    file = open_demos(record(), ["cam"], ["qpos"])
-    file.actions("traj_0", 0, 1)
-    copy = pickle.loads(pickle.dumps(file))
+def test_is_pickled_without_its_open_file(record):
+    reader = open_demos(record(), ["cam"], ["qpos"])
+    reader.actions("traj_0", 0, 1)
+    copy = pickle.loads(pickle.dumps(reader))
     assert copy._file is None
     assert copy.actions("traj_1", 3, 4).tolist() == [[1, 3, 0]]
 
 
 def test_a_forked_process_opens_the_file_anew(record):
     def handle():
-        return file.file.id.get_vfd_handle()
+        return reader.file.id.get_vfd_handle()
 
     def child():
-        there.send((file.actions("traj_1", 3, 4).tolist(), os.lseek(handle(), 0, os.SEEK_CUR)))
+        sender.send((reader.actions("traj_1", 3, 4).tolist(), os.lseek(handle(), 0, os.SEEK_CUR)))
 
-    file = open_demos(record(), ["cam"], ["qpos"])
-    assert file.actions("traj_0", 2, 3).tolist() == [[0, 2, 0]]
-    # Whoever inherits an open file shares its position, which HDF5 itself neither reads nor moves.
+    reader = open_demos(record(), ["cam"], ["qpos"])
+    assert reader.actions("traj_0", 2, 3).tolist() == [[0, 2, 0]]
+    # A child process shares the position of an inherited file, which HDF5 neither reads nor moves.
     os.lseek(handle(), 12345, os.SEEK_SET)
     fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe()
+    receiver, sender = fork.Pipe()
     process = fork.Process(target=child)
     process.start()
-    there.close()
-    assert here.recv() == ([[1, 3, 0]], 0)
+    sender.close()
+    assert receiver.recv() == ([[1, 3, 0]], 0)
     process.join()
     assert os.lseek(handle(), 0, os.SEEK_CUR) == 12345
-    assert file.actions("traj_2", 4, 5).tolist() == [[2, 4, 0]]
+    assert reader.actions("traj_2", 4, 5).tolist() == [[2, 4, 0]]
 
 
 def test_reads_from_a_remote_file_system(record):
@@ -101,55 +101,57 @@ def test_reads_from_a_remote_file_system(record):
     memory = fsspec.filesystem("memory")
     for suffix in (".h5", ".json"):
         memory.pipe(f"/bucket/demos{suffix}", path.with_suffix(suffix).read_bytes())
-    file = open_demos("memory://bucket/demos.h5", ["cam"], ["qpos"])
-    assert [demo.steps for demo in file.demos()] == [7, 12, 5]
-    assert file.images("traj_1", 3, 4)["cam"][0, 0, 0].tolist() == [1, 3, 0]
+    reader = open_demos("memory://bucket/demos.h5", ["cam"], ["qpos"])
+    assert [demo.steps for demo in reader.demos()] == [7, 12, 5]
+    assert reader.images("traj_1", 3, 4)["cam"][0, 0, 0].tolist() == [1, 3, 0]
 
 
 def read(path, views, state):
-    file = open_demos(path, views, state)
-    for demo in file.demos():
-        file.instruction(demo.name)
-        file.actions(demo.name, 0, demo.steps)
+    reader = open_demos(path, views, state)
+    for demo in reader.demos():
+        reader.instruction(demo.name)
+        reader.actions(demo.name, 0, demo.steps)
 
 
-def refused(path, *wanted, views=("cam",), state=("qpos",)):
-    """Reading everything there is fails, with all of ``wanted`` in the message."""
+def refused(path, *texts, views=("cam",), state=("qpos",)):
+    """Reading everything fails, with all ``texts`` in the message."""
     with pytest.raises(ValueError, match=Path(path).name) as error:
         read(path, views, state)
-    for words in wanted:
-        assert words in str(error.value)
+    for text in texts:
+        assert text in str(error.value)
 
 
 def test_refuses_a_truncated_file(record, tmp_path):
     cut = tmp_path / "cut.h5"
     cut.write_bytes(Path(record()).read_bytes()[:-5000])
-    refused(str(cut), "cut-off", "Copy or collect it again")
+    refused(str(cut), "truncated", "Copy or collect it again")
 
 
 def test_refuses_an_empty_file(tmp_path):
     (tmp_path / "empty.h5").touch()
-    refused(str(tmp_path / "empty.h5"), "empty (0 bytes)")
+    refused(str(tmp_path / "empty.h5"), "empty file (0 bytes)")
 
 
-def test_refuses_what_is_not_hdf5(tmp_path):
+def test_refuses_files_that_are_not_hdf5(tmp_path):
     (tmp_path / "notes.h5").write_text("not HDF5 at all")
-    refused(str(tmp_path / "notes.h5"), "not HDF5")
-    refused(str(tmp_path), "cannot be read", "Is a directory", "permissions")
+    refused(str(tmp_path / "notes.h5"), "no HDF5 file")
+    refused(str(tmp_path), "got a folder", "*.hdf5")
 
 
 def test_refuses_a_missing_file(tmp_path):
     refused(str(tmp_path / "gone.h5"), "no such file", "e0 collect")
 
 
-def test_refuses_an_unknown_layout(tmp_path):
+def test_refuses_an_unknown_format(tmp_path):
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         file["something"] = 1
-    refused(str(tmp_path / "odd.h5"), "no known layout", "something", "ManiSkill 3")
+    refused(
+        str(tmp_path / "odd.h5"), "a known format", "something", "ManiSkill 3", "reader: my_module"
+    )
 
 
 def test_refuses_a_missing_camera(record):
-    refused(record(), "no camera 'wrist'", "there are: cam", views=["wrist"])
+    refused(record(), "no camera 'wrist'", "it has cam", views=["wrist"])
 
 
 def test_refuses_a_recording_without_images(record):
@@ -195,7 +197,7 @@ def test_refuses_several_agents(record):
         del file["traj_0/actions"]
         file["traj_0/actions/panda-0"] = np.zeros((7, 3))
         file["traj_0/actions/panda-1"] = np.zeros((7, 3))
-    refused(path, "group of agents", "panda-0, panda-1")
+    refused(path, "actions of one robot", "panda-0, panda-1")
 
 
 def test_refuses_actions_of_another_dimension_in_one_episode(record):
@@ -258,33 +260,33 @@ def test_refuses_a_file_of_failures(record):
 
 
 def test_refuses_a_task_without_an_instruction(record):
-    refused(record(task="MyTask-v1"), "no instruction is known for MyTask-v1", "PushCube-v1")
+    refused(record(task="MyTask-v1"), "no instruction for the task MyTask-v1", "PushCube-v1")
 
 
-def test_sidecar_lies_beside_a_file_with_dots_in_its_name(real, tmp_path):
-    assert real.name.count(".") > 1  # as ManiSkill's own replay names its files
+def test_sidecar_of_a_file_with_dots_in_its_name(real, tmp_path):
+    assert real.name.count(".") > 1  # as in the names that ManiSkill's replay gives
     shutil.copy(real, tmp_path / real.name)
     with pytest.raises(ValueError, match=real.name.replace(".h5", ".json")):
         open_demos(str(tmp_path / real.name)).demos()
 
 
-def test_damaged_data_name_the_data_set_and_the_steps(record):
+def test_damaged_data_are_named_with_data_set_and_steps(record):
     path = record()
     with h5py.File(path) as file:
         where = file["traj_0/obs/sensor_data/cam/rgb"].id.get_chunk_info(0).byte_offset
     damaged = bytearray(Path(path).read_bytes())
     damaged[where : where + 8] = b"\xff" * 8
     Path(path).write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"demos.h5: /traj_0/\S*/cam/rgb, steps 0 to 4: found dam"):
+    with pytest.raises(ValueError, match=r"demos.h5: /traj_0/\S*/cam/rgb, steps 0 to 4 are dam"):
         open_demos(path, ["cam"], ["qpos"]).images("traj_0", 0, 4)
 
 
-def test_images_that_are_not_bytes_are_refused(record):
+def test_images_that_are_not_uint8_are_refused(record):
     path = record()
     with h5py.File(path, "a") as file:
         for name in file:
             pixels = file[f"{name}/obs/sensor_data/cam/rgb"][:].astype(np.float32)
             del file[f"{name}/obs/sensor_data/cam/rgb"]
             file[f"{name}/obs/sensor_data/cam/rgb"] = pixels
-    with pytest.raises(ValueError, match=r"cam/rgb is 3 channels of float32; RGB images of uint8"):
+    with pytest.raises(ValueError, match=r"cam/rgb holds images of float32, not uint8"):
         _ = open_demos(path, ["cam"], ["qpos"]).spec

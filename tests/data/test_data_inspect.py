@@ -5,31 +5,35 @@ import pytest
 from e0_lightning.data.inspect import inspect
 
 
-def test_says_what_a_real_recording_holds(real, capsys):
+def test_describes_a_real_recording(real, capsys):
     inspect([str(real)])
     lines = " ".join(capsys.readouterr().out.split())
-    for words in (
+    for text in (
         "format ManiSkill 3",
         "task PushCube-v1",
         "'push the cube to the target region'",
         "control mode pd_joint_pos",
-        "episodes 2, and 0 failed",
+        "demos 2, without 0 failed",
         "steps 128 in all; 63 / 64.0 / 65",
-        "base_camera: 128 px, intrinsics known, chunks 17 × 32 × 32 × 1 (1 episodes)",
+        "base_camera: 128 px, intrinsics known, chunks 17 × 32 × 32 × 1 (1 demonstrations)",
         "state qpos: 9",
     ):
-        assert words in lines
+        assert text in lines
 
 
-def test_shows_the_range_of_each_action(record, capsys):
+def test_prints_the_range_of_each_action_and_state(record, capsys):
     path = record(steps=(200,), dim=2)
     inspect([path])
     expected = [0, 1.99, 197.01, 199]
-    last = capsys.readouterr().out.splitlines()[-1].split()
-    np.testing.assert_allclose([float(value) for value in last[1:]], expected)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("1", "qpos[1]"):
+        (row,) = [row for row in rows if row[0] == name]
+        np.testing.assert_allclose([float(value) for value in row[1:]], expected)
+    (row,) = [row for row in rows if row[0] == "qpos[0]"]
+    assert row[-1] == "constant"
 
 
-def test_tells_the_problem_of_one_file_and_goes_on(record, capsys):
+def test_names_the_problems_of_one_file_and_continues(record, capsys):
     bad, good = record("bad.h5"), record("good.h5")
     with h5py.File(bad, "a") as file:
         file["traj_1/actions"][4, 2] = np.nan

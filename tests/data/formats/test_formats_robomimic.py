@@ -1,4 +1,4 @@
-"""Files that LIBERO's and robomimic's own tools wrote; tests/data/README.md says how."""
+"""Files written by LIBERO's and robomimic's own tools, as tests/data/README.md describes."""
 
 import importlib.util
 import json
@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from e0_lightning.benchmarks.libero import SPEC
-from e0_lightning.data.datamodule import DemoSource, RobotDemos
-from e0_lightning.data.formats.base import open_demos
+from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.sources import DemoSource
 from e0_lightning.envs.libero import LiberoEnvironment
 from e0_lightning.envs.mujoco_gl import offscreen
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1]
 README = DATA.parents[1] / "README.md"
 BUTTER = "pick_up_the_butter_and_place_it_in_the_basket"
 LIBERO = str(DATA / "libero" / f"{BUTTER}_demo.hdf5")
@@ -23,37 +24,37 @@ LIFT = str(DATA / "robomimic" / "lift.hdf5")
 
 
 def pixel(file, demo, view, point):
-    """Where a point of the world, ``(3,)``, must be in a view of a camera that stands."""
+    """Projection of a point of the scene, ``(3,)``, into the view of a fixed camera."""
     camera = file.cameras(demo)[view]
     x, y, z = camera.pose[:3, :3].T @ (point - camera.pose[:3, 3])
     return (file.intrinsics(demo)[view] @ [x / -z, -y / -z, 1])[:2]
 
 
-def test_libero_actions_follow_the_simulators_state_that_was_seen():
+def test_libero_actions_follow_the_observed_state():
     file = open_demos(LIBERO, ["agentview"], ["joint_states", "gripper_states"])
     (demo,) = file.demos()
-    assert demo.steps == 3  # of the four recorded, the first action precedes every observation
+    assert demo.steps == 3  # the first of four recorded actions has no observation
     before = file.file["data/demo_0/states"][1:]
-    seen = file.states("demo_0", 0, 3)
-    np.testing.assert_allclose(seen[:, :7], before[:, 1:8], atol=1e-6)
-    np.testing.assert_allclose(seen[:, 7:], before[:, 8:10], atol=1e-6)
+    observed = file.states("demo_0", 0, 3)
+    np.testing.assert_allclose(observed[:, :7], before[:, 1:8], atol=1e-6)
+    np.testing.assert_allclose(observed[:, 7:], before[:, 8:10], atol=1e-6)
     np.testing.assert_allclose(
         file.actions("demo_0", 0, 3), file.file["data/demo_0/actions"][1:], atol=1e-6
     )
 
 
-def test_libero_says_what_it_is():
+def test_spec_and_cameras_of_a_libero_file():
     file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_states", "gripper_states"])
     assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
     assert file.spec.views == {"agentview": 128, "eye_in_hand": 128}
     assert (file.spec.state_dim, file.spec.control_mode) == (8, "osc_pose_delta")
-    fields = {view: camera.field for view, camera in file.cameras("demo_0").items()}
+    fields = {view: camera.fov for view, camera in file.cameras("demo_0").items()}
     assert fields == {"agentview": 45, "eye_in_hand": 75}
-    # The hand looks down: half a turn about x, of the sign that the recording has.
+    # The gripper points down: π about x, with the sign of the recording.
     np.testing.assert_allclose(file.states("demo_0", 0, 3)[:, 3], np.pi, atol=0.01)
 
 
-def test_libero_moves_where_the_camera_sees_the_hand():
+def test_libero_images_change_at_the_projection_of_the_gripper():
     file = open_demos(LIBERO, ["agentview"], ["ee_pos"])
     first, last = file.images("demo_0", 0, 3)["agentview"][[0, 2]].astype(int)
     row, column = np.argwhere(np.abs(first - last).sum(axis=-1) > 60).mean(axis=0)
@@ -62,15 +63,15 @@ def test_libero_moves_where_the_camera_sees_the_hand():
     assert row < hand[1]  # the arm, which moves as well, is above the hand
 
 
-def test_libero_shows_what_our_environment_shows(libero_assets):
+def test_libero_images_equal_those_of_the_environment(libero_assets):
     file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_pos"])
     task = f"libero_object/{BUTTER}"
     environment = LiberoEnvironment(task, SPEC, offscreen(), libero_assets.path)
     environment.reset(0)
-    shown = file.images("demo_0", 0, 3)
+    recorded = file.images("demo_0", 0, 3)
     for step, state in enumerate(file.file["data/demo_0/states"][1:]):
         environment.control_env.set_init_state(state)
-        for view, images in shown.items():
+        for view, images in recorded.items():
             errors = np.abs(environment.render(view, 128) - images.astype(int)).mean(axis=(1, 2, 3))
             assert errors.argmin() == step
             assert errors[step] < 2
@@ -78,31 +79,31 @@ def test_libero_shows_what_our_environment_shows(libero_assets):
 
 
 @pytest.mark.parametrize("demo", ["demo_1", "demo_2"])
-def test_robomimic_actions_follow_the_simulators_state_that_was_seen(demo):
+def test_robomimic_actions_follow_the_observed_state(demo):
     file = open_demos(LIFT, ["agentview"], ["robot0_joint_pos", "robot0_gripper_qpos"])
     steps = {each.name: each.steps for each in file.demos()}[demo]
     before = file.file[f"data/{demo}/states"][:]
-    seen = file.states(demo, 0, steps)
-    np.testing.assert_allclose(seen, before[:, 1:10], atol=1e-6)
+    observed = file.states(demo, 0, steps)
+    np.testing.assert_allclose(observed, before[:, 1:10], atol=1e-6)
     np.testing.assert_allclose(
         file.actions(demo, 0, steps), file.file[f"data/{demo}/actions"], atol=1e-6
     )
 
 
 @pytest.mark.parametrize("demo", ["demo_1", "demo_2"])
-def test_robomimic_shows_the_red_cube_where_the_camera_sees_it(demo):
+def test_robomimic_images_have_the_red_cube_at_its_projection(demo):
     file = open_demos(LIFT, ["agentview", "robot0_eye_in_hand"], ["object"])
     assert set(file.intrinsics(demo)) == {"agentview", "robot0_eye_in_hand"}
     image = file.images(demo, 0, 1)["agentview"][0].astype(int)
     redness = np.clip(image[..., 0] - image[..., 1:].max(axis=-1) - 30, 0, None)
     rows, columns = np.mgrid[:32, :32] + 0.5
-    seen = np.array([(redness * columns).sum(), (redness * rows).sum()]) / redness.sum()
+    center = np.array([(redness * columns).sum(), (redness * rows).sum()]) / redness.sum()
     cube = pixel(file, demo, "agentview", file.states(demo, 0, 1)[0, :3])
-    np.testing.assert_allclose(seen, cube, atol=1)
+    np.testing.assert_allclose(center, cube, atol=1)
 
 
-def test_robomimic_needs_to_be_told_the_instruction():
-    with pytest.raises(ValueError, match=r"Give one with the demos: \{path: …, instruction: …\}"):
+def test_a_file_without_an_instruction_needs_one_in_the_config():
+    with pytest.raises(ValueError, match=r"Give one with .*: \{path: …, instruction: …\}"):
         open_demos(LIFT).instruction("demo_1")
     data = RobotDemos(
         [DemoSource(LIFT, instruction="lift the cube")],
@@ -117,16 +118,18 @@ def test_robomimic_needs_to_be_told_the_instruction():
     assert batch["actions"].shape[1:] == (4, 7)
 
 
-def test_robosuites_own_recording_says_what_to_do():
+def test_robosuites_raw_recording_is_refused_with_the_tool_to_run():
     spec = importlib.util.find_spec("robosuite")
     if spec is None or spec.origin is None:
         pytest.skip("robosuite is not installed: make libero")
     path = Path(spec.origin).parent / "models/assets/demonstrations/lift/demo.hdf5"
-    with pytest.raises(ValueError, match=r"demo_1 holds actions, states.*dataset_states_to_obs"):
+    with pytest.raises(
+        ValueError, match=r"demo_1: expected .* got actions, .*dataset_states_to_obs"
+    ):
         _ = open_demos(str(path)).spec
 
 
-def test_the_least_file_of_the_readme_is_read(tmp_path, monkeypatch):
+def test_the_minimal_file_of_the_readme_is_read(tmp_path, monkeypatch):
     section = README.read_text().partition("## Your own demonstrations")[2]
     code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
     rng = np.random.default_rng(0)
@@ -141,7 +144,7 @@ def test_the_least_file_of_the_readme_is_read(tmp_path, monkeypatch):
     np.testing.assert_array_equal(file.images("demo_0", 0, 5)["front"], frames)
 
 
-def test_frames_that_are_not_bytes_are_refused(tmp_path):
+def test_frames_that_are_not_uint8_are_refused(tmp_path):
     copy = tmp_path / "lift.hdf5"
     copy.write_bytes(Path(LIFT).read_bytes())
     with h5py.File(copy, "a") as file:
@@ -149,5 +152,5 @@ def test_frames_that_are_not_bytes_are_refused(tmp_path):
             pixels = demo["obs/agentview_image"][:].astype(np.float32)
             del demo["obs/agentview_image"]
             demo["obs/agentview_image"] = pixels
-    with pytest.raises(ValueError, match=r"agentview_image is of float32; images of uint8"):
+    with pytest.raises(ValueError, match=r"agentview_image holds images of float32, not uint8"):
         _ = open_demos(str(copy)).spec

@@ -8,7 +8,8 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from e0_lightning.data.datamodule import DemoSource, RobotDemos
+from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.data.sources import DemoSource
 from e0_lightning.types import PolicySpec
 
 
@@ -17,7 +18,7 @@ def demos(*sources, **options):
     return RobotDemos(list(sources), **{**given, **options})
 
 
-def test_batches_hold_what_the_types_promise(real):
+def test_batches_have_the_documented_shapes_and_types(real):
     module = demos(str(real), views=["base_camera"], batch_size=8, val_fraction=0.5)
     module.setup("fit")
     batch = next(iter(module.train_dataloader()))
@@ -31,7 +32,7 @@ def test_batches_hold_what_the_types_promise(real):
     assert batch["instruction"] == ["push the cube to the target region"] * 8
 
 
-def test_contract_is_read_from_headers(real):
+def test_spec_is_read_from_headers(real):
     module = demos(str(real), views=["base_camera"], state=["qpos", "tcp_pose"])
     state = {"qpos": 9, "tcp_pose": 7}
     assert module.spec == PolicySpec({"base_camera": 128}, state, 8, "pd_joint_pos", 4)
@@ -41,14 +42,14 @@ def test_constructing_reads_nothing():
     assert demos("nowhere/at-all.h5").horizon == 4
 
 
-def test_training_and_validation_share_no_episode(record):
+def test_training_and_validation_share_no_demo(record):
     module = demos(record(steps=(5,) * 10), val_fraction=0.2)
     module.setup("fit")
     trained = torch.cat([batch["state"][:, 0] for batch in module.train_dataloader()])
     (loader,) = module.val_dataloader()
-    held = torch.cat([batch["state"][:, 0] for batch in loader])
-    assert (len(set(trained.tolist())), len(set(held.tolist())), len(held)) == (8, 2, 10)
-    assert set(trained.tolist()).isdisjoint(held.tolist())
+    held_out = torch.cat([batch["state"][:, 0] for batch in loader])
+    assert (len(set(trained.tolist())), len(set(held_out.tolist())), len(held_out)) == (8, 2, 10)
+    assert set(trained.tolist()).isdisjoint(held_out.tolist())
     assert len(module.predict_dataloader()) == len(loader)
 
 
@@ -62,26 +63,26 @@ def test_the_seed_of_the_run_decides_the_order(record, monkeypatch):
     assert first("1") == first("1") != first("2")
 
 
-def test_what_is_held_out_is_the_same_whatever_the_seed_of_the_run(record, monkeypatch):
+def test_the_validation_split_does_not_depend_on_the_seed(record, monkeypatch):
     path = record(steps=(5,) * 10)
 
-    def held(seed):
+    def held_out(seed):
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
-        return {episode.name for episode in demos(path, val_fraction=0.3).windows[1].episodes}
+        return {demo.name for demo in demos(path, val_fraction=0.3).datasets[1].demos}
 
-    assert held("1") == held("2")
+    assert held_out("1") == held_out("2")
 
 
-def test_workers_show_every_window_once(record):
+def test_workers_read_every_sample_once(record):
     module = demos(record(steps=(6,) * 10), val_fraction=0, num_workers=2)
     loader = module.train_dataloader()
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
-        shown = torch.cat([batch["state"] for batch in loader])
-        assert sorted(map(tuple, shown.tolist())) == [(e, t) for e in range(10) for t in range(6)]
+        samples = torch.cat([batch["state"] for batch in loader])
+        assert sorted(map(tuple, samples.tolist())) == [(e, t) for e in range(10) for t in range(6)]
 
 
-def test_loading_leaves_the_random_state_of_the_run_alone(record):
+def test_loading_does_not_advance_the_global_generator(record):
     module = demos(record(), val_fraction=0)
     before = torch.get_rng_state()
     list(module.train_dataloader())
@@ -93,17 +94,17 @@ def test_mixes_tasks_by_weight(record):
     mixture = [DemoSource(push, weight=1.0), DemoSource(pick, weight=3.0, instruction="take it")]
     batches = list(demos(*mixture, val_fraction=0, batch_size=8).train_dataloader())
     picked = torch.cat([batch["state"][:, 0] >= 50 for batch in batches])
-    told = [sentence for batch in batches for sentence in batch["instruction"]]
+    sentences = [sentence for batch in batches for sentence in batch["instruction"]]
     assert picked.float().mean() == pytest.approx(0.75, abs=0.06)
     expected = ["take it" if p else "push the cube to the target region" for p in picked]
-    assert told == expected
+    assert sentences == expected
 
 
-def test_a_pattern_stands_for_several_files(record, tmp_path):
+def test_a_glob_pattern_matches_several_files(record, tmp_path):
     record("a.h5", first=0), record("b.h5", first=10)
     module = demos(str(tmp_path / "*.h5"), val_fraction=0)
-    assert [Path(file.path).name for _, file in module.files] == ["a.h5", "b.h5"]
-    assert len(module.windows[0]) == 48
+    assert [Path(reader.path).name for _, reader in module.readers] == ["a.h5", "b.h5"]
+    assert len(module.datasets[0]) == 48
     with pytest.raises(ValueError, match="no file matches"):
         demos(str(tmp_path / "*.hdf5")).setup("fit")
 
@@ -121,9 +122,9 @@ def test_a_worker_that_reads_from_a_remote_file_system_is_not_forked(record):
     module = demos(f"file://{record()}", val_fraction=0, num_workers=1)
     loader = module.train_dataloader()
     assert loader.multiprocessing_context.get_start_method() == "spawn"
-    shown = torch.cat([batch["state"] for batch in loader])
+    samples = torch.cat([batch["state"] for batch in loader])
     expected = [(e, t) for e, length in enumerate((7, 12, 5)) for t in range(length)]
-    assert sorted(map(tuple, shown.tolist())) == expected
+    assert sorted(map(tuple, samples.tolist())) == expected
 
 
 def test_refuses_files_of_differing_action_dimension(record):
@@ -138,16 +139,14 @@ def test_refuses_files_of_differing_control_mode(record):
         module.setup("fit")
 
 
-def test_episodes_held_out_may_all_be_shorter_than_a_chunk(record):
+def test_held_out_demos_may_be_shorter_than_a_chunk(record):
     module = demos(record(steps=(3, 3, 3, 12)), horizon=12, val_fraction=0.7)
     module.setup("fit")
     assert sum(len(batch["state"]) for batch in module.predict_dataloader()) == 9
 
 
-def test_refuses_a_horizon_longer_than_every_episode(record):
-    with pytest.raises(
-        ValueError, match=r"horizon: found 13, but .* has 12 steps \(\w+ of .*\.h5\)"
-    ):
+def test_refuses_a_horizon_longer_than_every_demo(record):
+    with pytest.raises(ValueError, match=r"horizon: expected 1 to 12, .*\(\w+ of .*\.h5\), got 13"):
         demos(record(), horizon=13, val_fraction=0).setup("fit")
 
 
@@ -156,26 +155,30 @@ def test_refuses_a_horizon_longer_than_every_episode(record):
     [
         ({"demos": []}, "empty list"),
         ({"views": []}, "empty list"),
-        ({"validation": 1.0}, "validation: found 1.0"),
-        ({"batch_size": 0}, "batch_size: found 0"),
-        ({"demos": ["a", DemoSource("b", weight=2.0)]}, "every entry a positive weight"),
-        ({"demos": [DemoSource("b", weight=0.0)]}, "every entry a positive weight"),
+        ({"val_fraction": 1.0}, "val_fraction: expected .*, got 1.0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        (
+            {"demos": ["a", DemoSource("b", weight=2.0)]},
+            "a positive weight for every entry",
+        ),
+        ({"on_resume": "never"}, "on_resume: expected one of"),
+        ({"demos": [DemoSource("b", weight=0.0)]}, "a positive weight for every entry"),
     ],
 )
-def test_refuses_arguments_that_make_no_sense(options, message):
+def test_refuses_invalid_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         RobotDemos(**{"demos": ["a"], "views": ["cam"], "state": [], "horizon": 4, **options})
 
 
-class Played(LightningDataModule):
-    """Episodes that remember what they were asked for."""
+class Episodes(LightningDataModule):
+    """Evaluation episodes that record the stages they are set up for."""
 
     def __init__(self, validate=True):
         super().__init__()
-        self.asked, self.validate = [], validate
+        self.stages, self.validate = [], validate
 
     def setup(self, stage):
-        self.asked.append(stage)
+        self.stages.append(stage)
 
     def val_dataloader(self):
         return [["episode"]] if self.validate else []
@@ -184,16 +187,16 @@ class Played(LightningDataModule):
         return [["episode"], ["episode"]]
 
 
-def test_testing_plays_the_episodes_and_reads_no_demos():
-    module = demos("nowhere/at-all.h5", episodes=Played())
+def test_testing_reads_no_demos():
+    module = demos("nowhere/at-all.h5", episodes=Episodes())
     module.setup("test")
-    assert module.episodes.asked == ["test"]
+    assert module.episodes.stages == ["test"]
     assert len(module.test_dataloader()) == 2
 
 
 @pytest.mark.parametrize(("validate", "loaders"), [(True, 2), (False, 1)])
-def test_episodes_are_played_in_validation_where_asked(record, validate, loaders):
-    module = demos(record(), val_fraction=0.3, episodes=Played(validate))
+def test_episodes_are_evaluated_in_validation_where_they_support_it(record, validate, loaders):
+    module = demos(record(), val_fraction=0.3, episodes=Episodes(validate))
     assert len(module.val_dataloader()) == loaders
 
 
@@ -203,7 +206,7 @@ def test_testing_without_episodes_says_what_is_missing():
 
 
 def test_predicting_needs_validation_demos(record):
-    with pytest.raises(ValueError, match="validation: found 0"):
+    with pytest.raises(ValueError, match="val_fraction: expected more than 0"):
         demos(record(), val_fraction=0).predict_dataloader()
 
 
@@ -219,14 +222,14 @@ data:
     views: [cam]
     state: [qpos]
     horizon: 4
-    validation: 0
+    val_fraction: 0
 """)
     module = parser.instantiate_classes(config).data
-    assert next(module.action_windows())[0].shape == (7, 4, 3)
+    assert next(module.action_chunks())[0].shape == (7, 4, 3)
     assert module.sources == [DemoSource(path, 2.0, "push")]
 
 
-class Quiet(LightningModule):
+class StepCounter(LightningModule):
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Linear(2, 1)
@@ -248,7 +251,7 @@ class Quiet(LightningModule):
 
 @pytest.mark.parametrize("options", [{}, {"overfit_batches": 2}, {"fast_dev_run": True}])
 def test_any_lightning_module_fits_and_predicts(record, options):
-    module = Quiet()
+    module = StepCounter()
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, **options
     )
@@ -269,7 +272,7 @@ def test_reading_demos_imports_no_simulator(record):
 
 def test_the_main_experiment_trains_where_no_simulator_can_be_imported(real, tmp_path):
     experiment = Path(__file__).parents[2] / "experiments" / "maniskill.yaml"
-    words = [
+    args = [
         "fit",
         f"--config={experiment}",
         "--trainer.max_steps=1",
@@ -283,8 +286,8 @@ def test_the_main_experiment_trains_where_no_simulator_can_be_imported(real, tmp
     simulators = ["mani_skill", "sapien", "mplib", "gymnasium", "libero", "robosuite", "mujoco"]
     script = (
         f"import sys; sys.modules.update(dict.fromkeys({simulators})); "
-        f"from e0_lightning.cli import run; ended = run({words}); "
+        f"from e0_lightning.cli import run; ended = run({args}); "
         "print(ended.trainer.global_step, type(ended.datamodule.episodes).__name__)"
     )
-    answer = subprocess.check_output([sys.executable, "-c", script], text=True)
-    assert answer.splitlines()[-1] == "1 ManiSkillEpisodes"
+    output = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert output.splitlines()[-1] == "1 ManiSkillEpisodes"

@@ -1,4 +1,4 @@
-"""A training run in a process of its own, to be killed: logs the batches it is shown."""
+"""A training run in its own process, to be killed, that logs its batches."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from e0_lightning.data.datamodule import RobotDemos
 
 
 class Recorder(LightningModule):
-    """Writes the windows of each batch into a file, and learns a little from them."""
+    """Writes the samples of each batch into a file and takes a step on them."""
 
     def __init__(self, log, kill_at=None):
         super().__init__()
@@ -24,8 +24,8 @@ class Recorder(LightningModule):
         if self.kill_at == self.global_step:
             os.kill(os.getpid(), signal.SIGKILL)
         with open(self.log_path, "a") as file:
-            shown = (batch["state"][:, 0] * 1000 + batch["state"][:, 1]).int().tolist()
-            file.write(f"{self.global_step} {self.current_epoch} {batch_idx} {shown}\n")
+            samples = (batch["state"][:, 0] * 1000 + batch["state"][:, 1]).int().tolist()
+            file.write(f"{self.global_step} {self.current_epoch} {batch_idx} {samples}\n")
         return self.layer(batch["state"] / 100).square().mean()
 
     def validation_step(self, batch, batch_idx):
@@ -35,14 +35,27 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(path, folder, log, *, workers, epochs=3, resume=None, kill_at=None, every=2, **trainer):
+def fit(
+    path,
+    folder,
+    log,
+    *,
+    workers,
+    epochs=3,
+    resume=None,
+    kill_at=None,
+    every=2,
+    data=None,
+    **trainer,
+):
     """Train; checkpoints go to ``folder`` every ``every`` steps and at the end of validation."""
-    demos = RobotDemos([path], ["cam"], ["qpos"], 4, 16, workers, val_fraction=0.2)
+    options = {"batch_size": 16, "num_workers": workers, "val_fraction": 0.2, **(data or {})}
+    demos = RobotDemos([path], ["cam"], ["qpos"], horizon=4, **options)
     torch.manual_seed(0)
     module = Recorder(log, kill_at)
-    named = {"dirpath": folder, "save_top_k": -1}
-    steps = ModelCheckpoint(**named, filename="step-{step}", every_n_train_steps=every)
-    ends = ModelCheckpoint(**named, filename="validated-{step}", every_n_epochs=1)
+    common = {"dirpath": folder, "save_top_k": -1}
+    steps = ModelCheckpoint(**common, filename="step-{step}", every_n_train_steps=every)
+    ends = ModelCheckpoint(**common, filename="validated-{step}", every_n_epochs=1)
     Trainer(
         max_epochs=epochs,
         accelerator="cpu",

@@ -1,4 +1,4 @@
-"""Small recordings in ManiSkill's layout, every frame of which can be told from all others."""
+"""Small recordings in ManiSkill's format, all of whose frames differ."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-REAL = Path(__file__).parents[1] / "data/maniskill/trajectory.rgb.pd_joint_pos.physx_cpu.h5"
+REAL = Path(__file__).parent / "maniskill/trajectory.rgb.pd_joint_pos.physx_cpu.h5"
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def real() -> Path:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Callable[..., str]:
-    """Write a recording; episode e at step t shows pixels (e, t, 0) and acts (e, t, …)."""
+    """Write a recording; episode e at step t has pixels (e, t, 0) and actions (e, t, …)."""
 
     def write(
         name="demos.h5",
@@ -34,16 +34,16 @@ def record(tmp_path: Path) -> Callable[..., str]:
         episodes = []
         with h5py.File(path, "w") as file:
             for e, length in enumerate(steps, start=first):
-                at = np.arange(length + 1)
+                t = np.arange(length + 1)
                 pixels = np.zeros((length + 1, side, side, 3), np.uint8)
-                pixels[..., 0], pixels[..., 1] = e, at[:, None, None]
+                pixels[..., 0], pixels[..., 1] = e, t[:, None, None]
                 actions = np.zeros((length, dim), np.float32)
-                actions[:, 0], actions[:, 1] = e, at[:-1]
-                qpos = np.stack([np.full(length + 1, e), at], axis=1).astype(np.float32)
+                actions[:, 0], actions[:, 1] = e, t[:-1]
+                qpos = np.stack([np.full(length + 1, e), t], axis=1).astype(np.float32)
                 group = file.create_group(f"traj_{e}")
                 group["actions"] = actions
                 group["obs/agent/qpos"] = qpos
-                group["obs/extra/is_grasped"] = at % 2 == 0
+                group["obs/extra/is_grasped"] = t % 2 == 0
                 group["obs/sensor_param/cam/intrinsic_cv"] = np.tile(np.eye(3), (length + 1, 1, 1))
                 group.create_dataset(
                     "obs/sensor_data/cam/rgb",

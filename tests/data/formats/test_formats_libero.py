@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from e0_lightning.data.datamodule import RobotDemos
-from e0_lightning.data.formats.base import open_demos
-from e0_lightning.data.formats.libero import axis_angle, camera, control_mode, sentence
+from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.formats.libero import camera, control_mode, sentence
 
 SIDE, VIEWS, STATE = 8, ["agentview"], ["ee_pos", "ee_ori", "gripper_states"]
 MODEL = """<mujoco><worldbody>
@@ -19,35 +19,35 @@ TASK = "pick_up_the_milk_and_place_it_in_the_basket"
 
 
 def recorded(path, demos, late, attributes=True, model=MODEL, names=None):
-    """Write what LIBERO's scripts write; the robot's k-th pose holds the number k everywhere.
+    """Write a file as LIBERO's scripts do; all values of the robot's k-th pose are k.
 
-    Action k leads from pose k to pose k + 1. `late` observations show the pose after the action.
+    Action k leads from pose k to pose k + 1. `late` observations are of the pose after the action.
     """
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         if attributes:
-            told = {"language_instruction": "pick the milk"}
-            data.attrs["problem_info"] = json.dumps(told)
+            problem = {"language_instruction": "pick the milk"}
+            data.attrs["problem_info"] = json.dumps(problem)
             data.attrs["macros_image_convention"] = "opengl"
         for number, steps in demos.items():
             demo = data.create_group(f"demo_{number}")
             poses = np.arange(steps, dtype=np.float64)[:, None]
-            seen = poses + late
+            observed = poses + late
             demo["states"] = np.hstack([np.zeros((steps, 1)), np.repeat(poses, 9, axis=1)])
             demo["actions"] = np.repeat(poses / 1000, 7, axis=1)
             sizes = {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2, "joint_states": 7}
             for part, size in sizes.items():
-                demo[f"obs/{part}"] = np.repeat(seen, size, axis=1)
-            demo["obs/agentview_rgb"] = pictures(seen[:, 0])
-            demo["obs/eye_in_hand_rgb"] = pictures(seen[:, 0])
+                demo[f"obs/{part}"] = np.repeat(observed, size, axis=1)
+            demo["obs/agentview_rgb"] = frames(observed[:, 0])
+            demo["obs/eye_in_hand_rgb"] = frames(observed[:, 0])
             if attributes:
                 demo.attrs["num_samples"] = steps
                 demo.attrs["model_file"] = model
     return str(path)
 
 
-def pictures(numbers):
-    """Pictures stored bottom row first: the top left pixel of the scene tells the number."""
+def frames(numbers):
+    """Frames stored bottom row first; the top left pixel of the scene is the number."""
     images = np.zeros((len(numbers), SIDE, SIDE, 3), np.uint8)
     images[:, -1, 0] = numbers[:, None]
     images[:, -1, -1] = 200  # top right
@@ -65,36 +65,36 @@ def no_noops(tmp_path):
     return partial(recorded, path, {1: 6, 4: 5}, late=0, attributes=False)
 
 
-def test_official_action_is_paired_with_what_was_seen_before_it(official):
+def test_official_actions_follow_the_observation_before_them(official):
     file = open_demos(official(), VIEWS, STATE)
     assert [demo[:2] for demo in file.demos()] == [("demo_0", 5), ("demo_2", 4), ("demo_10", 3)]
-    shown = file.states("demo_0", 0, 5)
-    np.testing.assert_array_equal(shown, np.repeat(np.arange(1, 6), 8).reshape(5, 8))
-    np.testing.assert_allclose(file.actions("demo_0", 0, 5)[:, 0] * 1000, shown[:, 0], rtol=1e-6)
+    states = file.states("demo_0", 0, 5)
+    np.testing.assert_array_equal(states, np.repeat(np.arange(1, 6), 8).reshape(5, 8))
+    np.testing.assert_allclose(file.actions("demo_0", 0, 5)[:, 0] * 1000, states[:, 0], rtol=1e-6)
     assert file.images("demo_0", 0, 5)["agentview"][:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_without_no_ops_the_observation_already_stands_before_its_action(no_noops):
+def test_files_without_no_ops_record_the_observation_before_the_action(no_noops):
     file = open_demos(no_noops(), VIEWS, STATE)
     assert [demo[:2] for demo in file.demos()] == [("demo_1", 6), ("demo_4", 5)]
-    shown = file.states("demo_4", 1, 4)
-    np.testing.assert_allclose(file.actions("demo_4", 1, 4)[:, 6] * 1000, shown[:, 7], rtol=1e-6)
+    states = file.states("demo_4", 1, 4)
+    np.testing.assert_allclose(file.actions("demo_4", 1, 4)[:, 6] * 1000, states[:, 7], rtol=1e-6)
     assert file.layout.format == "LIBERO, without no-ops"
 
 
-def test_attributes_do_not_hide_that_observations_come_first(tmp_path):
+def test_the_simulators_states_decide_before_the_attributes(tmp_path):
     file = open_demos(recorded(tmp_path / "a_demo.hdf5", {0: 6}, late=0), VIEWS, STATE)
     assert file.layout.lag == 0
 
 
-def test_images_are_upright_and_keep_left_and_right_apart(no_noops):
+def test_images_are_upright_and_mirrored_only_by_name(no_noops):
     file = open_demos(no_noops(), ["agentview", "agentview_mirrored"], STATE)
     images = file.images("demo_1", 3, 4)
     assert images["agentview"][0, 0, [0, -1], 0].tolist() == [3, 200]
     assert images["agentview_mirrored"][0, 0, [0, -1], 0].tolist() == [200, 3]
 
 
-def test_contract_tells_mirrored_views_from_true_ones(no_noops):
+def test_spec_of_mirrored_views_differs(no_noops):
     true, mirrored = (
         open_demos(no_noops(), [view], STATE) for view in (*VIEWS, "agentview_mirrored")
     )
@@ -102,7 +102,7 @@ def test_contract_tells_mirrored_views_from_true_ones(no_noops):
         true.spec.check_compatible(mirrored.spec, "the data", "the checkpoint")
 
 
-def test_contract_is_the_eight_dimensional_state_of_the_papers(official):
+def test_spec_has_the_eight_dimensional_state_of_the_papers(official):
     spec = open_demos(official(), VIEWS, STATE).spec
     assert (spec.state, spec.state_dim) == (
         {"ee_pos": 3, "ee_ori": 3, "gripper_states": 2},
@@ -111,7 +111,7 @@ def test_contract_is_the_eight_dimensional_state_of_the_papers(official):
     assert (spec.action_dim, spec.control_mode) == (7, "osc_pose_delta")
 
 
-def test_instruction_is_the_one_evaluations_ask_with(official, no_noops, tmp_path):
+def test_instruction_is_the_one_of_evaluations(official, no_noops, tmp_path):
     assert open_demos(official()).instruction("demo_0") == sentence(TASK)
     assert open_demos(no_noops()).instruction("demo_1") == sentence(TASK)
     renamed = recorded(tmp_path / "milk.hdf5", {0: 3}, late=1)
@@ -121,7 +121,7 @@ def test_instruction_is_the_one_evaluations_ask_with(official, no_noops, tmp_pat
         open_demos(bare).instruction("demo_0")
 
 
-def test_scene_is_no_part_of_the_sentence():
+def test_the_scene_is_not_in_the_instruction():
     assert sentence("KITCHEN_SCENE10_close_the_top_drawer") == "close the top drawer"
     assert sentence("put_the_bowl_on_the_stove") == "put the bowl on the stove"
 
@@ -129,14 +129,14 @@ def test_scene_is_no_part_of_the_sentence():
 def test_intrinsics_come_from_the_model_of_the_recording(official):
     file = open_demos(official(), ["agentview", "eye_in_hand", "agentview_mirrored"], STATE)
     found = file.intrinsics("demo_0")
-    assert set(found) == {"agentview", "eye_in_hand"}  # no camera took the mirrored picture
+    assert set(found) == {"agentview", "eye_in_hand"}  # a mirrored image has no camera matrix
     focal = SIDE / 2 / np.tan(np.deg2rad(30))
     np.testing.assert_allclose(
         found["agentview"], [[focal, 0, 4], [0, focal, 4], [0, 0, 1]], rtol=1e-6
     )
 
 
-def test_without_a_model_libero_s_own_field_of_view_is_taken(no_noops):
+def test_files_without_a_model_have_liberos_field_of_view(no_noops):
     matrix = open_demos(no_noops(), VIEWS, STATE).intrinsics("demo_1")["agentview"]
     np.testing.assert_allclose(matrix[0, 0], SIDE / 2 / np.tan(np.deg2rad(22.5)), rtol=1e-6)
 
@@ -144,39 +144,34 @@ def test_without_a_model_libero_s_own_field_of_view_is_taken(no_noops):
 def test_camera_pose_is_that_of_the_model():
     found = camera(MODEL, "agentview")
     np.testing.assert_allclose(found.pose[:3, 3], [0.5, 0, 1.5])
-    np.testing.assert_allclose(found.pose[:3, 2], [0, -1, 0], atol=1e-6)  # turned 90° about x
+    np.testing.assert_allclose(found.pose[:3, 2], [0, -1, 0], atol=1e-6)  # rotated by 90° about x
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ("<mujoco><worldbody>", "cannot be parsed"),
         ("<mujoco/>", "no camera 'agentview'"),
-        ('<mujoco><camera name="agentview" fovy="wide"/></mujoco>', "no sensible numbers"),
+        ('<mujoco><camera name="agentview" fovy="wide"/></mujoco>', "invalid numbers"),
     ],
 )
-def test_unusable_model_is_named(official, model, told):
+def test_an_invalid_model_is_named(official, model, message):
     path = official(model=model)
-    with pytest.raises(ValueError, match=rf"demo_2, attribute model_file: .*{told}"):
+    with pytest.raises(ValueError, match=rf"demo_2, attribute model_file: .*{message}"):
         open_demos(path, VIEWS, STATE).intrinsics("demo_2")
 
 
-def test_axis_angle_keeps_the_sign_that_recordings_have():
-    turn = np.array([np.sin(0.5), 0, 0, np.cos(0.5)])
-    np.testing.assert_allclose(axis_angle(turn), [1, 0, 0])
-    np.testing.assert_allclose(axis_angle(-turn), [-(2 * np.pi - 1), 0, 0])
-    assert axis_angle(np.array([0, 0, 0, 1.0])).tolist() == [0, 0, 0]
-
-
-def test_file_cut_short_is_refused(official):
+def test_a_truncated_file_is_refused(official):
     path = Path(official())
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="cut-off HDF5 file"):
+    with pytest.raises(ValueError, match="got a truncated HDF5 file"):
         open_demos(str(path))
 
 
 def test_missing_view_and_short_recording_are_named(official):
-    with pytest.raises(ValueError, match=r"no 'frontview'; the file has: agentview, eye_in_hand"):
+    with pytest.raises(
+        ValueError, match=r"no view 'frontview'; the file has: agentview, eye_in_hand"
+    ):
         _ = open_demos(official(), ["frontview"], STATE).spec
     path = official()
     with h5py.File(path, "a") as file:
@@ -186,13 +181,13 @@ def test_missing_view_and_short_recording_are_named(official):
         open_demos(path, VIEWS, STATE).demos()
 
 
-def test_plain_robomimic_is_read_as_it_stands(tmp_path):
+def test_plain_robomimic_files_are_read_as_they_are(tmp_path):
     with h5py.File(tmp_path / "lift.hdf5", "w") as file:
         demo = file.create_group("data/demo_0")
         settings = {"controller_configs": {"type": "OSC_POSE", "control_delta": False}}
         file["data"].attrs["env_args"] = json.dumps({"env_kwargs": settings})
         demo["actions"] = np.arange(4.0)[:, None] * np.ones(7)
-        demo["obs/agentview_image"] = pictures(np.arange(4))
+        demo["obs/agentview_image"] = frames(np.arange(4))
         demo["obs/robot0_eef_pos"] = np.arange(4.0)[:, None] * np.ones(3)
     file = open_demos(str(tmp_path / "lift.hdf5"))
     assert file.layout.format == "robomimic"
@@ -214,7 +209,7 @@ def test_plain_robomimic_is_read_as_it_stands(tmp_path):
     ],
 )
 @pytest.mark.parametrize("nested", [True, False])
-def test_robosuites_composite_controllers_are_those_of_their_arms(tmp_path, arms, mode, nested):
+def test_control_mode_of_composite_controllers_is_that_of_the_arms(tmp_path, arms, mode, nested):
     parts = {side: {"type": kind, "input_type": input} for side, (kind, input) in arms.items()}
     for arm in parts.values():
         if arm["input_type"] is None:
@@ -233,11 +228,13 @@ def test_arms_of_differing_control_modes_are_refused(tmp_path):
     with h5py.File(tmp_path / "two_arms.hdf5", "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_kwargs": settings})
-        with pytest.raises(ValueError, match=r"two_arms.hdf5: .*'left': 'osc_pose'.*one control"):
+        with pytest.raises(
+            ValueError, match=r"two_arms.hdf5: expected one control .*'left': 'osc_pose'"
+        ):
             control_mode(data)
 
 
-def test_states_without_observations_say_what_to_do(tmp_path):
+def test_files_without_observations_name_the_tool_to_run(tmp_path):
     with h5py.File(tmp_path / "raw.hdf5", "w") as file:
         file["data/demo_0/actions"] = np.zeros((3, 7))
         file["data/demo_0/states"] = np.zeros((3, 10))
@@ -245,7 +242,7 @@ def test_states_without_observations_say_what_to_do(tmp_path):
         _ = open_demos(str(tmp_path / "raw.hdf5")).spec
 
 
-def test_datamodule_serves_windows_of_it(official):
+def test_datamodule_reads_libero_files(official):
     data = RobotDemos([official()], VIEWS, STATE, horizon=3, num_workers=0, val_fraction=0.0)
     batch = next(iter(data.train_dataloader()))
     assert batch["images"]["agentview"].shape[1:] == (3, SIDE, SIDE)

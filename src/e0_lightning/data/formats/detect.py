@@ -1,0 +1,45 @@
+"""Detection of the format of a demonstration file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.formats.hdf5 import open_hdf5
+from e0_lightning.data.formats.maniskill import ManiSkillReader
+from e0_lightning.data.formats.robomimic import RobomimicReader
+from e0_lightning.data.formats.vlabench import VLABenchReader
+
+READERS: tuple[type[DemoReader], ...] = (ManiSkillReader, RobomimicReader, VLABenchReader)
+"""Readers of the formats that are detected, in the order of trial."""
+
+
+def open_demos(
+    path: str,
+    views: Sequence[str] | None = None,
+    state: Sequence[str] | None = None,
+    reader: type[DemoReader] | None = None,
+) -> DemoReader:
+    """Create the reader of a file of demonstrations.
+
+    Args:
+        path: Local path or fsspec URL.
+        views: Cameras to read; all if None.
+        state: Names of the state parts to read; all if None.
+        reader: Reader class; detected from the content of the file if None.
+
+    Raises:
+        ValueError: If the file cannot be opened or has no known format.
+    """
+    if reader is not None:
+        return reader(path, views, state)
+    with open_hdf5(path) as file:
+        for known in READERS:
+            if known.can_read(file):
+                return known(path, views, state)
+        found = ", ".join(list(file)[:5]) or "nothing"
+    formats = ", ".join(known.format for known in READERS)
+    raise ValueError(
+        f"{path}: expected a known format of demonstrations ({formats}), got {found} at the top of "
+        "the file. For another one, name a reader: {path: …, reader: my_module.MyReader}."
+    )

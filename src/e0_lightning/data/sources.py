@@ -1,0 +1,164 @@
+"""The files of a mixture: entries, glob patterns, and files that are named twice."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import fsspec
+
+from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.formats.detect import open_demos
+
+ENDINGS = (".h5", ".hdf5", ".hdf")
+"""Endings of the files that a glob pattern is reduced to."""
+
+
+@dataclass
+class DemoSource:
+    """One entry of a mixture.
+
+    Args:
+        path: A file, a glob pattern (with ``**`` and ``{a,b}``), or a URL that fsspec reads.
+        weight: Share of the samples, relative to the weights of the other entries.
+        instruction: Instruction that replaces those of the file.
+        reader: Class that reads the files, such as ``my_module.MyReader``; detected if None.
+        use_masks: Whether the file's own lists of demonstrations, ``mask/train`` and
+            ``mask/valid``, decide what is trained on and what is held out. Otherwise, and where a
+            file has none, `val_fraction` does.
+    """
+
+    path: str
+    weight: float | None = None
+    instruction: str | None = None
+    reader: type[DemoReader] | None = None
+    use_masks: bool = True
+
+    def same_settings(self, other: DemoSource) -> bool:
+        """Whether a file has the same meaning in both entries."""
+        own, others = (
+            (each.weight, each.instruction, each.reader, each.use_masks) for each in (self, other)
+        )
+        return self.weight is None and own == others
+
+
+def open_sources(
+    sources: Sequence[DemoSource], views: Sequence[str], state: Sequence[str]
+) -> list[tuple[int, DemoReader]]:
+    """Create the readers of all files, each file once.
+
+    Returns:
+        Readers, each with the index of its source.
+
+    Raises:
+        ValueError: If a pattern matches nothing, or a file is in two entries that differ.
+    """
+    readers: list[tuple[int, DemoReader]] = []
+    first: dict[object, tuple[int, str]] = {}
+    for index, source in enumerate(sources):
+        for path in expand(source.path, source.reader is not None):
+            identity = _identity(path)
+            if identity not in first:
+                first[identity] = index, path
+                readers.append((index, open_demos(path, views, state, source.reader)))
+                continue
+            other, known = first[identity]
+            if other != index and not source.same_settings(sources[other]):
+                raise ValueError(
+                    f"demos: expected a file in one entry, got {known} in entries {other} and "
+                    f"{index} (as {path}), which differ. Name it in one of them."
+                )
+            name = "twice" if path == known else f"as {path}, too"
+            warnings.warn(f"demos: {known} is named {name}; it is used once.", stacklevel=2)
+    return readers
+
+
+def _identity(path: str) -> object:
+    """What two names of one file have in common, through links of either kind."""
+    if "://" in path:
+        return path
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def expand(path: str, any_ending: bool = False) -> list[str]:
+    """Files of a path or glob pattern, sorted.
+
+    A path that exists is no pattern, whatever characters it has; nor are the folders of a pattern.
+
+    Args:
+        path: Local path or URL.
+        any_ending: Whether to return files that do not end like HDF5 files, too.
+
+    Raises:
+        ValueError: If a pattern matches none.
+    """
+    if "://" in path:
+        return _expand_remote(path)
+    found: list[str] = []
+    path = os.path.expanduser(path)
+    if os.path.lexists(path):
+        return [path]
+    patterns = [_escape_existing(pattern) for pattern in _expand_braces(path)]
+    if not any(glob.has_magic(pattern) for pattern in patterns) and len(patterns) == 1:
+        return [path]
+    for pattern in patterns:
+        found += [match for match in glob.glob(pattern, recursive=True) if not os.path.isdir(match)]
+    found = sorted(set(found))
+    chosen = found if any_ending else [name for name in found if name.endswith(ENDINGS)]
+    others = [name for name in found if name not in chosen and not name.endswith(".json")]
+    if others and chosen:
+        names = ", ".join(others[:5]) + ", …" * (len(others) > 5)
+        warnings.warn(
+            f"{path}: {len(others)} files are left out, because they do not end in "
+            f"{', '.join(ENDINGS)}: {names}.",
+            stacklevel=2,
+        )
+    if not chosen:
+        other = f" with the ending {', '.join(ENDINGS)}, but {found[0]}" if found else ""
+        raise ValueError(
+            f"{path}: no file matches{other} (from {os.getcwd()}). Check the path, or run "
+            "`e0 collect`."
+        )
+    return chosen
+
+
+def _expand_remote(path: str) -> list[str]:
+    if not glob.has_magic(path):
+        return [path]
+    system, root = fsspec.core.url_to_fs(path)
+    if system.exists(root):
+        return [path]
+    found = [system.unstrip_protocol(match) for match in system.glob(root)]
+    if not found:
+        raise ValueError(f"{path}: no file matches. Check the path and the connection.")
+    return sorted(found)
+
+
+def _expand_braces(path: str) -> Iterator[str]:
+    """Alternatives of ``{a,b}``, as in a shell."""
+    braces = re.search(r"\{([^{}]*,[^{}]*)\}", path)
+    if braces is None:
+        yield path
+        return
+    for choice in braces[1].split(","):
+        yield from _expand_braces(path[: braces.start()] + choice + path[braces.end() :])
+
+
+def _escape_existing(pattern: str) -> str:
+    """Escape the leading folders of a pattern that exist under these very names."""
+    *folders, last = pattern.split(os.sep)
+    plain, escaped = "", ""
+    for index, folder in enumerate(folders):
+        plain += folder + os.sep
+        if glob.has_magic(folder) and not os.path.isdir(plain):
+            return escaped + os.sep.join([*folders[index:], last])
+        escaped += glob.escape(folder) + os.sep
+    return escaped + last
