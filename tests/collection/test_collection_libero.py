@@ -4,12 +4,12 @@ from itertools import islice
 import h5py
 import numpy as np
 import pytest
-from e0_lightning.data.formats.detect import open_demos
 
 from e0_lightning.collection.libero import collect
 from e0_lightning.collection.libero_episode_store import LiberoEpisodeStore
 from e0_lightning.collection.libero_expert import pick_and_place_goal
 from e0_lightning.collection.libero_recorder import Demonstrator
+from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.envs import mujoco_gl
 from e0_lightning.envs.libero import tasks
 
