@@ -5,6 +5,7 @@ from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.augment.spherical_warp import SphericalWarp
 from e0_lightning.augment.viewpoint import ViewpointPerturbation
 from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.data.formats.base import DemoReader
 from e0_lightning.diffusion.flow_matching import RectifiedFlow
 from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
@@ -12,6 +13,7 @@ from e0_lightning.diffusion.samplers import (
     ArgmaxSampler,
     CategoricalSampler,
     ReleasedSampler,
+    Sampler,
     TweedieSampler,
 )
 from e0_lightning.evaluation.libero_episodes import LiberoEpisodes
@@ -31,12 +33,13 @@ from e0_lightning.policies.masked_diffusion import MaskedDiffusion
 from e0_lightning.policies.regression import Regression
 from e0_lightning.training.finetuning import FineTuning
 from e0_lightning.training.optimizer import CosineAdamW
-from e0_lightning.types import Batch, Observation, PolicySpec
+from e0_lightning.types import ActionSample, Batch, NormalizedBatch, Observation, PolicySpec
 
 __version__: str
 __all__ = [
     "E0",
     "ActionExpert",
+    "ActionSample",
     "ActionSpace",
     "ActionTokenizer",
     "ArgmaxSampler",
@@ -45,6 +48,7 @@ __all__ = [
     "CategoricalSampler",
     "ConfidenceSampler",
     "CosineAdamW",
+    "DemoReader",
     "E0Hybrid",
     "FineTuning",
     "FlowMatching",
@@ -53,6 +57,7 @@ __all__ = [
     "ManiSkillEpisodes",
     "MaskedDiffusion",
     "MeanStdNormalizer",
+    "NormalizedBatch",
     "Observation",
     "OneHotDiffusion",
     "Policy",
@@ -65,6 +70,7 @@ __all__ = [
     "ReleasedSampler",
     "RobotDemos",
     "RolloutReport",
+    "Sampler",
     "SphericalWarp",
     "TokenMasking",
     "TweedieSampler",
