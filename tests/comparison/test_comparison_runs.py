@@ -2,13 +2,13 @@ import fcntl
 
 import pytest
 
-from e0_lightning.comparison.runs import Budget, Variant
+from e0_lightning.comparison.runs import LOCK, Budget, Variant
 
 
 def test_locked_folder_is_refused(tmp_path):
     variant = Variant(tmp_path / "base", [], Budget([]))
     variant.folder.mkdir()
-    with (variant.folder / ".lock").open("w") as lock:
+    with (variant.folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RuntimeError, match="another process is running this variant"):
             variant.train()

@@ -1,5 +1,7 @@
 """``e0 import-weights`` end to end: file, checkpoint, inference and training."""
 
+import re
+
 import pytest
 import torch
 import yaml
@@ -126,7 +128,7 @@ def test_without_demonstrations_the_checkpoint_has_weights_but_no_spec(tmp_path,
     source = tmp_path / "paligemma"
     e0(["import-weights", f"--source={source}", f"--config={config}", f"--out={out}"])
     assert "cannot act before" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="no spec yet"):
+    with pytest.raises(ValueError, match="expected a fitted policy"):
         _ = load_policy(out).spec
 
 
@@ -159,4 +161,4 @@ def test_benchmarks_accept_the_options_of_fit(demos, tmp_path, capsys):
     e0(["benchmark", "speed", "--config", str(config), *options])
     assert "| vision, 2 views |" in capsys.readouterr().out
     e0(["benchmark", "memory", "--config", str(config), *options])
-    assert "| expert | 0.02 | 0.00 |" in capsys.readouterr().out
+    assert re.search(r"\| expert \| 0\.\d+ \| 0\.00 \|", capsys.readouterr().out)

@@ -185,3 +185,12 @@ def test_second_tensor_for_the_same_target_is_skipped_and_reported():
     policy, report = imported(tensors, class_path="E0Hybrid", process={"num_bins": 32})
     assert report.unexpected == ["other_in_proj.weight"]
     assert torch.equal(policy.token_projection.embedding.weight, tensors["onehot_in_proj.weight"])
+
+
+def test_policy_without_diffusion_time_loads_the_biases_of_adaptive_norms():
+    tensors = tiny_pi05()
+    policy, report = imported(tensors, class_path="Regression")
+    skipped = {name for name in report.unexpected if not name.startswith("action_")}
+    assert all(name.startswith("time_") or name.endswith("dense.weight") for name in skipped)
+    bias = tensors[f"{EXPERT}layers.1.input_layernorm.dense.bias"]
+    assert torch.equal(policy.get_parameter("expert.layers.1.attention_norm.modulation.bias"), bias)

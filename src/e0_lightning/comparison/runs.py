@@ -20,6 +20,8 @@ from e0_lightning.comparison.tables import Overrides, to_options
 from e0_lightning.evaluation.results_store import fingerprint
 
 EVALUATION, REQUEST = "results.json", "request.json"
+LOCK = ".variant.lock"
+"""Not that of the evaluation, which locks its report folder, the same one."""
 EPISODES = "--data.init_args.episodes.init_args"
 
 
@@ -175,7 +177,7 @@ class Variant:
     def _locked(self) -> Iterator[None]:
         """Hold the lock of the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as self._lock:
+        with (self.folder / LOCK).open("w") as self._lock:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -27,8 +27,9 @@ PERIODS = (4e-3, 4.0)
 def openpi_mapping(names: Iterable[str]) -> WeightMapping:
     """Map the tensors of a π0, π0.5 or PaliGemma checkpoint, detected by its names, to a policy.
 
-    Experts here always have adaptive norms: a plain norm of π0 becomes the bias of one, with the
-    same function while its weight is zero. π0's embedding of time and its state token are skipped.
+    A plain norm of π0 becomes the bias of an adaptive norm, with the same function while its weight
+    is zero. A policy without diffusion time skips the weights of π0.5's adaptive norms and loads
+    their biases. π0's embedding of time and its state token are skipped.
     So are its action projections, except for a flow-matching policy of the same width. A second
     pair of projections, which E0's released hybrid has beside π0.5's, belongs to the one-hot
     tokens, whatever precedes and follows ``in_proj`` and ``out_proj`` in its name.
@@ -67,9 +68,9 @@ def _norm(target: str, rest: str, parts: int) -> TensorMapping:
     """Map a norm, adaptive or plain; the last norm of the expert has no gate here."""
     if rest == "weight":
         return TensorMapping(f"{target}.bias", slice=(0, parts))
-    return TensorMapping(
-        f"{target}.{rest.removeprefix('dense.')}", transform=_drop_gate if parts == 2 else None
-    )
+    kind = rest.removeprefix("dense.")
+    transform = _drop_gate if parts == 2 else None
+    return TensorMapping(f"{target}.{kind}", transform=transform, optional=kind == "weight")
 
 
 def _action_layer(name: str) -> TensorMapping | None:
@@ -77,11 +78,10 @@ def _action_layer(name: str) -> TensorMapping | None:
     module, _, kind = name.removeprefix("model.").rpartition(".")
     match module:
         case "time_mlp_in":
-            return TensorMapping(
-                f"expert.time.0.{kind}", transform=_reverse_time if kind == "weight" else None
-            )
+            transform = _reverse_time if kind == "weight" else None
+            return TensorMapping(f"expert.time.0.{kind}", transform=transform, optional=True)
         case "time_mlp_out":
-            return TensorMapping(f"expert.time.2.{kind}")
+            return TensorMapping(f"expert.time.2.{kind}", optional=True)
         case "action_in_proj":
             return _flow(f"projection.embedding.{kind}")
         case "action_out_proj":
