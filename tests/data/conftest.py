@@ -8,6 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from e0_lightning.data.datamodule import RobotDemos
+from e0_lightning.data.sources import DemoSource
+
 REAL = Path(__file__).parent / "maniskill/trajectory.rgb.pd_joint_pos.physx_cpu.h5"
 
 
@@ -58,3 +61,44 @@ def record(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def write_robomimic(tmp_path: Path) -> Callable[..., str]:
+    """Write the smallest robomimic file, and change it with ``edit(file)``."""
+
+    def write(name="demos.hdf5", demos=6, steps=24, side=16, edit=None, **storage) -> str:
+        rng, path = np.random.default_rng(0), tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        controller = {"controller_configs": {"type": "JOINT_POSITION", "control_delta": False}}
+        with h5py.File(path, "w") as file:
+            data = file.create_group("data")
+            data.attrs["env_args"] = json.dumps({"env_kwargs": controller})
+            for number in range(demos):
+                demo = data.create_group(f"demo_{number}")
+                demo["actions"] = rng.random((steps, 4), dtype=np.float32)
+                demo["obs/joint_pos"] = rng.random((steps, 4), dtype=np.float32)
+                frames = rng.integers(1, 255, (steps, side, side, 3), np.uint8)
+                demo.create_dataset("obs/front_image", data=frames, **storage)
+            if edit is not None:
+                edit(file)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def robot_demos() -> Callable[..., RobotDemos]:
+    """Create the data module of files that `write_robomimic` wrote, set up for training."""
+
+    def create(*sources, **options) -> RobotDemos:
+        entries = [
+            source if isinstance(source, DemoSource) else DemoSource(source, instruction="go")
+            for source in sources
+        ]
+        settings = {"horizon": 4, "batch_size": 4, "num_workers": 0, "val_fraction": 0.2}
+        module = RobotDemos(entries, ["front"], ["joint_pos"], **{**settings, **options})
+        module.setup("fit")
+        return module
+
+    return create

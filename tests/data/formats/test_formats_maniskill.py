@@ -270,14 +270,16 @@ def test_sidecar_of_a_file_with_dots_in_its_name(real, tmp_path):
         open_demos(str(tmp_path / real.name)).demos()
 
 
-def test_damaged_data_are_named_with_data_set_and_steps(record):
+def test_damaged_data_are_named_with_data_set_and_chunk(record):
     path = record()
     with h5py.File(path) as file:
         where = file["traj_0/obs/sensor_data/cam/rgb"].id.get_chunk_info(0).byte_offset
     damaged = bytearray(Path(path).read_bytes())
     damaged[where : where + 8] = b"\xff" * 8
     Path(path).write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"demos.h5: /traj_0/\S*/cam/rgb, steps 0 to 4 are dam"):
+    with pytest.raises(
+        ValueError, match=r"demos.h5: /traj_0/\S*/cam/rgb: the chunk at \(0, 0, 0, 0\)"
+    ):
         open_demos(path, ["cam"], ["qpos"]).images("traj_0", 0, 4)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e0_lightning.data.formats.frames import Pixels
-from e0_lightning.data.formats.hdf5 import find, open_hdf5
+from e0_lightning.data.formats.hdf5 import find, name_damage, open_hdf5, read_chunks
 from e0_lightning.data.formats.integrity import check_chunks, check_storage
 from e0_lightning.types import PolicySpec
 
@@ -140,10 +140,11 @@ class DemoReader(ABC):
     @cached_property
     def spec(self) -> PolicySpec:
         """Observation and action spec of the first demonstration, with horizon 0."""
-        first = next(iter(self._lengths), None)
-        if first is None:
-            raise ValueError(f"{self.path}: expected at least one demonstration, got none.")
-        return self.read_spec(first)
+        with name_damage(self.path):
+            first = next(iter(self._lengths), None)
+            if first is None:
+                raise ValueError(f"{self.path}: expected at least one demonstration, got none.")
+            return self.read_spec(first)
 
     def demos(self) -> list[DemoInfo]:
         """Every usable demonstration in recorded order.
@@ -152,12 +153,13 @@ class DemoReader(ABC):
             ValueError: If one lacks a view or a state part, or differs from the first in its spec.
         """
         infos = []
-        for name, steps in self._lengths.items():
-            other = f"its {name}"
-            self.spec.check_compatible(self.read_spec(name), f"{self.path} as a whole", other)
-            datasets = self.image_dataset(name).values()
-            chunks = [dataset.chunks[0] for dataset in datasets if dataset.chunks]
-            infos.append(DemoInfo(name, steps, max(chunks, default=1)))
+        with name_damage(self.path):
+            for name, steps in self._lengths.items():
+                other = f"its {name}"
+                self.spec.check_compatible(self.read_spec(name), f"{self.path} as a whole", other)
+                datasets = self.image_dataset(name).values()
+                chunks = [dataset.chunks[0] for dataset in datasets if dataset.chunks]
+                infos.append(DemoInfo(name, steps, max(chunks, default=1)))
         return infos
 
     def instruction(self, demo: str) -> str:
@@ -180,7 +182,9 @@ class DemoReader(ABC):
         Raises:
             ValueError: If one of them is not finite.
         """
-        values = self._rows(self.read_actions(demo, start, stop), "actions", demo, start, stop)
+        with name_damage(self.path):
+            read = self.read_actions(demo, start, stop)
+        values = self._rows(read, "actions", demo, start, stop)
         return self._finite(values, "actions", demo, start)
 
     def states(self, demo: str, start: int, stop: int) -> Floats:
@@ -189,7 +193,9 @@ class DemoReader(ABC):
         Raises:
             ValueError: If a state part is missing or not finite.
         """
-        parts = self._select(self.read_states(demo, start, stop), self.state, "state part", demo)
+        with name_damage(self.path):
+            states = self.read_states(demo, start, stop)
+        parts = self._select(states, self.state, "state part", demo)
         columns = [np.zeros((stop - start, 0), np.float32)]
         for part, read in parts.items():
             values = self._rows(read, part, demo, start, stop)
@@ -202,7 +208,8 @@ class DemoReader(ABC):
         Raises:
             ValueError: If a view is missing, or its images are not square RGB of uint8.
         """
-        read = self.read_images(demo, start, stop)
+        with name_damage(self.path):
+            read = self.read_images(demo, start, stop)
         views = self._select(read, self.views, "view", demo)
         for view, frames in views.items():
             side = self.spec.views[view]
@@ -261,7 +268,7 @@ class DemoReader(ABC):
             ValueError: If they are damaged, naming the data set.
         """
         try:
-            read: Array = self.check_chunks(dataset)[start:stop]
+            read = read_chunks(self.check_chunks(dataset), slice(start, stop))
         except OSError as error:
             raise ValueError(
                 f"{self.path}: {dataset.name}, steps {start} to {stop} are damaged ({error}). Copy "

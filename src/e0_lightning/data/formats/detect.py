@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from e0_lightning.data.formats.base import DemoReader
-from e0_lightning.data.formats.hdf5 import open_hdf5
+from e0_lightning.data.formats.hdf5 import name_damage, open_hdf5
 from e0_lightning.data.formats.maniskill import ManiSkillReader
 from e0_lightning.data.formats.robomimic import RobomimicReader
 from e0_lightning.data.formats.vlabench import VLABenchReader
@@ -33,7 +33,7 @@ def open_demos(
     """
     if reader is not None:
         return reader(path, views, state)
-    with open_hdf5(path) as file:
+    with name_damage(path), open_hdf5(path) as file:
         for known in READERS:
             if known.can_read(file):
                 return known(path, views, state)

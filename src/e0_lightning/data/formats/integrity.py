@@ -51,12 +51,18 @@ def check_storage(dataset: h5py.Dataset, _depth: int = 0) -> None:
     if dataset.is_virtual:
         _check_virtual(dataset, where, _depth)
         return
+    _check_type(dataset, where)
     _check_filters(dataset, where)
     if dataset.chunks is None:
         if dataset.id.get_storage_size() == 0:
             raise ValueError(f"{where}: its values were never written. Record the file again.")
         return
-    expected, written = prod(_grid(dataset)), dataset.id.get_num_chunks()
+    try:
+        expected, written = prod(_grid(dataset)), dataset.id.get_num_chunks()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: its chunk index is damaged ({error}). Copy it again."
+        ) from error
     if written != expected:
         raise ValueError(
             f"{where}: expected {expected} chunks of values, got {written}; the others were never "
@@ -100,6 +106,15 @@ def check_chunks(dataset: h5py.Dataset) -> None:
 
 def _grid(dataset: h5py.Dataset) -> list[int]:
     return [-(-size // step) for size, step in zip(dataset.shape, dataset.chunks, strict=True)]
+
+
+def _check_type(dataset: h5py.Dataset, where: str) -> None:
+    """Refuse numbers of a format that numpy has not: a bit of the header has changed."""
+    if dataset.dtype.kind in "iuf" and dataset.id.get_type() != h5py.h5t.py_create(dataset.dtype):
+        raise ValueError(
+            f"{where}: expected a number type of numpy's, got another one that is read as "
+            f"{dataset.dtype}; the file may be damaged. Copy or record it again."
+        )
 
 
 def _check_filters(dataset: h5py.Dataset, where: str) -> None:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
-from e0_lightning.data.formats.hdf5 import decode_gzip, members
+from e0_lightning.data.formats.hdf5 import members, read_chunks
 from e0_lightning.geometry import camera_matrix, quaternion_to_euler
 from e0_lightning.types import PolicySpec
 
@@ -140,7 +140,7 @@ class VLABenchReader(DemoReader):
         span = images.chunks[1] if images.chunks else 1
         columns = {view: VIEWS.index(view) for view in self.spec.views}
         for first in {column // span * span for column in columns.values()}:
-            rows = decode_gzip(images, slice(start, stop), slice(first, first + span))
+            rows = read_chunks(images, slice(start, stop), slice(first, first + span))
             found |= {first + within: rows[:, within] for within in range(rows.shape[1])}
         return {view: found[column] for view, column in columns.items()}
 
