@@ -1,6 +1,7 @@
-"""The order of the house: who may import whom, what an import costs, and what is public."""
+"""Imports: which folder may import which, what an import costs, and which names are public."""
 
 import ast
+import graphlib
 import importlib
 import subprocess
 import sys
@@ -58,8 +59,14 @@ PUBLIC = [
     "ReleasedSampler",
     "PrefixEncoder",
     "ActionExpert",
+    "ActionSpace",
     "Observation",
     "Batch",
+    "Sampler",
+    "DemoReader",
+    "VisionEncoder",
+    "PolicySpec",
+    "ActionSample",
 ]
 
 HEAVY = [
@@ -99,7 +106,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(node: ast.AST) -> Iterator[str]:
-    """The modules that one statement names."""
+    """Modules that one statement imports."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -107,12 +114,12 @@ def imports(node: ast.AST) -> Iterator[str]:
 
 
 def all_imports(path: Path) -> set[str]:
-    """Every module a file imports, inside functions as well."""
+    """Modules that a file imports, inside functions too."""
     return {name for node in ast.walk(ast.parse(path.read_text())) for name in imports(node)}
 
 
 def eager_imports(node: ast.AST) -> Iterator[str]:
-    """The modules that importing the file imports: nothing inside functions."""
+    """Modules that importing the file imports, which excludes functions."""
     for child in ast.iter_child_nodes(node):
         yield from imports(child)
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -120,7 +127,7 @@ def eager_imports(node: ast.AST) -> Iterator[str]:
 
 
 def dependencies() -> set[str]:
-    """The core dependencies, each of which is imported by the name it is installed by."""
+    """Core dependencies, whose import names equal their package names."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     return {
         requirement.split(">")[0].split("[")[0].strip() for requirement in project["dependencies"]
@@ -128,7 +135,7 @@ def dependencies() -> set[str]:
 
 
 @each_file
-def test_arrows_between_rooms_only_point_down(path):
+def test_folders_import_only_folders_below_them(path):
     allowed = ALLOWED.get(area(module_of(path)), set())
     own = {name for name in all_imports(path) if name.split(".")[0] == "e0_lightning"}
     reached = {area(name) for name in own} - {area(module_of(path))} - BASE
@@ -137,25 +144,37 @@ def test_arrows_between_rooms_only_point_down(path):
 
 @each_file
 def test_names_come_from_the_module_that_defines_them(path):
-    faces = {module_of(file) for file in FILES if file.name == "__init__.py"}
-    # The command line looks at the public names, as its users do.
-    assert area(module_of(path)) == "cli" or not all_imports(path) & faces
+    packages = {module_of(file) for file in FILES if file.name == "__init__.py"}
+    # The command line imports the public names, as its users do.
+    assert area(module_of(path)) == "cli" or not all_imports(path) & packages
     assert not any(name.startswith(".") for name in all_imports(path))
 
 
 @each_file
-def test_importing_a_file_asks_for_core_dependencies_only(path):
+def test_importing_a_file_requires_core_dependencies_only(path):
     outer = {name.split(".")[0] for name in eager_imports(ast.parse(path.read_text()))}
     assert outer - sys.stdlib_module_names - {"e0_lightning"} <= dependencies()
 
 
+def test_files_import_each_other_without_a_cycle():
+    graph = {
+        module_of(path): eager_imports(ast.parse(path.read_text()))
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    sorter = graphlib.TopologicalSorter(
+        {module: [name for name in names if name in graph] for module, names in graph.items()}
+    )
+    assert len(list(sorter.static_order())) == len(graph)
+
+
 @each_file
-def test_no_file_is_long(path):
+def test_no_file_exceeds_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=module_of)
-def test_faces_only_hand_names_on(path):
+def test_init_files_only_re_export(path):
     docstring, *rest = ast.parse(path.read_text()).body
     assert isinstance(docstring, ast.Expr)
     for statement in rest:
@@ -166,12 +185,12 @@ def test_faces_only_hand_names_on(path):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=module_of)
-def test_faces_have_the_names_they_promise(path):
-    face = importlib.import_module(module_of(path))
-    promised = getattr(face, "__all__", [])
-    assert len(set(promised)) == len(promised)
-    for name in promised:
-        assert hasattr(face, name)
+def test_every_name_of_all_exists(path):
+    package = importlib.import_module(module_of(path))
+    names = getattr(package, "__all__", [])
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert hasattr(package, name)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -183,8 +202,7 @@ def test_public_names_are_importable_from_the_package(name):
 
 
 def test_importing_the_package_imports_no_simulator_and_no_server():
-    # torchmetrics and others import matplotlib and pandas where they find them: only what we add
-    # to our dependencies counts.
+    # torchmetrics and others import matplotlib and pandas if installed: these do not count.
     script = f"""
 import importlib, sys
 for name in {sorted(dependencies())!r} + ["lightning.pytorch.cli", "torch.utils.tensorboard"]:
@@ -193,8 +211,8 @@ before = set(sys.modules)
 import e0_lightning
 print(*({{name.split(".")[0] for name in set(sys.modules) - before}} & set({HEAVY!r})))
 """
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.split() == []
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []

@@ -101,6 +101,5 @@ def to_options(overrides: Overrides) -> list[str]:
         ValueError: If a file does not exist.
     """
     return [
-        word if word.startswith("--") else f"--config={find_experiment(word)}"
-        for word in overrides
+        word if word.startswith("--") else f"--config={find_experiment(word)}" for word in overrides
     ]

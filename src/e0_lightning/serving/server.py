@@ -21,13 +21,14 @@ from e0_lightning.serving.connection import HANDSHAKES, connection_class
 from e0_lightning.serving.key_map import load_key_map
 from e0_lightning.serving.limits import LogRateLimit, ServerLimits, log
 from e0_lightning.serving.parser import ObservationParser
-from e0_lightning.serving.protocols import openpi, vla_eval
+from e0_lightning.serving.protocols.openpi import handle_connection as handle_openpi
+from e0_lightning.serving.protocols.vla_eval import handle_connection as handle_vla_eval
 from e0_lightning.serving.service import Connection, Service
 from e0_lightning.types import Actor
 
 PROTOCOLS = {
-    "/vla-eval": vla_eval.handle_connection,
-    "/v1/vla-eval": vla_eval.handle_connection,
+    "/vla-eval": handle_vla_eval,
+    "/v1/vla-eval": handle_vla_eval,
 }
 """Request path to protocol; every other path is openpi's."""
 
@@ -150,7 +151,7 @@ class Server:
         connection.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
         )
-        handle_connection = PROTOCOLS.get(_path(connection.request), openpi.handle_connection)
+        handle_connection = PROTOCOLS.get(_path(connection.request), handle_openpi)
         service.batcher.clients += 1
         service.metrics.clients.inc()
         try:
