@@ -74,21 +74,21 @@ def e0(args: list[str] | None = None) -> None:
     Args:
         args: Words after ``e0``; None takes them from the command line.
     """
-    words, debug = take_flag(sys.argv[1:] if args is None else args, "--debug")
-    if words == ["--version"]:
+    argv, debug = take_flag(sys.argv[1:] if args is None else args, "--debug")
+    if argv == ["--version"]:
         print(f"e0-lightning {e0_lightning.__version__}")
         return
     import_from_working_directory()
     with errors_as_text("e0", debug):
-        name, rest = split_verb(words)
+        name, rest = split_verb(argv)
         if name in VERBS:
             run_verb(name, rest)
         else:
             print(overview(name))
 
 
-def split_verb(words: list[str]) -> tuple[str, list[str]]:
-    """The verb of a command line and the words after it.
+def split_verb(argv: list[str]) -> tuple[str, list[str]]:
+    """The verb of a command line and the arguments after it.
 
     Returns:
         The verb, a group of verbs such as ``benchmark``, or an empty name where help is asked for.
@@ -97,12 +97,12 @@ def split_verb(words: list[str]) -> tuple[str, list[str]]:
         ValueError: If there is no such verb.
     """
     name = ""
-    for index, word in enumerate(words):
+    for index, word in enumerate(argv):
         if word in ("-h", "--help"):
-            return name, words[index:]
+            return name, argv[index:]
         name = f"{name} {word}".strip()
         if name in VERBS:
-            return name, words[index + 1 :]
+            return name, argv[index + 1 :]
         if not any(verb.startswith(f"{name} ") for verb in VERBS):
             raise ValueError(
                 f"expected a verb, got {name}.{near_misses(name, VERBS)} `e0 --help` lists them."
@@ -127,7 +127,7 @@ def overview(group: str = "") -> str:
     )
 
 
-def run_verb(name: str, words: list[str]) -> None:
+def run_verb(name: str, argv: list[str]) -> None:
     """Parse the options of a verb by the signature of its function, and call it.
 
     Raises:
@@ -138,13 +138,13 @@ def run_verb(name: str, words: list[str]) -> None:
     function = load_function(name)
     parser = ArgumentParser(prog=f"e0 {name}", description=function.__doc__, exit_on_error=False)
     parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
-    words = [with_underscores(word) for word in words]
+    argv = [with_underscores(word) for word in argv]
     if VERBS[name].takes_experiment:
-        words = collect_experiment(words)
+        argv = collect_experiment(argv)
     if name == "inspect":
-        words = collect_paths(words)
+        argv = collect_paths(argv)
     try:
-        arguments = parser.instantiate_classes(parser.parse_args(words))
+        arguments = parser.instantiate_classes(parser.parse_args(argv))
     except ArgumentError as error:
         names = [action.dest for action in parser._actions]
         raise ValueError(explain(str(error), names)) from error
@@ -164,19 +164,19 @@ def with_underscores(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
-def collect_experiment(words: list[str]) -> list[str]:
+def collect_experiment(argv: list[str]) -> list[str]:
     """Turn the options that describe an experiment into the list ``--experiment``."""
-    options = parse_options(words)
+    options = parse_options(argv)
     described = [o for o in options if o.name.split(".")[0].rstrip("+") in EXPERIMENT_OPTIONS]
     if not described:
-        return words
+        return argv
     rest = [option.word for option in options if option not in described]
     return [*rest, f"--experiment={json.dumps([option.word for option in described])}"]
 
 
-def collect_paths(words: list[str]) -> list[str]:
-    """Turn the leading words, which are files, into the list ``--paths``."""
-    options = parse_options(words)
+def collect_paths(argv: list[str]) -> list[str]:
+    """Turn the leading arguments, which are files, into the list ``--paths``."""
+    options = parse_options(argv)
     paths = [option.word for option in options if not option.name]
     rest = [option.word for option in options if option.name]
     return [f"--paths={json.dumps(paths)}", *rest] if paths else rest

@@ -68,9 +68,9 @@ def _check_trust(model: dict[str, Any], options: Sequence[Option], path: str) ->
     Raises:
         ValueError: If there is such a module.
     """
-    words = [option.value for option in options if option.value and option.name != "--ckpt_path"]
+    argv = [option.value for option in options if option.value and option.name != "--ckpt_path"]
     files = [read_config(o.value).tree for o in options if o.name == "--config" and o.value]
-    named = {word.split(".")[0] for word in words} | {
+    named = {word.split(".")[0] for word in argv} | {
         class_path.split(".")[0] for file in files for class_path in untrusted_classes(file)
     }
     for class_path in untrusted_classes(model, sorted(named)):

@@ -70,11 +70,11 @@ class CommandLine(LightningCLI):
         self._checkpoint = checkpoint_option(options)
         if self._checkpoint is not None:
             options = take_model(options, self._checkpoint)
-        words = [option.word for option in compose(options)]
+        argv = [option.word for option in compose(options)]
         try:
-            self.config = parser.parse_args(words)
+            self.config = parser.parse_args(argv)
         except ArgumentError as error:
-            raise ValueError(explain(str(error), self._option_names(words[:1]))) from error
+            raise ValueError(explain(str(error), self._option_names(argv[:1]))) from error
 
     def instantiate_classes(self) -> None:
         """Build the data module first: it has the sizes that the model's options leave out.
@@ -128,14 +128,14 @@ class CommandLine(LightningCLI):
 def main() -> None:
     """Run ``lightning fit | validate | test | predict``."""
     import_from_working_directory()
-    words, debug = take_flag(sys.argv[1:], "--debug")
-    if words == ["--version"]:
+    argv, debug = take_flag(sys.argv[1:], "--debug")
+    if argv == ["--version"]:
         print(f"lightning {version('lightning')} (e0-lightning {e0_lightning.__version__})")
         return
-    sys.argv[1:] = words
+    sys.argv[1:] = argv
     with errors_as_text("lightning", debug), _quiet():
         try:
-            run(words)
+            run(argv)
         except SIGTERMException:
             sys.exit(SIGTERM_STATUS)
         except MisconfigurationException as error:
@@ -147,14 +147,14 @@ def run(args: ArgsType = None, start: bool = True) -> LightningCLI:
 
     Args:
         args: Words after ``lightning``; None takes them from the command line.
-        start: Run a verb. Otherwise the words are its options, without a verb, and all is built
+        start: Run a verb. Otherwise the arguments are options, without a verb, and all is built
             but not run.
 
     Returns:
         The finished command line, with its trainer, model and data module.
 
     Raises:
-        ValueError: If the words cannot be used.
+        ValueError: If the arguments are invalid.
     """
     # A class is found by its bare name in YAML if it has been imported.
     for name in e0_lightning.__all__:

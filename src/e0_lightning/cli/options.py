@@ -1,4 +1,4 @@
-"""The words of a command line as options and values."""
+"""Command line arguments as options and values."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Option(NamedTuple):
         return self.name if self.value is None else f"{self.name}={self.value}"
 
 
-def parse_options(words: Sequence[str]) -> list[Option]:
-    """Split words into options; ``--name value`` and ``--name=value`` are the same."""
+def parse_options(argv: Sequence[str]) -> list[Option]:
+    """Split argv into options; ``--name value`` and ``--name=value`` are the same."""
     parsed: list[Option] = []
-    remaining = [*words]
+    remaining = [*argv]
     while remaining:
         word = remaining.pop(0)
         name, equals, value = word.partition("=")
@@ -45,9 +45,9 @@ def parse_options(words: Sequence[str]) -> list[Option]:
     return [Option("--config", o.value) if o.name == "-c" else o for o in parsed]
 
 
-def take_flag(words: Sequence[str], flag: str) -> tuple[list[str], bool]:
-    """The words without a flag such as ``--debug``, and whether it was among them."""
-    return [word for word in words if word != flag], flag in words
+def take_flag(argv: Sequence[str], flag: str) -> tuple[list[str], bool]:
+    """The arguments without a flag such as ``--debug``, and whether it was among them."""
+    return [word for word in argv if word != flag], flag in argv
 
 
 def import_from_working_directory() -> None:
