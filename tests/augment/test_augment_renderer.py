@@ -77,15 +77,15 @@ def agreement(
     """PSNR of the warped and of the original image, compared with the rotated camera's."""
     yaw, pitch = torch.tensor(degrees).deg2rad().view(2, 1)
     home = camera.render(torch.zeros(1), torch.zeros(1))
-    turned = camera.render(yaw, pitch)
+    rotated = camera.render(yaw, pitch)
     intrinsics = camera.intrinsics.clone()
     if shrink > 1:
-        home, turned = (functional.avg_pool2d(view.float(), shrink) for view in (home, turned))
+        home, rotated = (functional.avg_pool2d(view.float(), shrink) for view in (home, rotated))
         intrinsics[:, :2] /= shrink
     assert home.shape[-1] == SIDE
     warped, valid = SphericalWarp().warp(home, yaw, pitch, intrinsics)
     assert valid.float().mean() > 0.6
-    return psnr(warped, turned, valid), psnr(home, turned, valid)
+    return psnr(warped, rotated, valid), psnr(home, rotated, valid)
 
 
 @pytest.mark.parametrize("degrees", ANGLES)
@@ -112,6 +112,6 @@ def test_both_limits_at_once_are_closer_than_the_original_image(plain, degrees):
 
 def test_the_opposite_rotation_does_not_agree(plain):
     yaw = torch.tensor([15.0]).deg2rad()
-    home, turned = plain.render(yaw * 0, yaw * 0), plain.render(yaw, yaw * 0)
+    home, rotated = plain.render(yaw * 0, yaw * 0), plain.render(yaw, yaw * 0)
     warped, valid = SphericalWarp().warp(home, -yaw, yaw * 0, plain.intrinsics)
-    assert psnr(warped, turned, valid) < 18
+    assert psnr(warped, rotated, valid) < 18

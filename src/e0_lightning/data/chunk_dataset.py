@@ -211,7 +211,7 @@ class ChunkDataset(Dataset[Batch]):
 
         Args:
             weights: Weight of each source among the samples. Chunks are repeated as often as in a
-                training epoch: those of some sources several times, only a part of others.
+                training epoch: some sources several times, others in part.
 
         Yields:
             Actions ``(T, H, D)``, state ``(T, Q)`` and valid ``(T, H)`` of a demonstration.

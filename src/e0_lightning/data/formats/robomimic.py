@@ -10,10 +10,19 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from e0_lightning.data.formats import libero
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
 from e0_lightning.data.formats.frames import check_frames, find_encoding, is_vector, pad_to_square
 from e0_lightning.data.formats.hdf5 import find, members
+from e0_lightning.data.formats.libero import (
+    CAMERAS,
+    Camera,
+    DemoLayout,
+    camera,
+    control_mode,
+    find_layout,
+    read_instruction,
+    sentence,
+)
 from e0_lightning.geometry import camera_matrix
 from e0_lightning.types import MIRRORED, PolicySpec
 
@@ -40,7 +49,7 @@ class RobomimicReader(DemoReader):
         return isinstance(data, h5py.Group) and any(name.startswith("demo_") for name in data)
 
     @cached_property
-    def layout(self) -> libero.DemoLayout:
+    def layout(self) -> DemoLayout:
         """Layout of this file, from its first demonstration."""
         demo = self.names[0]
         group = self._demo(demo)
@@ -50,7 +59,7 @@ class RobomimicReader(DemoReader):
                 f"{', '.join(group) or 'nothing'}. Extract observations with robomimic's "
                 "dataset_states_to_obs."
             )
-        return libero.find_layout(self.file, demo) or _robomimic_layout(self.file, demo)
+        return find_layout(self.file, demo) or _robomimic_layout(self.file, demo)
 
     @cached_property
     def names(self) -> list[str]:
@@ -82,10 +91,10 @@ class RobomimicReader(DemoReader):
         ``<task>_demo.hdf5`` comes before the file's attributes, because LIBERO evaluates with it;
         the instruction in the attributes differs from it for half of the tasks.
         """
-        found = _own_instruction(self._demo(demo)) or libero.read_instruction(self.file["data"])
+        found = _own_instruction(self._demo(demo)) or read_instruction(self.file["data"])
         stem = PurePosixPath(self.path).stem
         if stem.endswith("_demo") and "_" in self.task and self.layout.fields_of_view:
-            found = libero.sentence(self.task)
+            found = sentence(self.task)
         if not found:
             raise ValueError(
                 f"{self.path}: there is no instruction in its attributes (data: problem_info; "
@@ -171,7 +180,7 @@ class RobomimicReader(DemoReader):
                 found[view] = camera_matrix(fov, max(height, width), height)
         return found
 
-    def cameras(self, demo: str) -> dict[str, libero.Camera]:
+    def cameras(self, demo: str) -> dict[str, Camera]:
         """Cameras of the views in the demonstration's MJCF; none where it has no model.
 
         Raises:
@@ -183,7 +192,7 @@ class RobomimicReader(DemoReader):
         text = model.decode() if isinstance(model, bytes) else str(model)
         views = [view for view in self.spec.views if not view.endswith(MIRRORED)]
         try:
-            return {view: libero.camera(text, libero.CAMERAS.get(view, view)) for view in views}
+            return {view: camera(text, CAMERAS.get(view, view)) for view in views}
         except ValueError as error:
             raise ValueError(
                 f"{self.path}: data/{demo}, attribute model_file: {error}. Record or copy that "
@@ -246,7 +255,7 @@ class RobomimicReader(DemoReader):
         return found
 
 
-def _robomimic_layout(file: h5py.File, demo: str) -> libero.DemoLayout:
+def _robomimic_layout(file: h5py.File, demo: str) -> DemoLayout:
     group = file[f"data/{demo}"]
     observations = {k: v for k, v in members(group["obs"]).items() if isinstance(v, h5py.Dataset)}
     views = {k: k for k, v in observations.items() if v.ndim == 4 and v.shape[3] == 3}
@@ -254,13 +263,13 @@ def _robomimic_layout(file: h5py.File, demo: str) -> libero.DemoLayout:
     named = {name for view, name in views.items() if view != name}
     actions = find(group, "actions")
     steps = len(actions) if isinstance(actions, h5py.Dataset) and actions.shape else 0
-    return libero.DemoLayout(
+    return DemoLayout(
         format="robomimic",
         views={view: name for view, name in views.items() if view != name or name not in named},
         parts=[k for k, v in observations.items() if k not in named and is_vector(v, steps)],
         lag=0,
         upside_down=False,
-        control_mode=libero.control_mode(file["data"]),
+        control_mode=control_mode(file["data"]),
         square=False,
     )
 
