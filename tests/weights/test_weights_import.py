@@ -91,7 +91,7 @@ def test_imported_weights_act_and_initialize_a_training(demos, tmp_path, capsys)
     source = write(tensors, tmp_path / "model.safetensors")
     out = tmp_path / "imported.ckpt"
     e0(["import-weights", f"--source={source}", "--config", str(config), f"--out={out}"])
-    assert "loaded: expert.norm.modulation.weight" in capsys.readouterr().out
+    assert "loaded: expert.norm.modulation.bias" in capsys.readouterr().out
     policy = load_policy(out)
     assert policy.spec.control_mode == "pd_joint_pos"
     actions = policy.act(observation(policy))

@@ -1,4 +1,4 @@
-"""`e0 benchmark memory | speed | chunk-boundary`: what a policy costs, in memory and in time."""
+"""`e0 benchmark memory | speed`: memory and time that the policy of an experiment takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
-from e0_lightning.benchmarks.chunk_boundary import compare_prefixes
 from e0_lightning.benchmarks.latency import latency_table
 from e0_lightning.benchmarks.memory import (
     estimate_memory,
@@ -16,9 +15,6 @@ from e0_lightning.benchmarks.memory import (
     random_batch,
 )
 from e0_lightning.cli.lightning_cli import build_experiment
-from e0_lightning.envs.base import EvalEpisode
-from e0_lightning.envs.maniskill import DEFAULT_MAX_STEPS, MAX_STEPS, ManiSkillEnvironment
-from e0_lightning.policies.checkpoint import load_policy
 
 
 def benchmark_memory(experiment: list[str]) -> None:
@@ -62,32 +58,3 @@ def benchmark_speed(experiment: list[str]) -> None:
     policy = built.model.cuda() if torch.cuda.is_available() else built.model
     policy.configure_model()
     print(latency_table(policy, built.datamodule.views, built.datamodule.batch_size))
-
-
-def benchmark_chunk_boundary(
-    checkpoint: str,
-    task: str = "PushCube-v1",
-    episodes: int = 20,
-    first_seed: int = 100_000,
-    n_action_steps: int = 8,
-    delay: int = 4,
-    num_envs: int = 1,
-) -> None:
-    """Print how actions jump between chunks in ManiSkill, with real-time chunking and without.
-
-    The robot moves during inference: a chunk arrives `delay` steps after its observation.
-
-    Args:
-        checkpoint: Checkpoint of the trainer.
-        task: ManiSkill's name of the task.
-        episodes: Episodes, on the seeds from `first_seed` on, each run both ways.
-        first_seed: First seed.
-        n_action_steps: Steps between observations; with `delay`, at most the policy's horizon.
-        delay: Steps from an observation to its chunk.
-        num_envs: Parallel environments, one process each.
-    """
-    max_steps = MAX_STEPS.get(task, DEFAULT_MAX_STEPS)
-    evaluated = [EvalEpisode(task, first_seed + n, max_steps) for n in range(episodes)]
-    settings = {"n_action_steps": n_action_steps, "delay": delay, "num_envs": num_envs}
-    policy = load_policy(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    print(compare_prefixes(policy, evaluated, make_environment=ManiSkillEnvironment, **settings))

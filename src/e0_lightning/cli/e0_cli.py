@@ -60,7 +60,7 @@ VERBS: dict[str, Verb] = {
         "benchmarks.multimodality:benchmark", "policies on demonstrations with two modes"
     ),
     "benchmark chunk-boundary": Verb(
-        "cli.costs:benchmark_chunk_boundary", "jumps between action chunks in real time"
+        "benchmarks.chunk_boundary:benchmark", "jumps between action chunks in real time"
     ),
 }
 
