@@ -14,9 +14,16 @@ def write(folder, text, name="table.yaml"):
 
 
 def test_files_become_config_options(tmp_path):
-    table = read_table(write(tmp_path, "title: T\ntraining_variants: {a: [x.yaml, --model.b=1]}"))
+    config = write(tmp_path, "", "x.yaml")
+    path = write(tmp_path, f"title: T\ntraining_variants: {{a: [{config}, --model.b=1]}}")
+    table = read_table(path)
     assert table.baseline == "a"
-    assert to_options(table.training_variants["a"]) == ["--config=x.yaml", "--model.b=1"]
+    assert to_options(table.training_variants["a"]) == [f"--config={config}", "--model.b=1"]
+
+
+def test_missing_file_of_a_variant_is_refused():
+    with pytest.raises(ValueError, match=r"x\.yaml: expected a file"):
+        to_options(["x.yaml"])
 
 
 @pytest.mark.parametrize(
