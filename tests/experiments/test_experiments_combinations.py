@@ -38,6 +38,7 @@ APPLICABLE = {
     "ablation/ordinal_codes.yaml": DIFFUSION,
     "ablation/token_per_dimension.yaml": {"E0"},
     "augment/none.yaml": ALL_POLICIES,
+    "augment/viewpoint.yaml": ALL_POLICIES,
     "backbone/paligemma.yaml": ALL_POLICIES,
     "backbone/qwen.yaml": ALL_POLICIES,
     "backbone/small.yaml": ALL_POLICIES,
@@ -81,8 +82,8 @@ def parsed(benchmark, policy, overlay):
     """The configuration of a command line, without building it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CommandLine, "instantiate_classes", lambda self: None)
-        words = [option.word for option in options(benchmark, *POLICIES[policy], overlay)]
-        return run(words, start=False).config
+        args = [option.word for option in options(benchmark, *POLICIES[policy], overlay)]
+        return run(args, start=False).config
 
 
 PAIRS = [(o, p) for o in OVERLAYS for p in POLICIES if p in APPLICABLE[o]]
@@ -105,16 +106,22 @@ def test_the_papers_setting_applies_to_every_benchmark(benchmark):
     assert episodes is None or episodes.init_args.n_action_steps == 10
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
-def test_viewpoints_are_perturbed_by_default_and_without_by_an_overlay(benchmark):
-    def views(overlay):
-        entries = parsed(benchmark, "E0", overlay).trainer.callbacks
-        (found,) = [each for each in entries if "ViewpointPerturbation" in each.class_path]
-        return found.init_args
+def viewpoint_settings(benchmark, overlay):
+    entries = parsed(benchmark, "E0", overlay).trainer.callbacks
+    found = [each for each in entries if "ViewpointPerturbation" in each.class_path]
+    return found[0].init_args if found else None
 
-    default = views("policy/tweedie.yaml")
-    assert (default.views, default.offset_keep_prob) == (None, 0.5)
-    assert views("augment/none.yaml").views == []
+
+@pytest.mark.parametrize("benchmark", ["libero.yaml", "vlabench.yaml"])
+def test_views_are_perturbed_by_default_and_not_with_an_overlay(benchmark):
+    settings = viewpoint_settings(benchmark, "policy/tweedie.yaml")
+    assert (settings.views, settings.offset_keep_prob) == (None, 0.5)
+    assert viewpoint_settings(benchmark, "augment/none.yaml").views == []
+
+
+def test_views_of_maniskill_are_perturbed_by_an_overlay():
+    assert viewpoint_settings("maniskill.yaml", "policy/tweedie.yaml") is None
+    assert viewpoint_settings("maniskill.yaml", "augment/viewpoint.yaml").max_yaw == 15
 
 
 def test_a_backbone_keeps_the_callbacks_of_the_benchmark():
