@@ -74,7 +74,9 @@ def test_libero_images_equal_those_of_the_environment(libero_assets):
         for view, images in recorded.items():
             errors = np.abs(environment.render(view, 128) - images.astype(int)).mean(axis=(1, 2, 3))
             assert errors.argmin() == step
-            assert errors[step] < 2
+            # Other assets than in the recording leave up to 4.8; the neighbouring steps 6.6 at
+            # least, mirrored images 22, flipped ones 56.
+            assert errors[step] < 6
     environment.close()
 
 
