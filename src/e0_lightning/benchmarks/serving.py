@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -179,6 +180,7 @@ async def _run_script(name: str, *arguments: float) -> Any:
 
 
 def _resident_memory() -> float:
-    """Resident memory of this process in MiB; NaN where the system has no /proc."""
+    """Resident memory of this process in MiB, without garbage; NaN without /proc."""
+    gc.collect()
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[1]) * 4096 / 2**20 if path.exists() else float("nan")
