@@ -57,6 +57,16 @@ def test_episodes_are_published_in_the_order_of_their_seeds(store):
     assert store.failed() == {0: "no path"}
 
 
+def test_relative_output_is_found_from_another_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = open_store(Path("data/push.h5"))
+    monkeypatch.chdir("/")
+    add_episode(store, 0)
+    assert store.publish() == 1
+    assert published_seeds(tmp_path / "data" / "push.h5") == [0]
+    store.close()
+
+
 def test_output_does_not_exist_before_publication(store):
     add_episode(store, 0)
     assert not store.out.exists()

@@ -1,10 +1,11 @@
 """A policy trained on VLABench's demonstrations, with requests of VLABench's openpi client."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 from scripted_server import running
-from test_experiments import EXPERIMENTS
 
 from e0_lightning.cli import run
 from e0_lightning.data.formats.detect import open_demos
@@ -15,6 +16,8 @@ openpi = pytest.importorskip(
     "openpi_client.websocket_client_policy", reason="openpi-client is not installed"
 )
 transform = pytest.importorskip("scipy.spatial.transform", reason="scipy is not installed")
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 STEP = 9  # the gripper is closed at this step
 
@@ -85,7 +88,7 @@ def test_requests_give_the_observations_of_the_demonstrations(demo, policy):
         actions = client.infer(client_request(demo, STEP, "right" in views))["actions"]
         client._ws.close()
     file = open_demos(str(demo), views, list(policy.spec.state))
-    name = file.names[0]
+    name = file.demos()[0].name
     assert list(actor.observation["images"]) == views
     for view, pixels in file.images(name, STEP, STEP + 1).items():
         received = actor.observation["images"][view].permute(0, 2, 3, 1)

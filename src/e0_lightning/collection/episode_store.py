@@ -48,6 +48,8 @@ class EpisodeStore(ABC):
     def __init__(self, out: Path, config: dict[str, Any]) -> None:
         if out.suffix != self.suffix:
             raise ValueError(f"out: expected a file name that ends in {self.suffix}, got {out}.")
+        # Worker processes write to the folder from working directories of their own.
+        out = out.absolute()
         self.out, self.config = out, config
         self.folder = out.with_name(out.name + ".parts")
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
     group_prefix = "traj_"
 
     def __init__(self, out: Path, task: str, control_mode: str, image_size: int | None) -> None:
-        self.sidecar = out.with_suffix(".json")
+        self.sidecar = out.absolute().with_suffix(".json")
         config = {"task": task, "control_mode": control_mode, "image_size": image_size}
         super().__init__(out, config)
 
