@@ -17,6 +17,7 @@ _MODULES = {
     "ArgmaxSampler": "diffusion.samplers",
     "Autoregressive": "policies.autoregressive",
     "Batch": "types",
+    "BestCheckpoint": "training.callbacks.best_checkpoint",
     "CategoricalSampler": "diffusion.samplers",
     "ConfidenceSampler": "diffusion.masked",
     "CosineAdamW": "training.optimizer",

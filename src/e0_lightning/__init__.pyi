@@ -31,6 +31,7 @@ from e0_lightning.policies.e0_hybrid import E0Hybrid
 from e0_lightning.policies.flow_matching import FlowMatching
 from e0_lightning.policies.masked_diffusion import MaskedDiffusion
 from e0_lightning.policies.regression import Regression
+from e0_lightning.training.callbacks.best_checkpoint import BestCheckpoint
 from e0_lightning.training.finetuning import FineTuning
 from e0_lightning.training.optimizer import CosineAdamW
 from e0_lightning.types import ActionSample, Batch, NormalizedBatch, Observation, PolicySpec
@@ -45,6 +46,7 @@ __all__ = [
     "ArgmaxSampler",
     "Autoregressive",
     "Batch",
+    "BestCheckpoint",
     "CategoricalSampler",
     "ConfidenceSampler",
     "CosineAdamW",

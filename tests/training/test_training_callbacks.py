@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from e0_lightning.policies.checkpoint import load_policy
 from e0_lightning.training.callbacks import progress_lines, throughput
 from e0_lightning.training.callbacks.batch_images import log_image, network_images
+from e0_lightning.training.callbacks.best_checkpoint import BestCheckpoint
 from e0_lightning.training.callbacks.progress_lines import ProgressLines
 from e0_lightning.training.callbacks.throughput import TrainingThroughput
 from tiny_policy import (
@@ -27,6 +28,10 @@ class DemosAndEpisodes(InMemoryDemos):
 
     def val_dataloader(self):
         return [self.train_dataloader(), DataLoader([Episodes([1, 2])], batch_size=None)]
+
+
+class Counted:
+    num_val_episodes = 2
 
 
 def fit(folder, data=None, policy=None, **options):
@@ -215,3 +220,18 @@ def test_bf16_on_a_processor_without_it_warns(tmp_path, monkeypatch, recwarn, ha
     warned = [str(each.message) for each in recwarn if "trainer.precision" in str(each.message)]
     assert bool(warned) is not has_bfloat16
     assert all("32-true" in each for each in warned)
+
+
+def test_the_best_checkpoint_has_the_lowest_loss(tmp_path):
+    best = BestCheckpoint()
+    losses = scalars(fit(tmp_path, max_epochs=3, callbacks=[best]))["val/loss"]
+    assert best.best_model_score == pytest.approx(min(losses))
+    assert best.best_model_path.endswith("checkpoints/best.ckpt")
+    assert load_policy(best.best_model_path).spec == SPEC
+
+
+def test_the_best_checkpoint_is_chosen_by_success_where_episodes_are_evaluated(tmp_path):
+    best, data = BestCheckpoint(), DemosAndEpisodes()
+    data.episodes = Counted()
+    fit(tmp_path, data, max_epochs=2, callbacks=[best])
+    assert (best.monitor, best.best_model_score) == ("val/success_rate", 1.0)
