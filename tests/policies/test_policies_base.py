@@ -215,3 +215,10 @@ def test_views_are_put_in_the_order_of_the_spec():
     ):
         with pytest.raises(ValueError, match=r"images: expected .*wrist"):
             spec.check_observation({**observation, "images": images})
+
+
+def test_an_instruction_that_is_too_long_is_refused_before_training():
+    data = InMemoryDemos()
+    data.instructions = ["push", "push " * 200]
+    with pytest.raises(ValueError, match=r"expected at most 128 tokens, got 1001 for 'push push"):
+        new_policy(tiny_settings()).fit_normalizers(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -87,16 +88,18 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: If an instruction is longer than ``max_tokens``.
         """
-        encoded = self.tokenizer(instruction, padding=True, return_tensors="pt")
-        if encoded["input_ids"].shape[1] > self.max_tokens:
-            longest = max(instruction, key=len)
-            raise ValueError(
-                f"language.max_tokens: expected at most {self.max_tokens} tokens, got "
-                f"{encoded['input_ids'].shape[1]} for {longest!r}. Raise max_tokens or shorten the "
-                "instruction."
-            )
+        encoded = self._tokenize(instruction)
         embedded: Tensor = self.model.get_input_embeddings()(encoded["input_ids"].to(device))
         return embedded, encoded["attention_mask"].bool().to(device)
+
+    def check_lengths(self, instructions: Sequence[str]) -> None:
+        """Check the lengths of instructions.
+
+        Raises:
+            ValueError: If an instruction is longer than ``max_tokens``.
+        """
+        for instruction in instructions:
+            self._tokenize([instruction])
 
     def forward(
         self, embeddings: Tensor, mask: Tensor
@@ -156,6 +159,16 @@ class LanguageModel(nn.Module):
             "max_tokens": self.max_tokens,
             "attention": self.attention,
         }
+
+    def _tokenize(self, instruction: list[str]) -> Any:
+        encoded = self.tokenizer(instruction, padding=True, return_tensors="pt")
+        length = encoded["input_ids"].shape[1]
+        if length > self.max_tokens:
+            raise ValueError(
+                f"language.max_tokens: expected at most {self.max_tokens} tokens, got {length} for "
+                f"{max(instruction, key=len)!r}. Raise max_tokens or shorten the instruction."
+            )
+        return encoded
 
 
 class _Recorder(DynamicCache):

@@ -233,6 +233,8 @@ class Policy(pl.LightningModule):
         """Take spec and statistics of demonstrations, or raise a ValueError on another spec."""
         is_new = self._spec is None
         self._bind_data(datamodule)
+        # A sentence that is too long must not end the run at the step that samples it.
+        self.encoder.language.check_lengths(getattr(datamodule, "instructions", []))
         if is_new:
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 

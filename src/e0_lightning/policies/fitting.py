@@ -16,7 +16,8 @@ from e0_lightning.types import PolicySpec
 class Demonstrations(Protocol):
     """A data module of demonstrations, such as ``RobotDemos``.
 
-    An optional attribute ``source`` names it in error messages.
+    An optional attribute ``source`` names it in error messages, and an optional ``instructions``
+    lists its sentences.
     """
 
     @property
