@@ -75,6 +75,35 @@ def test_score_of_codes_is_the_gradient_of_the_log_density():
     assert torch.allclose(process.score(x, joint, tau), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("code_sigma", [0.0, 1.5])
+def test_the_matched_filter_keeps_the_posterior(code_sigma):
+    process = OneHotDiffusion(8, alpha=0.7, code_sigma=code_sigma, matched_filter=True)
+    tokens, tau = torch.tensor([[3, 5, 0]]), torch.tensor([0.6])
+    x_tau = process.corrupt(tokens, tau, seeded())
+    means = tau * process.alpha * process.encode(torch.arange(8))
+    likelihood = -(x_tau[..., None, :] - means).square().sum(-1) / (2 * (1 - tau) ** 2)
+    # The filter's output is proportional to the inner products with the codes.
+    filtered = process.network_input(x_tau, tau)
+    scale = (process.encode(torch.arange(8)) @ x_tau[0, 0])[3] / filtered[0, 0, 3]
+    evidence = tau * process.alpha * scale * filtered / (1 - tau) ** 2
+    torch.testing.assert_close(evidence.softmax(-1), likelihood.softmax(-1))
+
+
+@pytest.mark.parametrize("code_sigma", [0.0, 40.0])
+@pytest.mark.parametrize("tau", [0.0, 0.5, 0.9, 0.99])
+def test_the_matched_filters_output_has_norm_1_at_every_tau(code_sigma, tau):
+    process = OneHotDiffusion(256, 0.1, code_sigma=code_sigma, matched_filter=True)
+    tokens = torch.arange(256).repeat(8, 1)
+    level = torch.full((8,), tau)
+    filtered = process.network_input(process.corrupt(tokens, level, seeded()), level)
+    assert filtered.square().sum(-1).mean().item() == pytest.approx(1, rel=0.15)
+
+
+def test_projected_noise_is_refused_beside_a_matched_filter():
+    with pytest.raises(ValueError, match="got matched_filter"):
+        OneHotDiffusion(8, projected=True, matched_filter=True)
+
+
 def test_mean_and_noise_add_up_to_the_input():
     process = OneHotDiffusion(num_bins=7, alpha=0.2)
     x, logits, tau = torch.randn(3, 2, 7), torch.randn(3, 2, 7), torch.rand(3)

@@ -29,8 +29,8 @@ from e0_lightning.policies.base import Policy
 from e0_lightning.policies.checkpoint import build_policy
 
 NUM_BINS, ALPHA, NUM_STEPS = 64, 1.0, 10
-"""Stronger signal than the paper's α = 0.1 and Gaussian targets: both are learned sooner. 300 steps
-at α = 0.1 with one-hot targets, one token per step, left 99 % of chunks off both ways."""
+"""Stronger signal than the paper's α = 0.1 and Gaussian targets, which are learned sooner, for the
+variants of E0 that are compared with other policies."""
 
 NUM_PLOTTED = 60
 """Chunks in each panel of the plot."""
@@ -42,7 +42,21 @@ NOISE = {"num_bins": NUM_BINS, "alpha": ALPHA}
 TAU = {"class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau", "init_args": NOISE}
 E0_PROCESS = {"process": {**NOISE, "target_sigma": 1.0, "tau_distribution": TAU}}
 
+SHIPPED: dict[str, Any] = {"num_bins": 256, "alpha": 0.1, "target_sigma": 4.0}
+"""Process of ``experiments/maniskill.yaml``."""
+
+SHIPPED_RANGE = {"num_bins": SHIPPED["num_bins"], "alpha": SHIPPED["alpha"]}
+WIDE_CODES = {
+    **SHIPPED,
+    "code_sigma": 41.0,
+    "matched_filter": True,
+    "tau_distribution": {**TAU, "init_args": SHIPPED_RANGE},
+}
+"""The same with ``experiments/ablation/wide_codes.yaml``."""
+
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "E0, shipped": ("E0", {"process": SHIPPED}),
+    "E0, wide codes": ("E0", {"process": WIDE_CODES}),
     "E0": ("E0", E0_PROCESS),
     "E0, self-conditioned": ("E0", {**E0_PROCESS, "self_conditioning": True}),
     "FlowMatching": ("FlowMatching", {}),
@@ -53,7 +67,19 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Trained policies: name to class and its own arguments."""
 
+WIDE_SCHEDULE = IdentifiabilitySchedule(**SHIPPED_RANGE)
+
 INFERENCE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "E0, shipped": {
+        f"E0, shipped, N = {steps}": {"sampler": TweedieSampler(steps, None, "expectation")}
+        for steps in (1, 2, 4, 10)
+    },
+    "E0, wide codes": {
+        f"E0, wide codes, N = {steps}": {
+            "sampler": TweedieSampler(steps, WIDE_SCHEDULE, "expectation")
+        }
+        for steps in (1, 2, 4, 10)
+    },
     "E0": {
         "E0": {"sampler": TweedieSampler(NUM_STEPS, None, "center")},
         "E0, identifiability steps": {"sampler": TweedieSampler(NUM_STEPS, SCHEDULE, "center")},

@@ -29,10 +29,13 @@ class OneHotDiffusion:
         code_sigma: Standard deviation, in bins, of a Gaussian of unit norm around the bin that
             replaces the one-hot ``e_k``: the coarse value of an action then stays readable under
             more noise than its bin. 0 is the paper's one-hot.
+        matched_filter: Let the network see the inner products of ``x_τ`` with all codes, of norm 1
+            at every τ, instead of ``x_τ`` (:meth:`network_input`).
 
     Raises:
         ValueError: If there are fewer than two bins, α is not positive, a standard deviation is
-            negative, or ``projected`` is set in a subclass with another noise.
+            negative, or ``projected`` is set with ``matched_filter`` or in a subclass with another
+            noise.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class OneHotDiffusion:
         tau_distribution: TauDistribution | None = None,
         projected: bool = False,
         code_sigma: float = 0.0,
+        matched_filter: bool = False,
     ) -> None:
         if num_bins < 2:
             raise ValueError(f"num_bins: expected 2 or more, got {num_bins}.")
@@ -52,13 +56,15 @@ class OneHotDiffusion:
             if sigma < 0:
                 raise ValueError(f"{name}: expected 0 bins or more, got {sigma}.")
         if projected:
-            self._check_projected()
+            self._check_projected(matched_filter)
         self.num_bins = num_bins
         self.alpha = alpha
         self.target_sigma = target_sigma
         self.tau_distribution = tau_distribution or BetaTau()
         self.projected = projected
         self.code_sigma = code_sigma
+        self.matched_filter = matched_filter
+        self._codes: Tensor | None = None
 
     def prior(
         self,
@@ -115,10 +121,37 @@ class OneHotDiffusion:
 
     def codes(self, device: torch.device) -> Tensor:
         """Codes of all bins if ``code_sigma`` is not 0, ``(K, K)``, one row per bin."""
-        bins = torch.arange(self.num_bins, device=device)
-        distance = (bins[:, None] - bins) / self.code_sigma
-        codes: Tensor = normalize(torch.exp(-0.5 * distance**2))
-        return codes
+        if self._codes is None or self._codes.device != device:
+            bins = torch.arange(self.num_bins, device=device)
+            distance = (bins[:, None] - bins) / self.code_sigma
+            self._codes = normalize(torch.exp(-0.5 * distance**2))
+        return self._codes
+
+    def network_input(self, x_tau: Tensor, tau: Tensor) -> Tensor:
+        """Precondition ``x_τ`` for the network, ``(B, L, K)``.
+
+        With ``matched_filter`` it is ``S x_τ / √((τ α)² s + (1 − τ)²) / √K`` with the codes as rows
+        of S and s the mean square of the entries of ``S Sᵀ``: of norm 1 on average at every τ, as
+        EDM's ``c_in`` (arXiv 2206.00364). ``S x_τ`` is a sufficient statistic of the token,
+        ``log p(k | x_τ) = log p(k) + (τ α (S x_τ)_k − ½ τ² α²) / (1 − τ)² + const``, so that only
+        noise is removed.
+
+        Args:
+            x_tau: ``(B, L, K)``.
+            tau: ``(B,)`` in [0, 1].
+        """
+        if not self.matched_filter:
+            return x_tau
+        mean_square = 1 / self.num_bins
+        with torch.autocast(x_tau.device.type, enabled=False):
+            if self.code_sigma:
+                codes = self.codes(x_tau.device)
+                x_tau = x_tau.float() @ codes.T
+                mean_square = float((codes @ codes.T).square().mean())
+            level = tau.to(x_tau.device, torch.float32)[:, None, None]
+            norm = ((level * self.alpha) ** 2 * mean_square + (1 - level) ** 2).sqrt()
+            unit: Tensor = x_tau / (norm * self.num_bins**0.5)
+        return unit
 
     def inpaint(self, tokens: Tensor, tau: Tensor) -> Tensor:
         """Input for tokens of an action prefix: their code at the usual norm, without noise.
@@ -179,7 +212,12 @@ class OneHotDiffusion:
         """Mean cross-entropy over valid tokens, in nats; see `losses.cross_entropy`."""
         return cross_entropy(logits, tokens, valid, self.target_sigma)
 
-    def _check_projected(self) -> None:
+    def _check_projected(self, matched_filter: bool) -> None:
+        if matched_filter:
+            raise ValueError(
+                "projected: expected x_τ as the input of the network, got matched_filter. Set one "
+                "of them to false."
+            )
         for name in ("prior", "corrupt"):
             if getattr(type(self), name) is not getattr(OneHotDiffusion, name):
                 raise ValueError(

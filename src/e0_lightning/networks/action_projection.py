@@ -55,6 +55,7 @@ class NoisyTokenEmbedding(nn.Linear):
         self_conditioning: Embed an earlier estimate (Analog Bits, arXiv 2208.04202). Zero at
             initialization.
         action_prefix: Embed an action prefix.
+        unit_input: Initialize for inputs of norm 1, with weights of standard deviation 1.
     """
 
     def __init__(
@@ -64,8 +65,12 @@ class NoisyTokenEmbedding(nn.Linear):
         joined: int = 1,
         self_conditioning: bool = False,
         action_prefix: bool = False,
+        unit_input: bool = False,
     ) -> None:
         super().__init__(joined * num_bins, width)
+        self.input_norm = 1.0 if unit_input else num_bins**0.5
+        if unit_input:
+            nn.init.normal_(self.weight)
         self.num_bins = num_bins
         self.joined = joined
         self.estimate = nn.Linear(width, width) if self_conditioning else None
@@ -97,7 +102,7 @@ class NoisyTokenEmbedding(nn.Linear):
         estimate = torch.zeros_like(embedded)
         if logits is not None:
             # Scaled to the norm of noise, for a certain estimate.
-            scaled = self.num_bins**0.5 * logits.float().softmax(dim=-1)
+            scaled = self.input_norm * logits.float().softmax(dim=-1)
             estimate = F.linear(self._join(scaled).to(self.weight.dtype), self.weight)
         if keep is not None:
             estimate = estimate * keep[:, None, None]

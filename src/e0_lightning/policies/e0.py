@@ -77,7 +77,12 @@ class E0(Policy):
         self.num_tokens = actions.horizon * actions.width
         joined = actions.width if token_per == "step" else 1
         embedding = NoisyTokenEmbedding(
-            self.process.num_bins, expert.width, joined, self_conditioning, max_action_prefix > 0
+            self.process.num_bins,
+            expert.width,
+            joined,
+            self_conditioning,
+            action_prefix=max_action_prefix > 0,
+            unit_input=self.process.matched_filter,
         )
         self.projection = ActionProjection(
             embedding, self.num_tokens // joined, expert.width, joined * self.process.num_bins
@@ -128,7 +133,7 @@ class E0(Policy):
             prefix_tokens: Tokens of the action prefix, ``(B, L)`` int64, −1 after it; used if
                 training had action prefixes.
         """
-        embedded = self._add_prefix(self.projection.embed(x_tau), prefix_tokens)
+        embedded = self._embed(x_tau, tau, prefix_tokens)
         return self._refine(self.projection.embedding.add_estimate(embedded, estimate), tau, prefix)
 
     def _denoiser(self, prefix: Prefix, prefix_tokens: Tensor | None) -> Denoise:
@@ -178,9 +183,10 @@ class E0(Policy):
         if prefix_tokens is not None:
             clean = self.process.inpaint(tokens, tau)
             x_tau = torch.where(prefix_tokens[..., None] < 0, x_tau, clean)
-        return self._add_prefix(self.projection.embed(x_tau), prefix_tokens)
+        return self._embed(x_tau, tau, prefix_tokens)
 
-    def _add_prefix(self, embedded: Tensor, prefix_tokens: Tensor | None) -> Tensor:
+    def _embed(self, x_tau: Tensor, tau: Tensor, prefix_tokens: Tensor | None) -> Tensor:
+        embedded = self.projection.embed(self.process.network_input(x_tau, tau))
         if prefix_tokens is None:
             return embedded
         values = self.tokenizer.decode(prefix_tokens.clamp(min=0))

@@ -59,7 +59,10 @@ class E0Hybrid(Policy):
             nn.Linear(actions.width, width), actions.horizon, width, actions.width
         )
         self.token_projection = ActionProjection(
-            NoisyTokenEmbedding(bins, width), self.num_tokens, width, bins
+            NoisyTokenEmbedding(bins, width, unit_input=self.process.matched_filter),
+            self.num_tokens,
+            width,
+            bins,
         )
 
     def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
@@ -116,5 +119,6 @@ class E0Hybrid(Policy):
 
     def _denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens after those of the flow."""
-        refined = self.expert(self.token_projection.embed(x_tau), prefix, tau)
+        embedded = self.token_projection.embed(self.process.network_input(x_tau, tau))
+        refined = self.expert(embedded, prefix, tau)
         return self.token_projection.project_out(refined)
