@@ -43,3 +43,22 @@ def test_names_the_problems_of_one_file_and_continues(record, capsys):
     out = capsys.readouterr().out
     assert "traj_1/actions at step 4" in out
     assert "good.h5\n  format" in out
+
+
+def test_verifying_reads_every_image_and_counts_checksums(write_robomimic, capsys):
+    def damage(file):
+        offset = file["data/demo_3/obs/front_image"].id.get_chunk_info(0).byte_offset
+        damaged.append(offset)
+
+    damaged = []
+    path = write_robomimic(edit=damage, chunks=(4, 16, 16, 3), fletcher32=True)
+    inspect([path], verify=True)
+    assert "6 of 6 image sets have checksums" in capsys.readouterr().out
+    with open(path, "r+b") as file:
+        file.seek(damaged[0] + 10)
+        byte = file.read(1)[0]
+        file.seek(damaged[0] + 10)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(SystemExit):
+        inspect([path], verify=True)
+    assert "demo_3/obs/front_image, steps 0 to 4" in capsys.readouterr().out

@@ -20,11 +20,12 @@ HARDLY_MOVES = 1e-4
 """Range between the extremes, in robot units, below which a dimension is marked."""
 
 
-def inspect(paths: list[str]) -> None:
+def inspect(paths: list[str], verify: bool = False) -> None:
     """Print what each file holds: task, demonstrations, cameras, state, actions, problems.
 
     Args:
         paths: Files of demonstrations, glob patterns, or URLs that fsspec reads.
+        verify: Read every image too, which checks all checksums of the file.
 
     Raises:
         SystemExit: With status 1, after all files, if one of them has a problem.
@@ -32,14 +33,14 @@ def inspect(paths: list[str]) -> None:
     problems = 0
     for path in [match for pattern in paths for match in expand(pattern)]:
         print(path)
-        for line in _describe(path):
+        for line in _describe(path, verify):
             problems += line.startswith("problem")
             print(f"  {line}")
     if problems:
         sys.exit(1)
 
 
-def _describe(path: str) -> Iterator[str]:
+def _describe(path: str, verify: bool) -> Iterator[str]:
     try:
         reader = open_demos(path)
         demos = reader.demos()
@@ -56,6 +57,8 @@ def _describe(path: str) -> Iterator[str]:
                 reader.check_chunks(dataset)
             except ValueError as error:
                 problems.append(str(error))
+    if verify:
+        yield _verify(reader, demos, problems)
     yield from _statistics("actions", actions, [str(d) for d in range(actions.shape[1])])
     parts = reader.spec.state.items()
     yield from _statistics("state", states, [f"{part}[{d}]" for part, n in parts for d in range(n)])
@@ -63,6 +66,20 @@ def _describe(path: str) -> Iterator[str]:
     yield from (f"problem       {problem}" for problem in problems[:MAX_PROBLEMS])
     if len(problems) > MAX_PROBLEMS:
         yield f"problem       … and {len(problems) - MAX_PROBLEMS} more"
+
+
+def _verify(reader: DemoReader, demos: list[DemoInfo], problems: list[str]) -> str:
+    """Read all images, and say how many data sets of images have checksums."""
+    datasets, protected = 0, 0
+    for demo in demos:
+        for start in range(0, demo.steps, demo.block_length):
+            try:
+                reader.images(demo.name, start, min(start + demo.block_length, demo.steps))
+            except ValueError as error:
+                problems.append(str(error))
+        found = set(reader.image_dataset(demo.name).values())
+        datasets, protected = datasets + len(found), protected + sum(d.fletcher32 for d in found)
+    return f"verified      every image is read; {protected} of {datasets} image sets have checksums"
 
 
 def _headers(reader: DemoReader, demos: list[DemoInfo]) -> Iterator[str]:
