@@ -126,7 +126,7 @@ def test_views_of_maniskill_are_perturbed_by_an_overlay():
 
 def test_a_backbone_keeps_the_callbacks_of_the_benchmark():
     entries = parsed("libero.yaml", "E0", "backbone/paligemma.yaml").trainer.callbacks
-    by_name = {entry.class_path.rpartition(".")[2]: entry.init_args for entry in entries}
+    by_name = {entry.class_path.rpartition(".")[2]: entry.get("init_args") for entry in entries}
     assert by_name["RolloutReport"].folder == "runs/libero/evaluation"
     assert by_name["EMAWeightAveraging"].decay == 0.999
     assert "ViewpointPerturbation" in by_name
