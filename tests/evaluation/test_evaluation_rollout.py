@@ -214,6 +214,7 @@ package = types.ModuleType("e0_lightning")
 package.__path__ = [{str(package)!r}]
 sys.modules["e0_lightning"] = package
 import e0_lightning.evaluation.env_worker
+import e0_lightning.envs.libero, e0_lightning.envs.maniskill
 print(*({{name.split(".")[0] for name in sys.modules}} & {{"lightning", "transformers", "timm"}}))
 """
     printed = subprocess.run(
