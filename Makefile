@@ -120,7 +120,7 @@ compare-libero: libero renderer  ## policies side by side on three tasks of LIBE
 test: install  ## all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-fast: install  ## tests without simulators and trainings, in less than three minutes
+test-fast: install  ## tests without simulators, trainings and processes
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not simulator and not slow'
 
 lint: install  ## style

@@ -10,6 +10,8 @@ from e0_lightning.benchmarks.memory import (
     stored_activations,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_parts_add_up_and_frozen_parts_are_not_trained():
     policy = tiny_policy(fine_tuning={"lr_multipliers": {"vision": 0}})

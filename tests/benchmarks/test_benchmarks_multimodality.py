@@ -8,6 +8,8 @@ from PIL import Image
 from e0_lightning.benchmarks.multimodality import benchmark, inference_variants, sample, train
 from e0_lightning.benchmarks.two_way_reach import evaluate_chunks, sample_obstacles
 
+pytestmark = pytest.mark.slow
+
 
 def evaluate_trained(name, variant):
     """Classify chunks of a briefly trained policy."""

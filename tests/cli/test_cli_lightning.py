@@ -9,6 +9,8 @@ import pytest
 from e0_lightning.cli import e0_cli, lightning_cli
 from e0_lightning.cli.lightning_cli import build_experiment, run
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 BORING = "lightning.pytorch.demos.boring_classes"
 QUIET = [

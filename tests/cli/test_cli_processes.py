@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def start(words, folder):
     command = [sys.executable, "-m", "e0_lightning.cli", "fit", *words]

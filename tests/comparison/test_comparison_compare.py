@@ -5,6 +5,8 @@ import torch
 
 from e0_lightning.comparison.compare import compare
 
+pytestmark = pytest.mark.slow
+
 TABLE = """
 title: Toys
 training_variants:

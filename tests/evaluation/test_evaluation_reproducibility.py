@@ -9,6 +9,8 @@ from e0_lightning.evaluation.results_store import key
 from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
 from tiny_policy import SPEC, STATE, ready_policy, tiny_settings
 
+pytestmark = pytest.mark.slow
+
 BINS = {"process": {"num_bins": 32}}
 POLICIES = {
     "Regression": tiny_settings("Regression"),

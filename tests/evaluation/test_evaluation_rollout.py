@@ -12,6 +12,8 @@ from e0_lightning.evaluation.results_store import key
 from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
 from e0_lightning.types import EpisodeBatch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rollouts():

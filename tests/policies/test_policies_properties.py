@@ -23,6 +23,8 @@ from tiny_policy import (
     tiny_settings,
 )
 
+pytestmark = pytest.mark.slow
+
 WIDER = ACTIONS | {"model_dim": 5}
 
 POLICIES = {

@@ -13,6 +13,8 @@ from strategies_run import run
 from e0_lightning.policies.checkpoint import load_policy
 from tiny_policy import make_batch
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 
