@@ -36,7 +36,7 @@ NUM_PLOTTED = 60
 """Chunks in each panel of the plot."""
 
 SCHEDULE = IdentifiabilitySchedule(NUM_BINS, ALPHA)
-"""Noise levels at which tokens can be told from noise."""
+"""Noise levels at which tokens are identifiable."""
 
 NOISE = {"num_bins": NUM_BINS, "alpha": ALPHA}
 TAU = {"class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau", "init_args": NOISE}
