@@ -178,7 +178,7 @@ def config(tmp_path):
                 "encoder": {
                     "vision": {
                         "class_path": "VisionEncoder",
-                        "init_args": {"name": "test_vit", "side": 32},
+                        "init_args": {"name": "test_vit", "size": 32},
                     },
                     "language": {"config": LANGUAGE},
                 },

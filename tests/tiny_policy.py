@@ -46,7 +46,7 @@ def tiny_settings(class_path: str = "E0", **changes: Any) -> dict[str, Any]:
         changes = {"process": {"num_bins": 32, "alpha": 0.1}} | changes
     args = {
         "encoder": {
-            "vision": {"name": "test_vit", "side": 32},
+            "vision": {"name": "test_vit", "size": 32},
             "language": {"config": dict(LANGUAGE)},
             "state_dim": STATE,
         },

@@ -1,14 +1,14 @@
 """Types shared by all folders: observations, batches, specs, results, and who acts on them.
 
 Shapes, used in every docstring: B batch, H horizon, D action dimensions, L = H·D tokens, K bins,
-S image side, P prefix length, W width, Q state dimensions.
+(h, w) image size, P prefix length, W width, Q state dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class Observation(TypedDict):
     """The input of a policy, in robot units and raw pixels."""
 
     images: dict[str, Tensor]
-    """View name to ``(B, 3, S, S)`` uint8 RGB, upright."""
+    """View name to ``(B, 3, h, w)`` uint8 RGB, upright; each view has its own size."""
     instruction: list[str]
     """B sentences."""
     state: Tensor
@@ -63,22 +63,78 @@ class NormalizedBatch(TypedDict):
 
 
 @dataclass(frozen=True)
+class ViewSize:
+    """Size of a view's images, and how the frames of its camera are brought to it.
+
+    A camera's frame is cropped, then resized. Reader, environment and server all do this with
+    :func:`e0_lightning.geometry.resize_frames`, so that a policy is given the same images.
+
+    Args:
+        height: Rows h, pixels.
+        width: Columns w, pixels.
+        crop: ``[top, left, height, width]`` of the camera's frame, as fractions of its edges where
+            all four are at most 1, else in pixels; None for the whole frame.
+        fit: ``pad`` keeps the aspect ratio and fills with black, ``stretch`` does not.
+        camera: Rows and columns of the recorded frames, pixels: the size at which simulators
+            render. Not compared, as cameras of several sizes may serve one view.
+
+    Raises:
+        ValueError: If a size, the crop or ``fit`` is out of range.
+    """
+
+    height: int
+    width: int
+    crop: list[float] | None = None
+    fit: Literal["pad", "stretch"] = "pad"
+    camera: tuple[int, int] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(
+                "expected a height and width of at least 1 pixel, got "
+                f"{self.height} x {self.width}."
+            )
+        if self.fit not in ("pad", "stretch"):
+            raise ValueError(f"fit: expected pad or stretch, got {self.fit!r}.")
+        crop = self.crop
+        if crop is not None and not (len(crop) == 4 and min(crop) >= 0 and min(crop[2:]) > 0):
+            raise ValueError(
+                f"crop: expected [top, left, height, width], the last two above 0, got {crop}."
+            )
+
+    @property
+    def camera_size(self) -> tuple[int, int]:
+        """Rows and columns of the camera's frames; those of the images where not known."""
+        height, width = (self.height, self.width) if self.camera is None else self.camera
+        return height, width
+
+    def __str__(self) -> str:
+        rule = "" if self.crop is None else f", crop {self.crop}"
+        return f"{self.height} x {self.width} px{rule}" + ", stretched" * (self.fit == "stretch")
+
+
+@dataclass(frozen=True)
 class PolicySpec:
     """Observation and action spec that demonstrations, policies and environments must agree on.
 
     Args:
-        views: View name to image side in pixels.
+        views: View name to the size of its images; an int is the side of a square, a pair rows and
+            columns, and a dict the arguments of :class:`ViewSize`.
         state: State part to its number of dimensions, in the order of concatenation.
         action_dim: Action dimensions D.
         control_mode: Robot controller that the actions are meant for.
         horizon: Steps H of an action chunk.
     """
 
-    views: dict[str, int] = field(default_factory=dict)
+    views: dict[str, ViewSize] = field(default_factory=dict)
     state: dict[str, int] = field(default_factory=dict)
     action_dim: int = 0
     control_mode: str = ""
     horizon: int = 0
+
+    def __post_init__(self) -> None:
+        views = {view: _as_view_size(size) for view, size in self.views.items()}
+        object.__setattr__(self, "views", views)
 
     @property
     def state_dim(self) -> int:
@@ -123,7 +179,7 @@ class PolicySpec:
         """
         images, state = observation["images"], observation["state"]
         found = {view: tuple(frames.shape[1:]) for view, frames in images.items()}
-        expected = {view: (3, side, side) for view, side in self.views.items()}
+        expected = {view: (3, size.height, size.width) for view, size in self.views.items()}
         if found != expected:
             raise ValueError(
                 f"images: expected {expected}, got {found}. Pass these views in the size of the "
@@ -148,14 +204,15 @@ class PolicySpec:
         Raises:
             ValueError: If any field differs, listing the fields with both values.
         """
-        own, found = self.as_dict(), other.as_dict()
+        own, found = ({f.name: getattr(s, f.name) for f in fields(s)} for s in (self, other))
         differing = [name for name in own if own[name] != found[name]]
         # Dictionaries compare without order, but state parts are concatenated in order.
         if "state" not in differing and list(self.state) != list(other.state):
             differing.append("state")
         if differing:
             lines = [
-                f"  {name}: {owner} has {own[name]}, {other_owner} has {found[name]}"
+                f"  {name}: {owner} has {_describe(own[name])}, {other_owner} has "
+                f"{_describe(found[name])}"
                 for name in differing
             ]
             raise ValueError(
@@ -163,6 +220,20 @@ class PolicySpec:
                 "Use demonstrations and environments with the same spec, or train a policy for "
                 "this one."
             )
+
+
+def _as_view_size(size: Any) -> ViewSize:
+    if isinstance(size, ViewSize):
+        return size
+    if isinstance(size, Mapping):
+        return ViewSize(**size)
+    return ViewSize(size, size) if isinstance(size, int) else ViewSize(*size)
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return "{" + ", ".join(f"{name}: {entry}" for name, entry in value.items()) + "}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from e0_lightning.augment.spherical_warp import SphericalWarp, rotation
 from e0_lightning.geometry import camera_matrix
 
 SIDE = 64
-CAMERA = torch.from_numpy(camera_matrix(80.0, SIDE))
+CAMERA = torch.from_numpy(camera_matrix(80.0, SIDE, SIDE))
 YAWS = torch.tensor([0.26, -0.26, 0.0, 0.1, -0.2])
 PITCHES = torch.tensor([0.0, 0.2, -0.26, 0.26, -0.1])
 CAMERAS = CAMERA.expand(len(YAWS), 3, 3)
@@ -96,7 +96,7 @@ def test_pixels_outside_of_the_source_are_black_and_not_valid():
 
 
 def test_directions_behind_the_source_camera_are_not_valid():
-    camera = torch.from_numpy(camera_matrix(150.0, SIDE))[None]
+    camera = torch.from_numpy(camera_matrix(150.0, SIDE, SIDE))[None]
     warp = SphericalWarp()
     warped, valid = warp.warp(noise(1), torch.tensor([math.radians(60)]), torch.zeros(1), camera)
     assert valid[..., -1].all()
@@ -136,5 +136,5 @@ def test_limits_out_of_range_are_refused(limits):
 
 
 def test_shapes_that_do_not_match_are_refused():
-    with pytest.raises(ValueError, match=r"expected images \(B, 3, S, S\).*got .*, \(3,\), \(5,\)"):
+    with pytest.raises(ValueError, match=r"expected images \(B, 3, h, w\).*got .*, \(3,\), \(5,\)"):
         SphericalWarp().warp(noise(), YAWS[:3], PITCHES, CAMERAS)

@@ -16,7 +16,7 @@ from e0_lightning.geometry import camera_matrix
 from e0_lightning.types import PolicySpec
 
 SIDE = 32
-CAMERA = torch.from_numpy(camera_matrix(90.0, SIDE))
+CAMERA = torch.from_numpy(camera_matrix(90.0, SIDE, SIDE))
 
 
 def sample(views: tuple[str, ...] = ("base_camera", "hand_camera")) -> dict[str, Any]:
@@ -178,8 +178,10 @@ def test_missing_intrinsics_and_field_of_view_name_both_remedies(fov):
 
 @pytest.mark.parametrize("side", [SIDE // 2, SIDE * 2])
 def test_intrinsics_of_another_image_size_are_refused(side):
-    cameras = torch.from_numpy(camera_matrix(90.0, side)).expand(4, 3, 3)
-    with pytest.raises(ValueError, match=rf"'base_camera': expected .* images of {SIDE} pixels"):
+    cameras = torch.from_numpy(camera_matrix(90.0, side, side)).expand(4, 3, 3)
+    with pytest.raises(
+        ValueError, match=rf"'base_camera': expected .* images of {SIDE} x {SIDE} pixels"
+    ):
         perturbed(ViewpointPerturbation(), batch(intrinsics={"base_camera": cameras}))
 
 

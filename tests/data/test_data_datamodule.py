@@ -154,7 +154,7 @@ def test_refuses_a_horizon_longer_than_every_demo(record):
     ("options", "message"),
     [
         ({"demos": []}, "empty list"),
-        ({"views": []}, "empty list"),
+        ({"views": [], "state": []}, "views and state: expected at least one name"),
         ({"val_fraction": 1.0}, "val_fraction: expected .*, got 1.0"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         (
@@ -167,7 +167,7 @@ def test_refuses_a_horizon_longer_than_every_demo(record):
 )
 def test_refuses_invalid_arguments(options, message):
     with pytest.raises(ValueError, match=message):
-        RobotDemos(**{"demos": ["a"], "views": ["cam"], "state": [], "horizon": 4, **options})
+        RobotDemos(**{"demos": ["a"], "views": ["cam"], "state": ["qpos"], "horizon": 4, **options})
 
 
 class Episodes(LightningDataModule):

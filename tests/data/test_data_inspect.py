@@ -15,7 +15,7 @@ def test_describes_a_real_recording(real, capsys):
         "control mode pd_joint_pos",
         "demos 2, without 0 failed",
         "steps 128 in all; 63 / 64.0 / 65",
-        "base_camera: 128 px, intrinsics known, chunks 17 × 32 × 32 × 1 (1 demonstrations)",
+        "base_camera: 128 x 128 px, intrinsics known, chunks 17 × 32 × 32 × 1 (1 demonstrations)",
         "state qpos: 9",
     ):
         assert text in lines

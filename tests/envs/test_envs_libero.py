@@ -77,7 +77,7 @@ def test_observations_have_images_state_and_the_instruction_of_the_papers(soup):
         CAMERAS, (128, 128, 3)
     )
     assert observation.state.shape == (sum(PARTS.values()),)
-    mirrored = soup.render("agentview_mirrored", 128)
+    mirrored = soup.render("agentview_mirrored", 128, 128)
     np.testing.assert_array_equal(mirrored, observation.images["agentview"][:, ::-1])
 
 
@@ -92,7 +92,7 @@ def test_objects_are_projected_by_the_camera_matrix(soup, name):
     expected = observation.intrinsics["agentview"] @ [x / -z, -y / -z, 1]
     sim.data.set_joint_qpos(f"{name}_joint0", [0, 0, -5, 1, 0, 0, 0])
     sim.forward()
-    without = soup.render("agentview", 128).astype(int)
+    without = soup.render("agentview", 128, 128).astype(int)
     changed = np.abs(observation.images["agentview"] - without).sum(axis=-1) > 60
     row, column = np.argwhere(changed).mean(axis=0) + 0.5
     np.testing.assert_allclose([column, row], expected[:2], atol=1.5)

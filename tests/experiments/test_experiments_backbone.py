@@ -186,7 +186,7 @@ def test_any_decoder_of_transformers_is_a_backbone(tmp_path):
     small = {
         "encoder.language.name": tmp_path,
         "encoder.vision.pretrained": False,
-        "encoder.vision.side": 28,
+        "encoder.vision.size": 28,
         "expert.width": 16,
         "expert.heads": 2,
         "expert.mlp": 16,

@@ -15,7 +15,7 @@ SPEC = PolicySpec(views={"cam": 32}, state={"qpos": 1, "gripper": 2})
 
 def encoder(binarize=None, crop=None):
     torch.manual_seed(0)
-    vision = VisionEncoder("convnext_atto", stage=1, side=32, crop=crop)
+    vision = VisionEncoder("convnext_atto", stage=1, size=32, crop=crop)
     return PrefixEncoder(vision, LanguageModel(config=LLAMA), 3, binarize).eval()
 
 
@@ -83,7 +83,7 @@ def test_binarization_before_the_state_is_resolved_is_refused():
     ("crop", "message"),
     [
         ({"wrist": [0, 0, 16]}, r"vision.crop: expected views among \['cam'\], got 'wrist'"),
-        ({"cam": [20, 0, 16]}, r"vision.crop\['cam'\]: expected a square inside .* of 32 pixels"),
+        ({"cam": [20, 0, 16]}, r"vision.crop\['cam'\]: expected .* inside .* of 32 x 32 pixels"),
     ],
 )
 def test_crops_that_do_not_fit_the_views_are_refused(crop, message):
@@ -92,6 +92,6 @@ def test_crops_that_do_not_fit_the_views_are_refused(crop, message):
 
 
 def test_a_missing_number_of_state_dimensions_is_refused_by_name():
-    vision = VisionEncoder("convnext_atto", stage=1, side=32)
+    vision = VisionEncoder("convnext_atto", stage=1, size=32)
     with pytest.raises(ValueError, match=r"encoder.state_dim: expected .*, got None"):
         PrefixEncoder(vision, LanguageModel(config=LLAMA))

@@ -7,6 +7,12 @@ import pytest
 
 from e0_lightning.benchmarks.hostile_clients import png
 from e0_lightning.serving.images import EncodedImage, to_frame
+from e0_lightning.types import ViewSize
+
+
+def square(side):
+    return ViewSize(side, side)
+
 
 MAX_PIXELS = 2**20
 
@@ -21,7 +27,7 @@ def jpeg(side=64, **options):
 
 @pytest.mark.parametrize("shape", [(16, 32, 3), (3, 16, 32), (1, 1, 16, 32, 3)])
 def test_a_wide_image_is_scaled_to_fit_and_padded(shape):
-    frame = to_frame(np.full(shape, 200, np.uint8), 8, "image", MAX_PIXELS)
+    frame = to_frame(np.full(shape, 200, np.uint8), square(8), "image", MAX_PIXELS)
     assert frame.shape == (3, 8, 8)
     assert (frame[:, 2:6] == 200).all()
     assert frame.sum() == 200 * 3 * 4 * 8
@@ -30,7 +36,7 @@ def test_a_wide_image_is_scaled_to_fit_and_padded(shape):
 def test_resizing_agrees_with_openpis():
     tools = pytest.importorskip("openpi_client.image_tools", reason="no openpi-client")
     smooth = np.linspace(0, 255, 48 * 64).reshape(48, 64, 1).repeat(3, 2).astype(np.uint8)
-    ours = to_frame(smooth, 24, "image", MAX_PIXELS).permute(1, 2, 0).numpy().astype(int)
+    ours = to_frame(smooth, square(24), "image", MAX_PIXELS).permute(1, 2, 0).numpy().astype(int)
     theirs = tools.resize_with_pad(smooth, 24, 24).astype(int)
     assert np.abs(ours - theirs).max() <= 2
 
@@ -53,30 +59,38 @@ def test_resizing_agrees_with_openpis():
 )
 def test_other_values_than_one_image_are_refused_by_key(image, error):
     with pytest.raises(ValueError, match=f"top: expected.*{error}"):
-        to_frame(image, 16, "top", MAX_PIXELS)
+        to_frame(image, square(16), "top", MAX_PIXELS)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"a comment"}])
 def test_jpegs_are_decoded(options):
-    frame = to_frame(EncodedImage(jpeg(**options)), 64, "top", MAX_PIXELS)
+    frame = to_frame(EncodedImage(jpeg(**options)), square(64), "top", MAX_PIXELS)
     assert (frame.float() - 90).abs().max() <= 1
 
 
 def test_metadata_of_images_is_skipped():
     chunk = b"\x00\x00\x00\x00tEXt\x00\x00\x00\x00"  # without its checksum
     data = png(64)
-    assert to_frame(EncodedImage(data[:33] + chunk + data[33:]), 64, "top", MAX_PIXELS).sum() == 0
+    assert (
+        to_frame(EncodedImage(data[:33] + chunk + data[33:]), square(64), "top", MAX_PIXELS).sum()
+        == 0
+    )
     with pytest.raises(ValueError, match="more than 4096 chunks"):
-        to_frame(EncodedImage(data[:33] + chunk * 5000 + data[33:]), 64, "top", MAX_PIXELS)
+        to_frame(EncodedImage(data[:33] + chunk * 5000 + data[33:]), square(64), "top", MAX_PIXELS)
     data = jpeg()
     segment = b"\xff\xe1\x00\x02"
-    assert to_frame(EncodedImage(data[:2] + segment + data[2:]), 64, "top", MAX_PIXELS).sum() > 0
+    assert (
+        to_frame(EncodedImage(data[:2] + segment + data[2:]), square(64), "top", MAX_PIXELS).sum()
+        > 0
+    )
     with pytest.raises(ValueError, match="more than 256 segments"):
-        to_frame(EncodedImage(data[:2] + segment * 5000 + data[2:]), 64, "top", MAX_PIXELS)
+        to_frame(EncodedImage(data[:2] + segment * 5000 + data[2:]), square(64), "top", MAX_PIXELS)
 
 
 def test_jpegs_with_many_scans_are_refused():
     data = jpeg(progressive=True)
     start = data.rindex(b"\xff\xda")
     with pytest.raises(ValueError, match="at most 16 scans"):
-        to_frame(EncodedImage(data[:-2] + data[start:-2] * 20 + data[-2:]), 64, "top", MAX_PIXELS)
+        to_frame(
+            EncodedImage(data[:-2] + data[start:-2] * 20 + data[-2:]), square(64), "top", MAX_PIXELS
+        )

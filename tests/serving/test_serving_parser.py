@@ -6,10 +6,11 @@ import torch
 import yaml
 from scripted_server import SPEC, observe
 
+from e0_lightning.geometry import resize_frames
 from e0_lightning.serving.key_map import load_key_map
 from e0_lightning.serving.limits import MAX_INSTRUCTION
 from e0_lightning.serving.parser import ObservationParser
-from e0_lightning.types import PolicySpec
+from e0_lightning.types import PolicySpec, ViewSize
 
 RNG = np.random.default_rng(0)
 
@@ -69,6 +70,17 @@ def test_observations_with_flat_keys_are_parsed(client):
         np.testing.assert_array_equal(image[0].permute(1, 2, 0), expected)
     np.testing.assert_array_equal(observation["state"][0], np.arange(spec.state_dim))
     assert observation["instruction"] == ["go"]
+
+
+@pytest.mark.parametrize("sent", [(48, 64), (24, 24)])
+def test_frames_are_sized_as_in_training_unless_the_client_did_so(sent):
+    size = ViewSize(24, 24, crop=[0, 0.25, 1, 0.5], camera=(48, 64))
+    spec = PolicySpec({"front": size}, {}, 7, "pose", 5)
+    frame = np.random.default_rng(0).integers(256, size=(*sent, 3), dtype=np.uint8)
+    message = {"images": {"front": frame}, "prompt": "go"}
+    image = ObservationParser(load_key_map("plain"), spec).parse(message)["images"]["front"][0]
+    expected = resize_frames(frame[None], size)[0] if sent == (48, 64) else frame
+    np.testing.assert_array_equal(image.permute(1, 2, 0), expected)
 
 
 def test_alohas_channels_first_images_are_parsed():

@@ -9,14 +9,14 @@ from e0_lightning.training.finetuning import FineTuning, part_of, repeated_block
 from tiny_policy import InMemoryDemos, make_batch, new_policy, quiet_trainer, tiny_settings
 
 BACKBONES = {
-    "ViT": {"name": "test_vit", "side": 32},
-    "ViT stage": {"name": "test_vit", "stage": 1, "side": 32},
-    "ConvNeXt": {"name": "test_convnext", "side": 32},
-    "ConvNeXt stage": {"name": "test_convnext", "stage": 1, "side": 32},
-    "ResNet": {"name": "test_resnet", "stage": 2, "side": 32},
+    "ViT": {"name": "test_vit", "size": 32},
+    "ViT stage": {"name": "test_vit", "stage": 1, "size": 32},
+    "ConvNeXt": {"name": "test_convnext", "size": 32},
+    "ConvNeXt stage": {"name": "test_convnext", "stage": 1, "size": 32},
+    "ResNet": {"name": "test_resnet", "stage": 2, "size": 32},
     "Swin": {
         "name": "swin_tiny_patch4_window7_224",
-        "side": 32,
+        "size": 32,
         "model_args": {
             "img_size": 32,
             "drop_path_rate": 0.0,

@@ -30,7 +30,7 @@ def settings(demos, **changes):
     depth = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
     vision = {
         "name": "vit_so400m_patch14_siglip_224",
-        "side": SIDE,
+        "size": SIDE,
         "model_args": {"global_pool": "", "act_layer": "gelu_tanh", **depth},
     }
     normalizer = {"class_path": "QuantileNormalizer", "init_args": {"dim": 8}}

@@ -58,7 +58,7 @@ def tiny_policy(class_path: str = "FlowMatching", **changes: Any) -> Policy:
     depth = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
     vision = {
         "name": "vit_so400m_patch14_siglip_224",
-        "side": SIDE,
+        "size": SIDE,
         "model_args": {"global_pool": "", "act_layer": "gelu_tanh", **depth},
     }
     args = {

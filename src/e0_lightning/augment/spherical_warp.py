@@ -1,10 +1,9 @@
 """Images of a pinhole camera that is rotated about its optical centre.
 
 Convention: camera frame x right, y down, z forward, rotations right-handed. Pixel coordinates
-``(u, v)`` run right and down with pixel centres at half-integers, so an image of side S covers
-``[0, S]`` and its centre is ``S / 2``. Rotating the scene by ``R`` equals rotating the camera by
-``R^T``: a positive yaw moves the scene right (the camera turns left), a positive pitch moves it up
-(the camera turns down).
+``(u, v)`` run right and down with pixel centres at half-integers, so an image covers ``[0, w]`` and
+``[0, h]``. Rotating the scene by ``R`` equals rotating the camera by ``R^T``: a positive yaw moves
+the scene right (the camera turns left), a positive pitch moves it up (the camera turns down).
 
 Matrix products are sums of elementwise products: a matrix multiplication would be rounded to TF32
 or bfloat16 where the user allows that, which moves pixels by fractions of a pixel.
@@ -61,14 +60,14 @@ class SphericalWarp:
         as uint8, rounded.
 
         Args:
-            images: ``(B, 3, S, S)``, uint8 or floating point.
+            images: ``(B, 3, h, w)``, uint8 or floating point.
             yaw: ``(B,)``, radians; positive moves the scene right.
             pitch: ``(B,)``, radians; positive moves the scene up.
             intrinsics: Camera matrices ``(B, 3, 3)`` for images of this size, pixels.
 
         Returns:
             ``(warped, valid)``: images of the same shape and type, black outside of the source, and
-            ``(B, 1, S, S)`` bool, true where the pixel's centre is inside the source.
+            ``(B, 1, h, w)`` bool, true where the pixel's centre is inside the source.
 
         Raises:
             ValueError: If shapes do not fit.
@@ -187,7 +186,7 @@ def _check_shapes(images: Tensor, yaw: Tensor, pitch: Tensor, intrinsics: Tensor
         yaw.shape == pitch.shape == batch and intrinsics.shape == (*batch, 3, 3)
     ):
         raise ValueError(
-            "expected images (B, 3, S, S), yaw and pitch (B,) and intrinsics (B, 3, 3), got "
+            "expected images (B, 3, h, w), yaw and pitch (B,) and intrinsics (B, 3, 3), got "
             f"{tuple(images.shape)}, {tuple(yaw.shape)}, {tuple(pitch.shape)} and "
             f"{tuple(intrinsics.shape)}."
         )

@@ -40,7 +40,7 @@ class ViewpointPerturbation(Callback):
         max_pitch: Largest rotation up or down, degrees, in [0, 90).
         views: Views to perturb. None: every third-person view, by its name: those without "wrist",
             "hand" or "gripper", whose cameras move with the robot and keep their place on it.
-        fov: Field of view between opposite edges, degrees, of every view or by view; used for views
+        fov: Vertical field of view, degrees, of every view or by view; used for views
             whose intrinsics are not in the batch.
         probability: Share of images that are rotated.
         offset_keep_prob: Share of the rotated images whose offset is written. The offset of the
@@ -70,7 +70,7 @@ class ViewpointPerturbation(Callback):
             raise ValueError(f"log_every_n_steps: expected at least 1, got {log_every_n_steps}.")
         for angle in fov.values() if isinstance(fov, dict) else [fov]:
             if angle is not None:
-                camera_matrix(angle, side=1)
+                camera_matrix(angle, 1, 1)
         self.warp = SphericalWarp(max_yaw, max_pitch)
         self.views = views
         self.fov = fov
@@ -86,12 +86,11 @@ class ViewpointPerturbation(Callback):
             ValueError: If a view to perturb is not in the data.
         """
         spec = getattr(getattr(trainer, "datamodule", None), "spec", None)
+        self._checked.clear()
         if spec is not None:
             self._select_views(list(spec.views))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the intrinsics of the data again."""
-        self._checked.clear()
+            # Crops move the principal point away from the middle, which is checked below.
+            self._checked = {view for view, size in spec.views.items() if size.crop is not None}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
@@ -162,10 +161,10 @@ class ViewpointPerturbation(Callback):
     def _intrinsics(self, batch: Batch, view: str, images: Tensor) -> Tensor:
         """Camera matrices ``(B, 3, 3)`` of a view, from the batch or else the field of view."""
         known = batch.get("intrinsics", {})
-        side = images.shape[-1]
+        height, width = images.shape[-2:]
         if view in known:
             if view not in self._checked:
-                _check_intrinsics(known[view], view, side)
+                _check_intrinsics(known[view], view, height, width)
                 self._checked.add(view)
             return known[view]
         fov = self.fov.get(view) if isinstance(self.fov, dict) else self.fov
@@ -175,7 +174,7 @@ class ViewpointPerturbation(Callback):
                 f"{sorted(known)}, and `fov` is {self.fov}. Use demonstrations that store "
                 "intrinsics, or set fov to the camera's field of view in degrees."
             )
-        matrix = torch.from_numpy(camera_matrix(fov, side))
+        matrix = torch.from_numpy(camera_matrix(fov, height, width))
         return matrix.to(images.device).expand(len(images), 3, 3)
 
 
@@ -184,27 +183,28 @@ def is_on_gripper(view: str) -> bool:
     return any(word in view.lower() for word in ON_GRIPPER)
 
 
-def _check_intrinsics(intrinsics: Tensor, view: str, side: int) -> None:
+def _check_intrinsics(intrinsics: Tensor, view: str, height: int, width: int) -> None:
     """Refuse camera matrices for images of another size.
 
     Raises:
-        ValueError: If a principal point is more than a tenth of the side away from the middle, or
+        ValueError: If a principal point is more than a tenth of an edge away from the middle, or
             a focal length is not positive.
     """
     focal = torch.stack((intrinsics[:, 0, 0], intrinsics[:, 1, 1]), dim=-1)
     centre = intrinsics[:, :2, 2]
-    fits = (focal > 0).all(dim=-1) & ((centre / side - 0.5).abs() <= 0.1).all(dim=-1)
+    edges = centre.new_tensor([width, height])
+    fits = (focal > 0).all(dim=-1) & ((centre / edges - 0.5).abs() <= 0.1).all(dim=-1)
     if not fits.all():
         got = intrinsics[~fits][0].tolist()
         raise ValueError(
-            f"intrinsics of view {view!r}: expected a principal point near ({side / 2:g}, "
-            f"{side / 2:g}) for images of {side} pixels, got {got}. Scale the matrix as the images "
-            "were scaled, or drop it and set ViewpointPerturbation.fov."
+            f"intrinsics of view {view!r}: expected a principal point near ({width / 2:g}, "
+            f"{height / 2:g}) for images of {height} x {width} pixels, got {got}. Scale the matrix "
+            "as the images were scaled, or drop it and set ViewpointPerturbation.fov."
         )
 
 
 def _side_by_side(original: Tensor, warped: Tensor) -> Tensor:
-    """The first images in a row, above their warps, ``(3, 2·S, n·S)``."""
+    """The first images in a row, above their warps, ``(3, 2·h, n·w)``."""
     rows = (torch.cat(tuple(images[:LOGGED_IMAGES]), dim=-1) for images in (original, warped))
     return torch.cat(tuple(rows), dim=-2)
 

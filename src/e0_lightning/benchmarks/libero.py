@@ -11,12 +11,12 @@ from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.libero import NO_OP, PARTS, SUITES, LiberoEnvironment, tasks, versions
 from e0_lightning.envs.libero_assets import Assets, find_assets
 from e0_lightning.envs.mujoco_gl import offscreen
-from e0_lightning.types import PolicySpec
+from e0_lightning.types import PolicySpec, ViewSize
 
 IMAGE_SIZE = 128
 
 SPEC = PolicySpec(
-    views=dict.fromkeys(CAMERAS, IMAGE_SIZE),
+    views=dict.fromkeys(CAMERAS, ViewSize(IMAGE_SIZE, IMAGE_SIZE)),
     state=PARTS,
     action_dim=7,
     control_mode=CONTROL_MODE,
@@ -83,7 +83,7 @@ def time_task(task: str, assets: Assets, backend: str) -> Timing:
             actions = np.array([NO_OP] * NUM_STEPS, dtype=np.float32)
             environment.run(actions, last=True, on_frame=None)
             stepped = time.perf_counter()
-            images = {view: environment.render(view, IMAGE_SIZE) for view in CAMERAS}
+            images = {view: environment.render(view, IMAGE_SIZE, IMAGE_SIZE) for view in CAMERAS}
             rendered = time.perf_counter()
         finally:
             environment.close()

@@ -103,8 +103,8 @@ def random_batch(policy: Policy, views: list[str], size: int) -> Batch:
         size: Batch size B.
     """
     vision, device = policy.encoder.vision, policy.device
-    crops = [max(top, left) + side for top, left, side in vision.crop.values()]
-    image_size, horizon = max([vision.side, *crops]), policy.actions.horizon
+    crops = [max(crop[:2]) + max(crop[2:]) for crop in vision.crop.values()]
+    image_size, horizon = max([*vision.size, *crops]), policy.actions.horizon
     return Batch(
         images={
             view: torch.zeros(size, 3, image_size, image_size, dtype=torch.uint8, device=device)

@@ -176,7 +176,7 @@ def policy_settings(name: str) -> dict[str, Any]:
     args = {
         "encoder": {
             # There are no images, but every policy has a vision encoder.
-            "vision": {"name": "test_vit", "side": 32},
+            "vision": {"name": "test_vit", "size": 32},
             "language": {"config": language},
             "state_dim": 1,
         },

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.server import Server
-from e0_lightning.types import Actor, Observation, PolicySpec
+from e0_lightning.types import Actor, Observation, PolicySpec, ViewSize
 
 
 class Echo:
@@ -28,7 +28,8 @@ class Echo:
 
     def __init__(self, seconds: float = 0.02) -> None:
         self.seconds = seconds
-        self.spec = PolicySpec({"front": 224, "wrist": 224}, {"state": 8}, 7, "echo", 10)
+        size = ViewSize(224, 224)
+        self.spec = PolicySpec({"front": size, "wrist": size}, {"state": 8}, 7, "echo", 10)
 
     def act(self, observation: Observation) -> Tensor:
         """The same number in every action, ``(B, 10, 7)``."""

@@ -14,7 +14,7 @@ from e0_lightning.collection.libero_expert import PickAndPlace
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, state_parts
 from e0_lightning.envs.libero_assets import package
-from e0_lightning.types import PolicySpec
+from e0_lightning.types import PolicySpec, ViewSize
 
 MAX_STEPS = 400
 """Steps after which an attempt has failed."""
@@ -67,7 +67,7 @@ class Demonstrator:
             if self.environment is not None:
                 self.environment.close()
                 self.environment = None
-            views = dict.fromkeys(CAMERAS, self.image_size)
+            views = dict.fromkeys(CAMERAS, ViewSize(self.image_size, self.image_size))
             spec = PolicySpec(views, PARTS, 7, CONTROL_MODE, 1)
             self.environment = LiberoEnvironment(task, spec, self.backend, self.assets)
         return self.environment
@@ -79,7 +79,7 @@ class Demonstrator:
         names = ("robot0_gripper_qpos", "robot0_eef_pos", "robot0_eef_quat")
         images = {
             # Stored bottom row first, as LIBERO does.
-            f"obs/{view}_rgb": environment.render(view, self.image_size)[::-1]
+            f"obs/{view}_rgb": environment.render(view, self.image_size, self.image_size)[::-1]
             for view in CAMERAS
         }
         parts = {f"obs/{name}": part for name, part in state_parts(observed).items()}

@@ -95,7 +95,7 @@ class ChunkDataset(Dataset[Batch]):
         spec = self.demos[0].reader.spec
         self.views = list(spec.views)
         self.calibrated = self._find_calibrated()
-        frame = sum(side**2 * 3 for side in spec.views.values())
+        frame = sum(size.height * size.width * 3 for size in spec.views.values())
         fitting = int(BUFFER_BYTES // max(1, frame * self.blocks().size.mean()))
         self.buffer_blocks = max(MIN_BUFFER_BLOCKS, fitting)
         self._cache: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
@@ -260,5 +260,5 @@ def _pad(actions: Floats, length: int) -> Floats:
 
 
 def _stack(images: Sequence[Pixels]) -> Tensor:
-    """Stack images ``(S, S, 3)`` into ``(B, 3, S, S)``."""
+    """Stack images ``(h, w, 3)`` into ``(B, 3, h, w)``."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()

@@ -18,7 +18,7 @@ from e0_lightning.data.formats.base import DemoReader
 from e0_lightning.data.sources import DemoSource, open_sources
 from e0_lightning.data.split import check_horizon, read_split, split
 from e0_lightning.random import derive_seed
-from e0_lightning.types import Batch, PolicySpec
+from e0_lightning.types import Batch, PolicySpec, ViewSize
 
 
 class RobotDemos(LightningDataModule):
@@ -30,7 +30,8 @@ class RobotDemos(LightningDataModule):
     Args:
         demos: Files, glob patterns, or sources with a weight, an instruction or a reader. Without
             weights every sample is used once per epoch; with them, all entries need one.
-        views: Cameras to read.
+        views: Cameras to read, or camera to the size of its images (null for the recorded size);
+            empty for policies of the state alone.
         state: State parts to read, concatenated in this order.
         horizon: Steps in an action chunk, H.
         batch_size: Samples in a batch, per process.
@@ -48,7 +49,7 @@ class RobotDemos(LightningDataModule):
     def __init__(
         self,
         demos: list[str | DemoSource],
-        views: list[str],
+        views: list[str] | dict[str, ViewSize | None],
         state: list[str],
         horizon: int,
         batch_size: int = 64,
@@ -58,8 +59,10 @@ class RobotDemos(LightningDataModule):
         on_resume: OnResume = "exact",
     ) -> None:
         super().__init__()
-        if not demos or not views:
-            raise ValueError("demos and views: expected at least one of each, got an empty list.")
+        if not demos:
+            raise ValueError("demos: expected at least one entry, got an empty list.")
+        if not views and not state:
+            raise ValueError("views and state: expected at least one name in either, got none.")
         if not 0 <= val_fraction < 1:
             raise ValueError(
                 f"val_fraction: expected a share from 0 to below 1, got {val_fraction}."

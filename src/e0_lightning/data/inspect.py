@@ -107,7 +107,7 @@ def _headers(reader: DemoReader, demos: list[DemoInfo]) -> Iterator[str]:
     if split["valid"]:
         yield f"split         {split['train']} to train on, {split['valid']} held out (mask/valid)"
     datasets = [reader.image_dataset(demo.name) for demo in demos]
-    for view, side in spec.views.items():
+    for view, size in spec.views.items():
         common = Counter(each[view].chunks for each in datasets if view in each).most_common(3)
         chunks = ", ".join(
             ("contiguous" if chunk is None else " × ".join(map(str, chunk)))
@@ -115,7 +115,7 @@ def _headers(reader: DemoReader, demos: list[DemoInfo]) -> Iterator[str]:
             for chunk, count in common
         )
         known = "known" if view in reader.intrinsics(demos[0].name) else "unknown"
-        yield f"view          {view}: {side} px, intrinsics {known}, chunks {chunks or 'unknown'}"
+        yield f"view          {view}: {size}, intrinsics {known}, chunks {chunks or 'unknown'}"
     if not spec.views:
         yield "view          none: images are needed for training (ManiSkill: replay to RGB)"
     for part, dims in spec.state.items():

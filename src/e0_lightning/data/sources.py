@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import fsspec
 
-from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.formats.base import DemoReader, Views
 from e0_lightning.data.formats.detect import open_demos
 
 ENDINGS = (".h5", ".hdf5", ".hdf")
@@ -47,7 +47,7 @@ class DemoSource:
 
 
 def open_sources(
-    sources: Sequence[DemoSource], views: Sequence[str], state: Sequence[str]
+    sources: Sequence[DemoSource], views: Views, state: Sequence[str]
 ) -> list[tuple[int, DemoReader]]:
     """Create the readers of all files, each file once.
 

@@ -45,7 +45,7 @@ class EnvObservation:
     """Observation of one environment.
 
     Args:
-        images: View name to ``(S, S, 3)`` uint8 RGB, upright.
+        images: View name to ``(h, w, 3)`` uint8 RGB, upright, in the sizes of the spec.
         state: ``(Q,)`` float32, the state parts of the spec concatenated.
         instruction: Instruction of the task.
         intrinsics: View name to ``(3, 3)`` camera matrix in pixels, where known.

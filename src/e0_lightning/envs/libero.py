@@ -19,7 +19,12 @@ from e0_lightning.envs.base import EnvObservation, Frame, StepResult
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
 from e0_lightning.envs.libero_assets import ADVICE, load_package, package
 from e0_lightning.envs.mujoco_gl import gl_variables
-from e0_lightning.geometry import camera_matrix, quaternion_to_axis_angle
+from e0_lightning.geometry import (
+    camera_matrix,
+    quaternion_to_axis_angle,
+    resize_frames,
+    resize_intrinsics,
+)
 from e0_lightning.types import MIRRORED, PolicySpec
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
@@ -130,7 +135,7 @@ class LiberoEnvironment:
             self._obs, _, success, _ = self._env.step(action.astype(np.float64))
             steps += 1
             if on_frame is not None:
-                on_frame(self.render("agentview", 256))
+                on_frame(self.render("agentview", 256, 256))
             if success:
                 break
         return StepResult(None if success or last else self._observe(), bool(success), steps)
@@ -142,25 +147,27 @@ class LiberoEnvironment:
         self._env.close()
         del self._env
 
-    def render(self, view: str, side: int) -> Frame:
-        """Render a view, upright, ``(side, side, 3)``; ``…_mirrored`` swaps left and right."""
+    def render(self, view: str, height: int, width: int) -> Frame:
+        """Render a view, upright, ``(height, width, 3)``; ``…_mirrored`` swaps left and right."""
         name = view.removesuffix(MIRRORED)
-        pixels = self._env.sim.render(side, side, camera_name=CAMERAS[name])
+        pixels = self._env.sim.render(width, height, camera_name=CAMERAS[name])
         upright = pixels[::-1, ::-1] if view.endswith(MIRRORED) else pixels[::-1]
         return np.ascontiguousarray(upright)
 
     def _observe(self) -> EnvObservation:
-        sides = self.spec.views
         parts = state_parts(self._obs)
         state = [parts[name] for name in self.spec.state]
         model = self._env.sim.model
-        intrinsics = {
-            view: camera_matrix(float(model.cam_fovy[model.camera_name2id(CAMERAS[view])]), side)
-            for view, side in sides.items()
-            if view in CAMERAS
-        }
+        images, intrinsics = {}, {}
+        for view, size in self.spec.views.items():
+            frame = self.render(view, *size.camera_size)
+            images[view] = resize_frames(frame[None], size)[0]
+            if view in CAMERAS:
+                fov = float(model.cam_fovy[model.camera_name2id(CAMERAS[view])])
+                matrix = camera_matrix(fov, *size.camera_size)
+                intrinsics[view] = resize_intrinsics(matrix, size.camera_size, size)
         return EnvObservation(
-            {view: self.render(view, side) for view, side in sides.items()},
+            images,
             np.concatenate([np.zeros(0), *state]).astype(np.float32),
             self.instruction,
             intrinsics,

@@ -15,6 +15,7 @@ from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult, require_opencv
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
 from e0_lightning.envs.vulkan import backend, device
+from e0_lightning.geometry import resize_frames, resize_intrinsics
 from e0_lightning.types import PolicySpec
 
 MAX_STEPS = {
@@ -101,10 +102,10 @@ class ManiSkillEnvironment:
     def _observe(self) -> EnvObservation:
         observation = self._get_obs()
         images, intrinsics = {}, {}
-        for name in self.spec.views:
-            images[name] = observation["sensor_data"][name]["rgb"][0].cpu().numpy()
-            matrix = observation["sensor_param"][name]["intrinsic_cv"]
-            intrinsics[name] = matrix.reshape(3, 3).cpu().numpy().astype(np.float32)
+        for name, size in self.spec.views.items():
+            images[name] = resize_frames(_frames(observation, name), size)[0]
+            matrix = observation["sensor_param"][name]["intrinsic_cv"].reshape(3, 3).cpu().numpy()
+            intrinsics[name] = resize_intrinsics(matrix, size.camera_size, size)
         parts = _state_parts(observation)
         state = [parts[name] for name in self.spec.state]
         concatenated = np.concatenate([np.zeros(0), *state]).astype(np.float32)
@@ -121,23 +122,23 @@ class ManiSkillEnvironment:
             )
         _check_views(self.task, self.spec, list(self._base._sensors))
         observation = self._get_obs()
-        for view, side in self.spec.views.items():
-            height, width = observation["sensor_data"][view]["rgb"].shape[1:3]
-            if (height, width) != (side, side):
+        for view, size in self.spec.views.items():
+            expected, rendered = size.camera_size, _frames(observation, view).shape[1:3]
+            if rendered != expected:
                 raise ValueError(
-                    f"{self.task}: expected {view} of {side} by {side} pixels for the actor, got "
-                    f"{height} by {width} from the simulator."
+                    f"{self.task}: expected {view} of {expected[0]} by {expected[1]} pixels for "
+                    f"the actor, got {rendered[0]} by {rendered[1]} from the simulator."
                 )
         parts = {name: len(values) for name, values in _state_parts(observation).items()}
-        for part, size in self.spec.state.items():
+        for part, dims in self.spec.state.items():
             if part not in parts:
                 raise ValueError(
                     f"{self.task}: expected state parts among {', '.join(parts)}, got {part!r} "
                     "from the actor. Train the policy on state parts of this task."
                 )
-            if parts[part] != size:
+            if parts[part] != dims:
                 raise ValueError(
-                    f"{self.task}: expected {size} dimensions of state part {part} for the actor, "
+                    f"{self.task}: expected {dims} dimensions of state part {part} for the actor, "
                     f"got {parts[part]} from the simulator."
                 )
 
@@ -231,18 +232,23 @@ def _move_camera(sensor: Any, offset: CameraOffset) -> None:
 
 
 def _cameras(spec: PolicySpec) -> dict[str, Any]:
-    """``sensor_configs`` with the image sizes of the spec."""
+    """``sensor_configs`` with the sizes of the recorded frames."""
+    sizes: dict[str, Any] = {
+        name: dict(zip(("height", "width"), size.camera_size, strict=True))
+        for name, size in spec.views.items()
+    }
     # ManiSkill fails on a camera that does not exist; a common size needs no names.
-    sides = set(spec.views.values())
-    sizes: dict[str, Any]
-    if len(sides) == 1:
-        side = sides.pop()
-        sizes = {"width": side, "height": side}
-    else:
-        sizes = {name: {"width": side, "height": side} for name, side in spec.views.items()}
+    if len({size.camera_size for size in spec.views.values()}) == 1:
+        sizes = next(iter(sizes.values()))
     # The shader of the recorded demonstrations; that of ManiSkill's environments differs by one
     # grey level in half of the pixels.
     return {"shader_pack": "default", **sizes}
+
+
+def _frames(observation: dict[str, Any], view: str) -> NDArray[np.uint8]:
+    """The rendered frame of a view, ``(1, height, width, 3)``."""
+    frames: NDArray[np.uint8] = observation["sensor_data"][view]["rgb"].cpu().numpy()
+    return frames
 
 
 def _state_parts(observation: dict[str, Any]) -> dict[str, NDArray[np.float32]]:

@@ -12,6 +12,8 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
+from e0_lightning.types import ViewSize
+
 
 class VisionEncoder(nn.Module):
     """Tokens of a timm backbone, shared by all views.
@@ -23,13 +25,15 @@ class VisionEncoder(nn.Module):
         name: Any name of ``timm.list_models()``.
         pretrained: Load timm's weights for that name.
         stage: Use the feature map of this stage and drop later ones; None uses the last features.
-        side: Image side in pixels at the input of the backbone.
-        crop: View name to ``[top, left, side]`` in pixels of the input image; other views are not
-            cropped. After a viewpoint warp, a crop moves in true pixels instead of black ones.
+        size: Image size in pixels at the input of the backbone: the side of a square, or
+            ``[height, width]``. Images of another shape are stretched to it.
+        crop: View name to ``[top, left, side]`` or ``[top, left, height, width]`` in pixels of the
+            input image; other views are not cropped. After a viewpoint warp, a crop moves in true
+            pixels instead of black ones.
         model_args: Further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: If timm has no such model, or the model no such stage, argument or image side.
+        ValueError: If timm has no such model, or the model no such stage, argument or image size.
     """
 
     mean: Tensor
@@ -40,7 +44,7 @@ class VisionEncoder(nn.Module):
         name: str,
         pretrained: bool = False,
         stage: int | None = None,
-        side: int = 224,
+        size: int | list[int] = 224,
         crop: dict[str, list[int]] | None = None,
         model_args: dict[str, Any] | None = None,
     ) -> None:
@@ -51,13 +55,14 @@ class VisionEncoder(nn.Module):
                 f"vision.name: expected a model of timm, got {name!r}. Similar names: "
                 f"{timm.list_models(f'*{family}*')[:8]}; timm.list_models() lists all."
             )
+        height, width = [size, size] if isinstance(size, int) else size
         args = dict(model_args or {})
         if stage is None:
             args["num_classes"] = 0
         else:
             args |= {"features_only": True, "out_indices": (stage,)}
         if name.startswith(("vit", "deit", "eva", "beit")):
-            args.setdefault("img_size", side)
+            args.setdefault("img_size", (height, width))
         try:
             self.backbone: Any = timm.create_model(name, pretrained=pretrained, **args)
         except IndexError as error:
@@ -70,7 +75,7 @@ class VisionEncoder(nn.Module):
                 f"vision.model_args: expected arguments of {name!r}, got {args}: {error}. Families "
                 "of models differ: leave out those that this one does not accept, or set null."
             ) from error
-        self.stage, self.side, self.crop = stage, side, dict(crop or {})
+        self.stage, self.size, self.crop = stage, (height, width), dict(crop or {})
         settings = resolve_model_data_config(self.backbone)
         self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
@@ -78,15 +83,15 @@ class VisionEncoder(nn.Module):
             self.width, self.is_map = self._measure()
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"vision.side: expected an image side that {name!r} accepts, got {side} pixels "
-                f"({error}). Use a multiple of its patch size."
+                f"vision.size: expected an image size that {name!r} accepts, got {height} x "
+                f"{width} pixels ({error}). Use multiples of its patch size."
             ) from error
 
-    def check_views(self, views: Mapping[str, int]) -> None:
+    def check_views(self, views: Mapping[str, ViewSize]) -> None:
         """Check the crops against the views of the observation.
 
         Args:
-            views: View name to image side in pixels.
+            views: View name to the size of its images.
 
         Raises:
             ValueError: If a crop is of another view, or leaves the image.
@@ -97,13 +102,13 @@ class VisionEncoder(nn.Module):
                     f"vision.crop: expected views among {list(views)}, got {view!r}. Name one of "
                     "them, or set vision.crop to null."
                 )
-            _check_crop(view, crop, views[view])
+            _check_crop(view, crop, views[view].height, views[view].width)
 
     def forward(self, images: Tensor, view: str = "") -> Tensor:
         """Encode the images of one view.
 
         Args:
-            images: ``(B, 3, S, S)`` uint8, or float in [0, 1].
+            images: ``(B, 3, h, w)`` uint8, or float in [0, 1].
             view: Its name, which selects the crop.
 
         Returns:
@@ -116,15 +121,13 @@ class VisionEncoder(nn.Module):
         return features.flatten(1, 2) + sine_cosine_grid(height, width, channels).to(features)
 
     def prepare(self, images: Tensor, view: str = "") -> Tensor:
-        """Crop, resize and standardize images to ``(B, 3, side, side)`` float."""
+        """Crop, resize and standardize images to ``(B, 3, *size)`` float."""
         if view in self.crop:
-            _check_crop(view, self.crop[view], images.shape[-1])
-            top, left, side = self.crop[view]
-            images = images[..., top : top + side, left : left + side]
+            top, left, height, width = _check_crop(view, self.crop[view], *images.shape[-2:])
+            images = images[..., top : top + height, left : left + width]
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        if scaled.shape[-2:] != (self.side, self.side):
-            size = (self.side, self.side)
-            scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True)
+        if scaled.shape[-2:] != self.size:
+            scaled = F.interpolate(scaled, self.size, mode="bilinear", antialias=True)
         return (scaled - self.mean) / self.std
 
     def _features(self, images: Tensor) -> Tensor:
@@ -146,18 +149,23 @@ class VisionEncoder(nn.Module):
         was_training = self.backbone.training
         self.backbone.eval()
         weight = next(self.backbone.parameters())
-        features = self._features(weight.new_zeros(1, 3, self.side, self.side))
+        features = self._features(weight.new_zeros(1, 3, *self.size))
         self.backbone.train(was_training)
         return features.shape[-1], features.ndim == 4
 
 
-def _check_crop(view: str, crop: Sequence[int], image_side: int) -> None:
-    top, left, side = crop
-    if top < 0 or left < 0 or max(top, left) + side > image_side:
-        raise ValueError(
-            f"vision.crop[{view!r}]: expected a square inside the image of {image_side} pixels, "
-            f"got [{top}, {left}, {side}] (top, left, side)."
-        )
+def _check_crop(
+    view: str, crop: Sequence[int], image_height: int, image_width: int
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop, which must be inside the image."""
+    if len(crop) in (3, 4):
+        top, left, height, width = (*crop, crop[-1]) if len(crop) == 3 else crop
+        if top >= 0 and left >= 0 and top + height <= image_height and left + width <= image_width:
+            return top, left, height, width
+    raise ValueError(
+        f"vision.crop[{view!r}]: expected [top, left, side] or [top, left, height, width] inside "
+        f"the image of {image_height} x {image_width} pixels, got {list(crop)}."
+    )
 
 
 class RelativeSphericalEmbedding(nn.Module):

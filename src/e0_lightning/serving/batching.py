@@ -198,8 +198,10 @@ def _random_observation(spec: PolicySpec) -> Observation:
     generator = seeded_generator("warm-up")
     return Observation(
         images={
-            view: torch.randint(256, (1, 3, side, side), generator=generator, dtype=torch.uint8)
-            for view, side in spec.views.items()
+            view: torch.randint(
+                256, (1, 3, size.height, size.width), generator=generator, dtype=torch.uint8
+            )
+            for view, size in spec.views.items()
         },
         instruction=["pick up the cube"],
         state=torch.zeros(1, spec.state_dim),

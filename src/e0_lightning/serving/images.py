@@ -1,4 +1,4 @@
-"""Images of clients, raw or compressed, as the square uint8 frames that a policy expects."""
+"""Images of clients, raw or compressed, as the uint8 frames that a policy expects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from e0_lightning.geometry import resize_frames
+from e0_lightning.types import ViewSize
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -78,18 +80,19 @@ def count_pixels(image: Any) -> int:
     return image.size // 3 if isinstance(image, np.ndarray) else 0
 
 
-def to_frame(image: Any, side: int, key: str, max_pixels: int) -> Tensor:
-    """Bring one RGB image to the policy's format; the aspect ratio is kept.
+def to_frame(image: Any, size: ViewSize, key: str, max_pixels: int) -> Tensor:
+    """Bring one RGB image to the policy's format.
 
     Args:
         image: ``(height, width, 3)`` or ``(3, height, width)``, uint8 or floats from 0 to 1, or a
             compressed image; leading dimensions of size one are dropped.
-        side: Expected side S, pixels; other images are resized to fit and padded with black.
+        size: Size of the policy's images, and how frames of cameras are brought to it. An image
+            that has it already is left as it is, unless the camera's frames have the same size.
         key: Its key in the message, for errors.
         max_pixels: Most pixels that are decoded.
 
     Returns:
-        ``(3, S, S)`` uint8.
+        ``(3, h, w)`` uint8.
 
     Raises:
         ValueError: If it is not such an image, not finite or too large.
@@ -107,18 +110,22 @@ def to_frame(image: Any, side: int, key: str, max_pixels: int) -> Tensor:
             f"{key}: expected at most {max_pixels} pixels, got {pixels}. Send smaller images, or "
             "raise --limits.max_pixels of the server."
         )
-    channels_first = _channels_first(image, key)
-    frame = torch.from_numpy(np.array(_to_uint8(channels_first, key), order="C"))
-    return frame if frame.shape[1:] == (side, side) else _fit(frame, side)
+    frame = _to_uint8(_channels_last(image, key), key)
+    if frame.shape[:2] == size.camera_size or frame.shape[:2] != (size.height, size.width):
+        try:
+            frame = resize_frames(frame[None], size)[0]
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    return torch.from_numpy(np.array(frame.transpose(2, 0, 1), order="C"))
 
 
-def _channels_first(array: np.ndarray[Any, Any], key: str) -> np.ndarray[Any, Any]:
+def _channels_last(array: np.ndarray[Any, Any], key: str) -> np.ndarray[Any, Any]:
     shape = array.shape
     while array.ndim > 3 and array.shape[0] == 1:
         array = array[0]
-    if array.ndim == 3 and array.shape[2] == 3:
-        array = array.transpose(2, 0, 1)
-    elif array.ndim != 3 or array.shape[0] != 3:
+    if array.ndim == 3 and array.shape[2] != 3 and array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    elif array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(
             f"{key}: expected one RGB image, (height, width, 3) or (3, height, width), got shape "
             f"{shape}."
@@ -140,16 +147,6 @@ def _to_uint8(pixels: np.ndarray[Any, Any], key: str) -> np.ndarray[Any, Any]:
             "0 to 255."
         )
     return np.asarray((pixels.astype(np.float32) * 255).round().astype(np.uint8))
-
-
-def _fit(image: Tensor, side: int) -> Tensor:
-    """Scale the longer edge to ``side`` and pad the rest with black, centered."""
-    height, width = image.shape[1:]
-    longer = max(height, width)
-    size = max(1, height * side // longer), max(1, width * side // longer)
-    scaled = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-    top, left = (side - size[0]) // 2, (side - size[1]) // 2
-    return F.pad(scaled, (left, side - size[1] - left, top, side - size[0] - top))
 
 
 def _bare_png(data: bytes) -> bytes:

@@ -67,7 +67,7 @@ class ObservationParser:
         """Convert one observation.
 
         Returns:
-            Images ``(1, 3, S, S)`` uint8, state ``(1, Q)`` float32, one instruction.
+            Images ``(1, 3, h, w)`` uint8, state ``(1, Q)`` float32, one instruction.
 
         Raises:
             ValueError: If something is missing or does not fit the spec, naming the key, what is
@@ -107,7 +107,9 @@ class ObservationParser:
         """Metadata for clients: the keys and shapes that this server expects."""
         views = self.spec.views
         return {
-            "images": {keys[0]: [views[v], views[v], 3] for v, keys in self.images.items()},
+            "images": {
+                keys[0]: [views[v].height, views[v].width, 3] for v, keys in self.images.items()
+            },
             "state": {source.keys[0]: source.length for source in self.state},
             "prompt": as_list(self.key_map.instruction)[0],
             "actions": [self.n_action_steps, self.spec.action_dim],

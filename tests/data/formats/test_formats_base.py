@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.base import DemoReader
 from e0_lightning.data.sources import DemoSource
+from e0_lightning.types import ViewSize
 
 
 class NumpyReader(DemoReader):
@@ -45,7 +46,7 @@ def test_a_reader_needs_four_methods(path):
     )
     demos.setup("fit")
     assert demos.spec.state == {"gripper": 1, "joints": 2}
-    assert (demos.spec.views, demos.spec.action_dim) == ({"top": 8}, 2)
+    assert (demos.spec.views, demos.spec.action_dim) == ({"top": ViewSize(8, 8)}, 2)
     assert demos.spec.control_mode == "joint_position"
     assert demos.instructions == ["do the first task", "do the second task"]
     batch = next(iter(demos.predict_dataloader()))
@@ -84,7 +85,7 @@ def test_views_and_state_parts_that_a_reader_does_not_return_are_named(path, vie
 
 def test_wrong_images_of_a_reader_are_refused(path, monkeypatch):
     reader = NumpyReader(path, ["top"], [])
-    assert reader.spec.views == {"top": 8}
+    assert reader.spec.views == {"top": ViewSize(8, 8)}
     monkeypatch.setattr(
         NumpyReader, "read_images", lambda *_: {"top": np.zeros((1, 8, 8, 3), np.float32)}
     )

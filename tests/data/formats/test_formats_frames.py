@@ -7,6 +7,7 @@ from PIL import Image
 
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.inspect import inspect
+from e0_lightning.types import ViewSize
 
 
 def store(write):
@@ -72,10 +73,10 @@ def test_images_of_other_encodings_are_refused_with_what_they_are(
     assert "front_image holds" in capsys.readouterr().out
 
 
-def test_frames_that_are_not_square_are_padded_with_black(write_robomimic):
+def test_frames_that_are_not_square_are_padded_where_the_images_are_square(write_robomimic):
     path = write_robomimic(edit=convert(lambda x: x[:, :12]), steps=5)
-    reader = open_demos(path, ["front"], ["joint_pos"])
-    assert reader.spec.views == {"front": 16}
+    assert open_demos(path, ["front"], []).spec.views == {"front": ViewSize(12, 16)}
+    reader = open_demos(path, {"front": ViewSize(16, 16)}, ["joint_pos"])
     images = reader.images("demo_0", 0, 5)["front"]
     with h5py.File(path) as file:
         np.testing.assert_array_equal(images[:, 2:14], file["data/demo_0/obs/front_image"])
@@ -88,4 +89,4 @@ def test_images_without_robomimics_suffix_are_views(write_robomimic):
         for demo in file["data"].values():
             demo["obs"].move("front_image", "table_cam")
 
-    assert open_demos(write_robomimic(edit=rename)).spec.views == {"table_cam": 16}
+    assert open_demos(write_robomimic(edit=rename)).spec.views == {"table_cam": ViewSize(16, 16)}

@@ -9,6 +9,7 @@ import pytest
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.formats.libero import camera, control_mode, sentence
+from e0_lightning.types import ViewSize
 
 SIDE, VIEWS, STATE = 8, ["agentview"], ["ee_pos", "ee_ori", "gripper_states"]
 MODEL = """<mujoco><worldbody>
@@ -192,7 +193,7 @@ def test_plain_robomimic_files_are_read_as_they_are(tmp_path):
     file = open_demos(str(tmp_path / "lift.hdf5"))
     assert file.layout.format == "robomimic"
     assert file.spec.control_mode == "osc_pose"
-    assert file.spec.views == {"agentview": SIDE}
+    assert file.spec.views == {"agentview": ViewSize(SIDE, SIDE)}
     assert file.actions("demo_0", 2, 3)[0, 0] == file.states("demo_0", 2, 3)[0, 0] == 2
     assert file.images("demo_0", 2, 3)["agentview"][0, -1, 0, 0] == 2
     assert file.intrinsics("demo_0") == {}

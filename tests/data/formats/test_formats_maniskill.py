@@ -12,6 +12,7 @@ import pytest
 
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
+from e0_lightning.types import ViewSize
 
 
 def edit(path, change):
@@ -25,7 +26,7 @@ def edit(path, change):
 def test_spec_and_lengths_of_a_real_recording(real):
     reader = open_demos(str(real), ["base_camera"], ["qpos", "tcp_pose"])
     assert reader.format == "ManiSkill 3"
-    assert reader.spec.views == {"base_camera": 128}
+    assert reader.spec.views == {"base_camera": ViewSize(128, 128)}
     assert reader.spec.state == {"qpos": 9, "tcp_pose": 7}
     assert (reader.spec.action_dim, reader.spec.control_mode) == (8, "pd_joint_pos")
     assert reader.instruction("traj_99") == "push the cube to the target region"
@@ -176,12 +177,44 @@ def test_refuses_a_missing_state_part(record):
     refused(record(), "no state part 'goal_pos'", "qpos, is_grasped", state=["qpos", "goal_pos"])
 
 
-def test_refuses_images_that_are_not_square(record):
+@pytest.fixture
+def mixed_sizes(record):
+    """A recording whose first demonstration has frames of 6 x 12 pixels, the others of 8 x 8."""
     path = record()
     with h5py.File(path, "a") as file:
         del file["traj_0/obs/sensor_data/cam/rgb"]
-        file["traj_0/obs/sensor_data/cam/rgb"] = np.zeros((8, 6, 8, 3), np.uint8)
-    refused(path, "6 by 8 pixels", "square")
+        frames = np.random.default_rng(0).integers(256, size=(8, 6, 12, 3), dtype=np.uint8)
+        file["traj_0/obs/sensor_data/cam/rgb"] = frames
+    return path
+
+
+def test_frames_of_other_sizes_are_brought_to_the_size_of_the_view(mixed_sizes):
+    size = ViewSize(6, 6, crop=[0, 0.5, 1, 0.5])
+    reader = open_demos(mixed_sizes, {"cam": size}, ["qpos"])
+    first, second = (reader.images(demo, 0, 2)["cam"] for demo in ("traj_0", "traj_1"))
+    assert first.shape == second.shape == (2, 6, 6, 3)
+    with h5py.File(mixed_sizes) as file:
+        recorded = file["traj_0/obs/sensor_data/cam/rgb"][:2]
+    np.testing.assert_array_equal(first, recorded[:, :, 6:])
+    assert {demo.name for demo in reader.demos()} >= {"traj_0", "traj_1"}
+
+
+def test_frames_of_other_sizes_need_a_size_of_the_view(mixed_sizes):
+    refused(mixed_sizes, "cam: 6 x 12 px", "cam: 8 x 8 px")
+
+
+def test_camera_matrices_follow_the_size_of_the_view(real):
+    size = ViewSize(32, 64, crop=[64, 0, 64, 128])
+    reader = open_demos(str(real), {"base_camera": size}, ["qpos"])
+    expected = [[32, 0, 32], [0, 32, 0], [0, 0, 1]]
+    np.testing.assert_allclose(reader.intrinsics("traj_123")["base_camera"], expected)
+
+
+def test_a_crop_that_leaves_the_frame_is_refused_by_view_and_file(real):
+    with pytest.raises(
+        ValueError, match=r"'base_camera' of .*: crop: expected .* 128 x 128 pixels"
+    ):
+        _ = open_demos(str(real), {"base_camera": ViewSize(8, 8, crop=[100, 0, 64, 64])}, []).spec
 
 
 def test_refuses_actions_that_are_not_finite(record):

@@ -15,6 +15,7 @@ from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.sources import DemoSource
 from e0_lightning.envs.libero import LiberoEnvironment
 from e0_lightning.envs.mujoco_gl import offscreen
+from e0_lightning.types import ViewSize
 
 DATA = Path(__file__).parents[1]
 README = DATA.parents[1] / "README.md"
@@ -46,7 +47,7 @@ def test_libero_actions_follow_the_observed_state():
 def test_spec_and_cameras_of_a_libero_file():
     file = open_demos(LIBERO, ["agentview", "eye_in_hand"], ["ee_states", "gripper_states"])
     assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
-    assert file.spec.views == {"agentview": 128, "eye_in_hand": 128}
+    assert file.spec.views == dict.fromkeys(["agentview", "eye_in_hand"], ViewSize(128, 128))
     assert (file.spec.state_dim, file.spec.control_mode) == (8, "osc_pose_delta")
     fields = {view: camera.fov for view, camera in file.cameras("demo_0").items()}
     assert fields == {"agentview": 45, "eye_in_hand": 75}
@@ -72,7 +73,9 @@ def test_libero_images_equal_those_of_the_environment(libero_assets):
     for step, state in enumerate(file.file["data/demo_0/states"][1:]):
         environment.control_env.set_init_state(state)
         for view, images in recorded.items():
-            errors = np.abs(environment.render(view, 128) - images.astype(int)).mean(axis=(1, 2, 3))
+            errors = np.abs(environment.render(view, 128, 128) - images.astype(int)).mean(
+                axis=(1, 2, 3)
+            )
             assert errors.argmin() == step
             # Other assets than in the recording leave up to 4.8; the neighbouring steps 6.6 at
             # least, mirrored images 22, flipped ones 56.

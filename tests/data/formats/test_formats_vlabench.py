@@ -16,6 +16,7 @@ from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.formats.hdf5 import read_chunks
 from e0_lightning.data.inspect import inspect
 from e0_lightning.data.sources import DemoSource
+from e0_lightning.types import ViewSize
 from vlabench_recording import BASE, record, scene
 
 STATE = ["ee_pos", "ee_euler", "gripper_open"]
@@ -49,7 +50,7 @@ def test_the_recording_has_vlabenchs_shapes_and_chunks(full_size):
 
 def test_spec_is_that_of_the_papers(full_size):
     spec = open_demos(full_size, THREE, STATE).spec
-    assert spec.views == dict.fromkeys(THREE, 480)
+    assert spec.views == dict.fromkeys(THREE, ViewSize(480, 480))
     assert spec.state == {"ee_pos": 3, "ee_euler": 3, "gripper_open": 1}
     assert (spec.action_dim, spec.control_mode) == (7, "ee_pose_absolute")
     assert open_demos(full_size).spec.state["q_state"] == 7
@@ -176,7 +177,7 @@ def test_inspect_describes_a_file(small, capsys):
         "'Pick the apple'",
         "control mode ee_pose_absolute",
         "steps 14 in all",
-        "front: 16 px, intrinsics known, chunks",
+        "front: 16 x 16 px, intrinsics known, chunks",
         "state gripper_open: 1",
     ):
         assert text in lines

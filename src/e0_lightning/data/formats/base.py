@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, NamedTuple
@@ -16,10 +17,14 @@ import numpy.typing as npt
 from e0_lightning.data.formats.frames import Pixels
 from e0_lightning.data.formats.hdf5 import find, name_damage, open_hdf5, read_chunks
 from e0_lightning.data.formats.integrity import check_chunks, check_storage
-from e0_lightning.types import PolicySpec
+from e0_lightning.geometry import place, resize_frames, resize_intrinsics
+from e0_lightning.types import PolicySpec, ViewSize
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
+
+Views = Sequence[str] | Mapping[str, ViewSize | None]
+"""Names of cameras, or name to the size of its images; None for the recorded size."""
 
 
 class DemoInfo(NamedTuple):
@@ -37,16 +42,17 @@ class DemoReader(ABC):
     """Reads demonstrations of one file lazily; each format is a subclass.
 
     A format implements four methods: `lengths`, `read_actions`, `read_states` and `read_images`;
-    everything else has a default. It returns images upright and RGB, the observation *before* each
-    action, and actions in the units of the controller. Values are checked here: numbers are finite,
-    images are square RGB of the size of the spec.
+    everything else has a default. It returns frames as recorded but upright and RGB, the
+    observation *before* each action, and actions in the units of the controller. Here values are
+    checked, so that numbers are finite and frames RGB, and frames are resized as `views` says.
 
     The file is opened at the first read in each process, and never carried across a fork or in a
     pickle, because HDF5 handles survive neither.
 
     Args:
         path: Local path, or a URL that fsspec reads (``s3://…``).
-        views: Cameras to read; all if None.
+        views: Cameras to read, with or without the sizes of their images; all, in their recorded
+            sizes, if None.
         state: Names of the state parts to read, in the order of concatenation; all if None.
     """
 
@@ -57,17 +63,21 @@ class DemoReader(ABC):
     """Robot controller that the actions are meant for, empty if it is not known."""
 
     def __init__(
-        self, path: str, views: Sequence[str] | None = None, state: Sequence[str] | None = None
+        self, path: str, views: Views | None = None, state: Sequence[str] | None = None
     ) -> None:
         self.path = path
         self.views = None if views is None else list(views)
+        self.sizes: dict[str, ViewSize] = {}
+        if isinstance(views, Mapping):
+            self.sizes = {view: size for view, size in views.items() if size is not None}
         self.state = None if state is None else list(state)
         self._file: h5py.File | None = None
         self._pid = 0
         self._checked: set[str] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self.views, self.state)
+        sizes = self.views and {view: self.sizes.get(view) for view in self.views}
+        return type(self), (self.path, sizes, self.state)
 
     @abstractmethod
     def lengths(self) -> dict[str, int]:
@@ -90,8 +100,9 @@ class DemoReader(ABC):
 
     @abstractmethod
     def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
-        """Read views by name, before each action, ``(n, S, S, 3)`` uint8 RGB, upright.
+        """Read views by name, before each action, as recorded: uint8 RGB, upright.
 
+        Each is ``(n, h, w, 3)``, or a list of n frames ``(h, w, 3)`` where their sizes differ.
         Views that are not in ``self.views`` may be left out.
         """
 
@@ -117,8 +128,8 @@ class DemoReader(ABC):
         """Names of the demonstrations for ``train`` and for ``valid``, where the file has them."""
         return {}
 
-    def intrinsics(self, demo: str) -> dict[str, Floats]:
-        """View to camera matrix ``(3, 3)`` in pixels, for the views where it is known."""
+    def read_intrinsics(self, demo: str) -> dict[str, Floats]:
+        """Read the camera matrix ``(3, 3)`` of the recorded frames of each view that has one."""
         return {}
 
     def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
@@ -126,12 +137,12 @@ class DemoReader(ABC):
         return {}
 
     def read_spec(self, demo: str) -> PolicySpec:
-        """Spec of one demonstration, with horizon 0."""
+        """Spec of one demonstration, with the sizes of its recorded frames and horizon 0."""
         images, states = self.read_images(demo, 0, 1), self.read_states(demo, 0, 1)
         views = self._select(images, self.views, "view", demo)
         parts = self._select(states, self.state, "state part", demo)
         return PolicySpec(
-            views={view: np.asarray(frames).shape[1] for view, frames in views.items()},
+            views={view: ViewSize(*frames[0].shape[:2]) for view, frames in views.items()},
             state={part: np.asarray(values).size for part, values in parts.items()},
             action_dim=np.asarray(self.read_actions(demo, 0, 1)).shape[-1],
             control_mode=self.control_mode,
@@ -144,7 +155,7 @@ class DemoReader(ABC):
             first = next(iter(self._lengths), None)
             if first is None:
                 raise ValueError(f"{self.path}: expected at least one demonstration, got none.")
-            return self.read_spec(first)
+            return self._sized_spec(first)
 
     def demos(self) -> list[DemoInfo]:
         """Every usable demonstration in recorded order.
@@ -156,7 +167,7 @@ class DemoReader(ABC):
         with name_damage(self.path):
             for name, steps in self._lengths.items():
                 other = f"its {name}"
-                self.spec.check_compatible(self.read_spec(name), f"{self.path} as a whole", other)
+                self.spec.check_compatible(self._sized_spec(name), self.path, other)
                 datasets = self.image_dataset(name).values()
                 chunks = [dataset.chunks[0] for dataset in datasets if dataset.chunks]
                 infos.append(DemoInfo(name, steps, max(chunks, default=1)))
@@ -203,23 +214,33 @@ class DemoReader(ABC):
         return np.concatenate(columns, axis=1)
 
     def images(self, demo: str, start: int, stop: int) -> dict[str, Pixels]:
-        """View to images before each action, ``(n, S, S, 3)`` uint8, RGB, upright.
+        """View to images before each action, ``(n, h, w, 3)`` uint8, RGB, upright.
 
         Raises:
-            ValueError: If a view is missing, or its images are not square RGB of uint8.
+            ValueError: If a view is missing, its frames are not RGB of uint8, or they change in
+                size where no size of the images is given.
         """
         with name_damage(self.path):
             read = self.read_images(demo, start, stop)
         views = self._select(read, self.views, "view", demo)
-        for view, frames in views.items():
-            side = self.spec.views[view]
-            expected = (stop - start, side, side, 3)
-            if frames.shape != expected or frames.dtype != np.uint8:
-                raise ValueError(
-                    f"{self.path}: {demo}, view {view!r}, steps {start} to {stop}: expected "
-                    f"{expected} of uint8, got {frames.shape} of {frames.dtype}."
-                )
-        return views
+        steps = f"{self.path}: {demo}, steps {start} to {stop}"
+        return {
+            view: self._resize(frames, view, stop - start, f"{steps}, view {view!r}")
+            for view, frames in views.items()
+        }
+
+    def intrinsics(self, demo: str) -> dict[str, Floats]:
+        """View to the camera matrix of its images, ``(3, 3)`` in pixels, where it is known."""
+        known = self.read_intrinsics(demo)
+        if not any(view in self.sizes for view in known):
+            return known
+        recorded = self.read_spec(demo).views
+        return {
+            view: resize_intrinsics(matrix, recorded[view].camera_size, self.sizes[view])
+            if view in self.sizes
+            else matrix
+            for view, matrix in known.items()
+        }
 
     @property
     def file(self) -> h5py.File:
@@ -279,6 +300,37 @@ class DemoReader(ABC):
     @cached_property
     def _lengths(self) -> dict[str, int]:
         return self.lengths()
+
+    def _sized_spec(self, demo: str) -> PolicySpec:
+        """Spec of a demonstration, with the sizes that its images are given."""
+        recorded = self.read_spec(demo)
+        views = {}
+        for view, size in recorded.views.items():
+            views[view] = replace(self.sizes.get(view, size), camera=size.camera_size)
+            try:
+                place(views[view], *size.camera_size)
+            except ValueError as error:
+                raise ValueError(f"data.views, {view!r} of {self.path}: {error}") from error
+        return replace(recorded, views=views)
+
+    def _resize(self, frames: Any, view: str, count: int, where: str) -> Pixels:
+        size = self.spec.views[view]
+        groups = [frames] if isinstance(frames, np.ndarray) else [f[None] for f in frames]
+        for group in groups:
+            if group.shape[0::3] != (len(group), 3) or group.ndim != 4 or group.dtype != np.uint8:
+                raise ValueError(
+                    f"{where}: expected (n, h, w, 3) of uint8, got {group.shape} of {group.dtype}."
+                )
+            if view not in self.sizes and group.shape[1:3] != (size.height, size.width):
+                raise ValueError(
+                    f"{where}: expected frames of {size.height} x {size.width} pixels as in the "
+                    f"first demonstration, got {group.shape[1]} x {group.shape[2]}. Give the size "
+                    f"of the images: data.views: {{{view}: {{height: …, width: …}}}}."
+                )
+        resized = np.concatenate([resize_frames(group, size) for group in groups])
+        if len(resized) != count:
+            raise ValueError(f"{where}: expected {count} frames, got {len(resized)}.")
+        return resized
 
     def _select(
         self, read: dict[str, Array], names: Iterable[str] | None, kind: str, demo: str

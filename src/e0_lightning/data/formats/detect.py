@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.formats.base import DemoReader, Views
 from e0_lightning.data.formats.hdf5 import name_damage, open_hdf5
 from e0_lightning.data.formats.maniskill import ManiSkillReader
 from e0_lightning.data.formats.robomimic import RobomimicReader
@@ -16,7 +16,7 @@ READERS: tuple[type[DemoReader], ...] = (ManiSkillReader, RobomimicReader, VLABe
 
 def open_demos(
     path: str,
-    views: Sequence[str] | None = None,
+    views: Views | None = None,
     state: Sequence[str] | None = None,
     reader: type[DemoReader] | None = None,
 ) -> DemoReader:
@@ -24,7 +24,7 @@ def open_demos(
 
     Args:
         path: Local path or fsspec URL.
-        views: Cameras to read; all if None.
+        views: Cameras to read, with or without the sizes of their images; all if None.
         state: Names of the state parts to read; all if None.
         reader: Reader class; detected from the content of the file if None.
 

@@ -38,7 +38,6 @@ class DemoLayout:
         upside_down: Whether images are stored with the bottom row first.
         control_mode: Controller that the actions are meant for, None if the file has none.
         fields_of_view: View to vertical field of view in degrees where the file has no model.
-        square: Whether frames must be square; others are padded to squares.
     """
 
     format: str
@@ -48,7 +47,6 @@ class DemoLayout:
     upside_down: bool
     control_mode: str | None
     fields_of_view: dict[str, float] = field(default_factory=dict)
-    square: bool = True
 
 
 class Camera(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
 from e0_lightning.data.formats.frames import check_frames
 from e0_lightning.data.formats.hdf5 import members
-from e0_lightning.types import PolicySpec
+from e0_lightning.types import PolicySpec, ViewSize
 
 INSTRUCTIONS = {
     "PushCube-v1": "push the cube to the target region",
@@ -141,9 +141,9 @@ class ManiSkillReader(DemoReader):
         """Headers of a trajectory, control mode of the sidecar."""
         images, state = self.image_dataset(demo), self._state(demo)
         for dataset in images.values():
-            check_frames(dataset)
+            check_frames(dataset, square=False)
         return PolicySpec(
-            views={view: dataset.shape[1] for view, dataset in images.items()},
+            views={view: ViewSize(*dataset.shape[1:3]) for view, dataset in images.items()},
             state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
             action_dim=self._actions(demo).shape[1],
             control_mode=self._control_mode,
@@ -162,7 +162,7 @@ class ManiSkillReader(DemoReader):
         views = self.image_dataset(demo)
         return {view: self.rows(dataset, start, stop) for view, dataset in views.items()}
 
-    def intrinsics(self, demo: str) -> dict[str, Floats]:
+    def read_intrinsics(self, demo: str) -> dict[str, Floats]:
         """``intrinsic_cv`` of each camera, which is constant within a trajectory."""
         found = {}
         for view in self.image_dataset(demo):

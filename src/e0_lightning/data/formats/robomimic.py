@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
-from e0_lightning.data.formats.frames import check_frames, find_encoding, is_vector, pad_to_square
+from e0_lightning.data.formats.frames import check_frames, find_encoding, is_vector
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.data.formats.libero import (
     CAMERAS,
@@ -24,7 +24,7 @@ from e0_lightning.data.formats.libero import (
     sentence,
 )
 from e0_lightning.geometry import camera_matrix
-from e0_lightning.types import MIRRORED, PolicySpec
+from e0_lightning.types import MIRRORED, PolicySpec, ViewSize
 
 IMAGE = "_image"
 """Suffix of robomimic's data sets of images, which are stored upright."""
@@ -128,7 +128,7 @@ class RobomimicReader(DemoReader):
         """Headers of a demonstration."""
         images, state = self.image_dataset(demo), self._state(demo)
         for dataset in images.values():
-            check_frames(dataset, self.layout.square)
+            check_frames(dataset, square=False)
         if self.layout.control_mode is None:
             raise ValueError(
                 f"{self.path}: expected a controller in its attributes (data: env_args, env_kwargs."
@@ -136,7 +136,7 @@ class RobomimicReader(DemoReader):
                 "that attribute."
             )
         return PolicySpec(
-            views={view: max(dataset.shape[1:3]) for view, dataset in images.items()},
+            views={view: ViewSize(*dataset.shape[1:3]) for view, dataset in images.items()},
             state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
             action_dim=self._actions(demo).shape[1],
             control_mode=self.layout.control_mode,
@@ -157,27 +157,26 @@ class RobomimicReader(DemoReader):
             rows = self.rows(dataset, start, stop)
             rows = rows[:, ::-1] if self.layout.upside_down else rows
             rows = rows[:, :, ::-1] if view.endswith(MIRRORED) else rows
-            images[view] = rows if self.layout.square else pad_to_square(rows)
+            images[view] = rows
         return images
 
     @cached_property
     def _intrinsics(self) -> dict[str, dict[str, Floats]]:
         return {}
 
-    def intrinsics(self, demo: str) -> dict[str, Floats]:
+    def read_intrinsics(self, demo: str) -> dict[str, Floats]:
         """Camera matrices from the demonstration's own model, for views that are not mirrored."""
         if demo not in self._intrinsics:  # parsing the model takes longer than reading a block
-            self._intrinsics[demo] = self._read_intrinsics(demo)
+            self._intrinsics[demo] = self._parse_intrinsics(demo)
         return self._intrinsics[demo]
 
-    def _read_intrinsics(self, demo: str) -> dict[str, Floats]:
+    def _parse_intrinsics(self, demo: str) -> dict[str, Floats]:
         found, cameras = {}, self.cameras(demo)
         for view, dataset in self.image_dataset(demo).items():
             known = self.layout.fields_of_view.get(view)
             fov = cameras[view].fov if view in cameras else known
             if fov is not None:
-                height, width = dataset.shape[1:3]
-                found[view] = camera_matrix(fov, max(height, width), height)
+                found[view] = camera_matrix(fov, *dataset.shape[1:3])
         return found
 
     def cameras(self, demo: str) -> dict[str, Camera]:
@@ -270,7 +269,6 @@ def _robomimic_layout(file: h5py.File, demo: str) -> DemoLayout:
         lag=0,
         upside_down=False,
         control_mode=control_mode(file["data"]),
-        square=False,
     )
 
 

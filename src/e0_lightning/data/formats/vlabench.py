@@ -13,7 +13,7 @@ import numpy as np
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
 from e0_lightning.data.formats.hdf5 import members, read_chunks
 from e0_lightning.geometry import camera_matrix, quaternion_to_euler
-from e0_lightning.types import PolicySpec
+from e0_lightning.types import PolicySpec, ViewSize
 
 CONTROL_MODE = "ee_pose_absolute"
 """Target pose of the gripper: position relative to the robot's base along the axes of the scene,
@@ -144,13 +144,13 @@ class VLABenchReader(DemoReader):
             found |= {first + within: rows[:, within] for within in range(rows.shape[1])}
         return {view: found[column] for view, column in columns.items()}
 
-    def intrinsics(self, demo: str) -> dict[str, Floats]:
+    def read_intrinsics(self, demo: str) -> dict[str, Floats]:
         """Camera matrices by the fields of view that VLABench gives its cameras."""
         fields: dict[str, float | None] = dict.fromkeys(self.spec.views, FIELD_OF_VIEW)
         if "front" in fields:
             fields["front"] = FRONT_FIELDS.get(self.task)
-        sides = self.spec.views
-        return {view: camera_matrix(fov, sides[view]) for view, fov in fields.items() if fov}
+        size = self._images(demo).shape[2:4]
+        return {view: camera_matrix(fov, *size) for view, fov in fields.items() if fov}
 
     def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
         """One data set for all views, in chunks across steps, views, rows, columns and colours."""
@@ -161,7 +161,7 @@ class VLABenchReader(DemoReader):
         joints = {part: int(np.prod(d.shape[1:])) for part, d in self._joints(demo).items()}
         sizes = POSE | joints
         return PolicySpec(
-            views=dict.fromkeys(self._views(demo), self._images(demo).shape[2]),
+            views=dict.fromkeys(self._views(demo), ViewSize(*self._images(demo).shape[2:4])),
             state={part: sizes[part] for part in (sizes if self.state is None else self.state)},
             action_dim=7,
             control_mode=CONTROL_MODE,
@@ -184,7 +184,7 @@ class VLABenchReader(DemoReader):
         return self._dataset(demo, key, "(T, 8)", lambda rows: rows.shape[1:] == (8,))
 
     def _images(self, demo: str) -> h5py.Dataset:
-        expected = f"(T, {len(VIEWS)}, S, S, 3) of uint8, S pixels, views {', '.join(VIEWS)}"
+        expected = f"(T, {len(VIEWS)}, h, w, 3) of uint8, views {', '.join(VIEWS)}"
         return self._dataset(demo, "observation/rgb", expected, _are_images)
 
     def _joints(self, demo: str) -> dict[str, h5py.Dataset]:
@@ -216,5 +216,5 @@ class VLABenchReader(DemoReader):
 
 
 def _are_images(rows: h5py.Dataset) -> bool:
-    sides = rows.shape[2:3] * 2
-    return rows.shape[1:] == (len(VIEWS), *sides, 3) and bool(rows.dtype == np.uint8)
+    shape: tuple[int, ...] = rows.shape or ()
+    return len(shape) == 5 and (shape[1], shape[4]) == (len(VIEWS), 3) and rows.dtype == np.uint8
