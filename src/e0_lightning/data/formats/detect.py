@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from e0_lightning.data.formats.base import DemoReader, Views
 from e0_lightning.data.formats.hdf5 import name_damage, open_hdf5
 from e0_lightning.data.formats.maniskill import ManiSkillReader
+from e0_lightning.data.formats.mapped import MappedReader, has_marks
 from e0_lightning.data.formats.robomimic import RobomimicReader
 from e0_lightning.data.formats.vlabench import VLABenchReader
+from e0_lightning.key_map import load_key_map, shipped_names
 
 READERS: tuple[type[DemoReader], ...] = (ManiSkillReader, RobomimicReader, VLABenchReader)
 """Readers of the formats that are detected, in the order of trial."""
@@ -37,6 +39,9 @@ def open_demos(
         for known in READERS:
             if known.can_read(file):
                 return known(path, views, state)
+        for key_map in map(load_key_map, shipped_names()):
+            if has_marks(file, key_map):
+                return MappedReader(path, views, state, key_map)
         found = ", ".join(list(file)[:5]) or "nothing"
     formats = ", ".join(known.format for known in READERS)
     raise ValueError(
