@@ -21,6 +21,7 @@ the numbers, ``*`` stands for the name of a view or state part.
 """
 
 Flip = Literal["vertical", "horizontal", "both"]
+"""Upside down, mirrored left to right, or rotated by 180 degrees."""
 
 SHIPPED = Path(__file__).with_name("keymaps")
 """Folder of the key maps that come with the package."""
@@ -39,7 +40,7 @@ class FileLayout:
         lag: The action of an observation is this many rows after it: 1 where measured joints of the
             next step are the actions, -1 where observations are late by a step.
         color: Order of the channels of frames, of encoded ones after decoding.
-        flips: Views that are stored upside down (``vertical``), mirrored (``horizontal``), or both.
+        flips: View, or ``*`` for all, to how its frames are stored where they are not upright.
         inverted: Parts of state or actions in [0, 1] that are stored as 1 - x.
         keep: Flag of each step; steps where it is false are left out.
         success: Flag of a demonstration or of its steps; those without a true one are failures.
@@ -57,29 +58,52 @@ class FileLayout:
 
 
 @dataclass(frozen=True)
+class ClientLayout:
+    """What clients of a server send and expect.
+
+    Args:
+        flips: View, or ``*`` for all, to how its images arrive where they are not upright.
+        inverted: State parts in [0, 1] that arrive as 1 - x.
+        chunk_length: Fewest and most steps of a chunk that the client accepts; None is no bound.
+        state_format: vla-eval's name of the state's format.
+        observation_params: Parameters requested from vla-eval's benchmark.
+        action_spec: Component to ``{dims, format, range}``, vla-eval's action spec.
+    """
+
+    flips: dict[str, Flip] = field(default_factory=dict)
+    inverted: list[str] = field(default_factory=list)
+    chunk_length: list[int | None] = field(default_factory=lambda: [None, None])
+    state_format: str = "raw"
+    observation_params: dict[str, Any] = field(default_factory=dict)
+    action_spec: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """Keys of the parts of demonstrations and observations.
 
     Args:
         images: View to keys.
-        state: State part to keys.
-        actions: Action part to keys, in the order of concatenation, or keys of all actions.
+        state: State part to keys; or keys of all of the state, a part ``state`` in files.
+        actions: Action part to keys, in the order of concatenation; or keys of all actions.
         instruction: Keys of the instruction.
-        intrinsics: View to keys of its camera matrix.
+        intrinsics: View to keys of its camera matrix, in files.
         control_mode: Robot controller that the actions are meant for.
         rate: Steps per second, Hz; 0 if it is not known.
         file: How files store demonstrations.
+        client: What clients send and expect.
         name: Name of the key map, or path of its file.
     """
 
     images: dict[str, Keys] = field(default_factory=dict)
-    state: dict[str, Keys] = field(default_factory=dict)
-    actions: dict[str, Keys] | Keys = field(default_factory=list)
+    state: dict[str, Keys] | Keys = field(default_factory=dict)
+    actions: dict[str, Keys] | Keys = field(default_factory=dict)
     instruction: Keys = "prompt"
     intrinsics: dict[str, Keys] = field(default_factory=dict)
     control_mode: str = ""
     rate: float = 0
-    file: FileLayout = FileLayout()
+    file: FileLayout = field(default_factory=FileLayout)
+    client: ClientLayout = field(default_factory=ClientLayout)
     name: str = ""
 
 
@@ -155,15 +179,14 @@ def _load_shipped(name: str) -> KeyMap:
 def _load(path: Path, name: str) -> KeyMap:
     import yaml
 
-    content = yaml.safe_load(path.read_text())
-    _check_fields(content, KeyMap, name)
-    if "file" in content:
-        _check_fields(content["file"], FileLayout, f"{name}: file")
-        content["file"] = FileLayout(**content["file"])
+    content = _check_fields(yaml.safe_load(path.read_text()), KeyMap, name)
+    for section, kind in (("file", FileLayout), ("client", ClientLayout)):
+        if section in content:
+            content[section] = kind(**_check_fields(content[section], kind, f"{name}: {section}"))
     return KeyMap(**content, name=name)
 
 
-def _check_fields(content: Any, kind: type[KeyMap] | type[FileLayout], where: str) -> None:
+def _check_fields(content: Any, kind: type[Any], where: str) -> dict[str, Any]:
     expected = [item.name for item in fields(kind) if item.name != "name"]
     got = list(content) if isinstance(content, dict) else [f"a {type(content).__name__}"]
     if not isinstance(content, dict) or not set(got) <= set(expected):
@@ -171,3 +194,4 @@ def _check_fields(content: Any, kind: type[KeyMap] | type[FileLayout], where: st
             f"{where}: expected only fields among {', '.join(expected)}, got "
             f"{', '.join(map(str, got))}."
         )
+    return content

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scripted_server import SPEC, ScriptedActor, observe, running
 
+from e0_lightning.key_map import load_key_map
 from e0_lightning.serving import BatchingConfig
-from e0_lightning.serving.key_map import load_key_map
 from e0_lightning.serving.parser import ObservationParser
 from e0_lightning.types import ActionSample
 

@@ -19,9 +19,9 @@ from e0_lightning.benchmarks.hostile_clients import (
     read_metadata,
     send_frame,
 )
+from e0_lightning.key_map import load_key_map
 from e0_lightning.serving import ServerLimits
 from e0_lightning.serving.codec import encode
-from e0_lightning.serving.key_map import load_key_map
 from e0_lightning.serving.limits import MAX_ERROR, LogRateLimit, shorten
 from e0_lightning.serving.parser import ObservationParser
 

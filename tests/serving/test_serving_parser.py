@@ -7,7 +7,7 @@ import yaml
 from scripted_server import SPEC, observe
 
 from e0_lightning.geometry import resize_frames
-from e0_lightning.serving.key_map import load_key_map
+from e0_lightning.key_map import load_key_map
 from e0_lightning.serving.limits import MAX_INSTRUCTION
 from e0_lightning.serving.parser import ObservationParser
 from e0_lightning.types import PolicySpec, ViewSize
@@ -66,7 +66,7 @@ def test_observations_with_flat_keys_are_parsed(client):
     message = {**dict(zip(keys, images, strict=True)), **states, "prompt": "go"}
     observation = parser.parse(message)
     for sent, (view, image) in zip(images, observation["images"].items(), strict=True):
-        expected = sent[:, ::-1] if view in parser.key_map.mirrored else sent
+        expected = sent[:, ::-1] if view in parser.key_map.client.flips else sent
         np.testing.assert_array_equal(image[0].permute(1, 2, 0), expected)
     np.testing.assert_array_equal(observation["state"][0], np.arange(spec.state_dim))
     assert observation["instruction"] == ["go"]
@@ -150,7 +150,7 @@ def test_state_parts_are_sliced_in_the_order_of_the_spec():
 
 def test_a_state_part_that_clients_do_not_send_is_refused():
     spec = make_spec(["agentview"], {"joint_states": 7, "gripper": 1})
-    with pytest.raises(ValueError, match=r"'joint_states' of 7 numbers.* got ee_pos of 3"):
+    with pytest.raises(ValueError, match=r"state part 'joint_states' .* got keys for ee_pos"):
         ObservationParser(load_key_map("libero"), spec)
 
 
@@ -185,13 +185,13 @@ def test_errors_in_key_maps_name_the_field(tmp_path):
     path.write_text("cameras: {}")
     with pytest.raises(ValueError, match=r"mine.yaml: expected only fields.*got cameras"):
         load_key_map(str(path))
-    with pytest.raises(ValueError, match=r"expected one of plain.*got 'libera'"):
+    with pytest.raises(ValueError, match=r"expected one of .*plain.*got 'libera'"):
         load_key_map("libera")
     with pytest.raises(ValueError, match=r"got no file at none\.yaml"):
         load_key_map("none.yaml")
-    with pytest.raises(ValueError, match=r"needs the view 'top'.*got keys for front"):
+    with pytest.raises(ValueError, match=r"the view 'top'.*got keys for front"):
         ObservationParser(load_key_map("vlabench"), make_spec(["top"], {}))
-    with pytest.raises(ValueError, match="needs the state part 'q_state' of 7 numbers"):
+    with pytest.raises(ValueError, match=r"state part 'q_state' .* got keys for ee_pos"):
         ObservationParser(load_key_map("vlabench"), make_spec(["front"], {"q_state": 7}))
     with pytest.raises(ValueError, match=r"expected 7 action dimensions.*got a policy with 4"):
         ObservationParser(load_key_map("libero"), make_spec(["agentview"], {}, action_dim=4))

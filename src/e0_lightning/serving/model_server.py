@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from e0_lightning.key_map import load_key_map
 from e0_lightning.serving.batching import sample_actions
-from e0_lightning.serving.key_map import load_key_map
 from e0_lightning.serving.parser import ObservationParser, stack
 from e0_lightning.serving.protocols.vla_eval import dim_specs
 from e0_lightning.types import Actor
@@ -58,6 +58,6 @@ def model_server(
 
         def get_observation_params(self) -> dict[str, Any]:
             """Parameters requested from the benchmark."""
-            return dict(parser.key_map.observation_params)
+            return dict(parser.key_map.client.observation_params)
 
     return PolicyModelServer(chunk_size=parser.n_action_steps, max_batch_size=max_batch)

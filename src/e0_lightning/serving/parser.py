@@ -7,10 +7,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from e0_lightning.key_map import ClientLayout, Key, KeyMap, Keys, as_list, keys_for, parse_key
 from e0_lightning.serving.images import count_pixels, to_frame
-from e0_lightning.serving.key_map import KeyMap, as_list, find, has, keys_for
 from e0_lightning.serving.limits import MAX_INSTRUCTION, MAX_MAGNITUDE, ServerLimits
+from e0_lightning.serving.message import find, has
 from e0_lightning.types import Observation, PolicySpec
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -20,13 +22,11 @@ ACTION_PREFIX: Final = "action_prefix"
 
 
 class StateSource(NamedTuple):
-    """Where a client sends numbers of the state."""
+    """Where a client sends a part of the state."""
 
-    keys: list[str]
-    length: int
-    """Numbers under the key."""
-    part: slice
-    """Those of them that the policy needs."""
+    keys: list[Key]
+    lengths: dict[str, int]
+    """Numbers that the client sends under each path."""
 
 
 class ObservationParser:
@@ -59,7 +59,7 @@ class ObservationParser:
         self.images = {view: keys_for(key_map.images, view, "view") for view in spec.views}
         self.state = self._state_sources()
         self.inverted = np.repeat(
-            [part in key_map.inverted for part in spec.state], [*spec.state.values()]
+            [part in key_map.client.inverted for part in spec.state], [*spec.state.values()]
         ).astype(bool)
         self.n_action_steps = self._check_chunks(n_action_steps)
 
@@ -79,8 +79,8 @@ class ObservationParser:
         for view, keys in self.images.items():
             key, image = find(message, keys, f"the image of view {view!r}")
             frame = to_frame(image, self.spec.views[view], key, self.max_pixels)
-            images[view] = (frame.flip(2) if view in self.key_map.mirrored else frame)[None]
-        parts = [self._vector(message, keys, length)[part] for keys, length, part in self.state]
+            images[view] = _upright(frame, view, self.key_map.client)[None]
+        parts = [self._vector(message, source) for source in self.state]
         state = np.concatenate([np.zeros(0, np.float32), *parts])
         state[self.inverted] = 1 - state[self.inverted]
         observation = Observation(
@@ -110,7 +110,7 @@ class ObservationParser:
             "images": {
                 keys[0]: [views[v].height, views[v].width, 3] for v, keys in self.images.items()
             },
-            "state": {source.keys[0]: source.length for source in self.state},
+            "state": dict(next(iter(source.lengths.items())) for source in self.state),
             "prompt": as_list(self.key_map.instruction)[0],
             "actions": [self.n_action_steps, self.spec.action_dim],
             "control_mode": self.spec.control_mode,
@@ -118,42 +118,44 @@ class ObservationParser:
         }
 
     def _state_sources(self) -> list[StateSource]:
-        state, slices = self.spec.state, self.key_map.state_slices
+        state, mapping = self.spec.state, self.key_map.state
         if not state:
             return []
-        if isinstance(self.key_map.state, Mapping):
-            return [
-                StateSource(keys_for(self.key_map.state, part, "state part"), dims, slice(None))
-                for part, dims in state.items()
-            ]
-        keys = as_list(self.key_map.state)
-        if not slices:
-            return [StateSource(keys, self.spec.state_dim, slice(None))]
-        sizes = {part: stop - start for part, (start, stop) in slices.items()}
-        for part, dims in state.items():
-            if sizes.get(part) != dims:
-                sent = ", ".join(f"{name} of {size}" for name, size in sizes.items())
+        if not isinstance(mapping, Mapping):
+            keys = [Key(key, slice(None)) for key in as_list(mapping)]
+            return [StateSource(keys, {key.path: self.spec.state_dim for key in keys})]
+        return [self._state_source(mapping, part, dims) for part, dims in state.items()]
+
+    def _state_source(self, mapping: Mapping[str, Keys], part: str, dims: int) -> StateSource:
+        keys = [parse_key(key) for key in keys_for(mapping, part, "state part")]
+        sliced = [parse_key(key) for entry in mapping.values() for key in as_list(entry)]
+        lengths = {}
+        for path, own in keys:
+            ends = [key.stop or (key.start or 0) + dims for other, key in sliced if other == path]
+            lengths[path] = max([dims, *ends])
+            got = len(range(lengths[path])[own])
+            if got != dims:
                 raise ValueError(
-                    f"The policy needs the state part {part!r} of {dims} numbers; expected it "
-                    f"among the key map's state_slices, got {sent}. Train on those, or use "
-                    "another key map."
+                    f"The policy needs the state part {part!r} of {dims} numbers; expected as many "
+                    f"in the key map, got {got} at {path!r}. Train on those, or use another key "
+                    "map."
                 )
-        length = max(stop for _, stop in slices.values())
-        return [StateSource(keys, length, slice(*slices[part])) for part in state]
+        return StateSource(keys, lengths)
 
     def _check_chunks(self, n_action_steps: int | None) -> int:
-        fewest, most = self.key_map.chunk_length
+        fewest, most = self.key_map.client.chunk_length
         horizon, dims = self.spec.horizon, self.spec.action_dim
         if fewest is not None and horizon < fewest:
             raise ValueError(
-                f"expected a horizon of at least {fewest} steps (chunk_length of the key map), got "
-                f"a policy with {horizon}. Train with a longer horizon, or use another key map."
+                f"expected a horizon of at least {fewest} steps (client.chunk_length of the key "
+                f"map), got a policy with {horizon}. Train with a longer horizon, or use another "
+                "key map."
             )
-        named = sum(spec["dims"] for spec in self.key_map.actions.values())
-        if self.key_map.actions and named != dims:
+        named = sum(spec["dims"] for spec in self.key_map.client.action_spec.values())
+        if self.key_map.client.action_spec and named != dims:
             raise ValueError(
-                f"expected {named} action dimensions (actions of the key map), got a policy with "
-                f"{dims}. Use another key map."
+                f"expected {named} action dimensions (client.action_spec of the key map), got a "
+                f"policy with {dims}. Use another key map."
             )
         steps = horizon if most is None else min(horizon, most)
         if n_action_steps is None:
@@ -161,13 +163,15 @@ class ObservationParser:
         if not (fewest or 1) <= n_action_steps <= steps:
             raise ValueError(
                 f"n_action_steps: expected {fewest or 1} to {steps} (horizon {horizon}, "
-                f"chunk_length {self.key_map.chunk_length}), got {n_action_steps}."
+                f"chunk_length {self.key_map.client.chunk_length}), got {n_action_steps}."
             )
         return n_action_steps
 
-    def _vector(self, message: dict[Any, Any], keys: list[str], dims: int) -> Floats:
-        key, value = find(message, keys, "the robot's state")
-        return _to_floats(key, value, f"{dims} numbers", dims, dims).reshape(-1)
+    def _vector(self, message: dict[Any, Any], source: StateSource) -> Floats:
+        parts = {key.path: key.part for key in source.keys}
+        path, value = find(message, list(parts), "the robot's state")
+        length = source.lengths[path]
+        return _to_floats(path, value, f"{length} numbers", length, length).reshape(-1)[parts[path]]
 
     def _action_prefix(self, value: Any) -> Floats:
         """The first actions of the new chunk, which the robot executes already, ``(n, D)``."""
@@ -199,6 +203,13 @@ class ObservationParser:
                 f"{key}: expected at most {MAX_INSTRUCTION} characters, got {len(value)}."
             )
         return value
+
+
+def _upright(frame: Tensor, view: str, client: ClientLayout) -> Tensor:
+    """Turn an image ``(3, h, w)`` as the client's layout says."""
+    axes = {"vertical": [1], "horizontal": [2], "both": [1, 2]}
+    flip = client.flips.get(view, client.flips.get("*"))
+    return frame.flip(axes[flip]) if flip else frame
 
 
 def stack(observations: list[Observation]) -> Observation:

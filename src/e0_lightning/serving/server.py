@@ -16,9 +16,9 @@ from http import HTTPStatus
 from signal import SIGINT, SIGTERM
 from typing import Any
 
+from e0_lightning.key_map import load_key_map
 from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.connection import HANDSHAKES, connection_class
-from e0_lightning.serving.key_map import load_key_map
 from e0_lightning.serving.limits import LogRateLimit, ServerLimits, log
 from e0_lightning.serving.parser import ObservationParser
 from e0_lightning.serving.protocols.openpi import handle_connection as handle_openpi

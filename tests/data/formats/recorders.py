@@ -35,9 +35,7 @@ def write_act(path, steps=6, cameras=("top",), sim=True, seed=0):
         obs = root.create_group("observations")
         image = obs.create_group("images")
         for name in cameras:
-            image.create_dataset(
-                name, (steps, 480, 640, 3), dtype="uint8", chunks=(1, 480, 640, 3)
-            )
+            image.create_dataset(name, (steps, 480, 640, 3), dtype="uint8", chunks=(1, 480, 640, 3))
         for name in ("qpos", "qvel") if sim else ("qpos", "qvel", "effort"):
             obs.create_dataset(name, (steps, 14), dtype="f4")  # h5py's default type
         root.create_dataset("action", (steps, 14), dtype="f4")

@@ -38,7 +38,9 @@ def test_real_observations_are_paired_with_the_action_before(tmp_path):
     assert (reader.format, reader.lengths()) == ("aloha", {"demo": 5})
     for step in range(5):
         start = step + 1  # the first observation has no action before it
-        action, state = (read("demo", step, step + 1)[0] for read in (reader.actions, reader.states))
+        action, state = (
+            read("demo", step, step + 1)[0] for read in (reader.actions, reader.states)
+        )
         np.testing.assert_array_equal(action, np.float32(recorded["/action"][max(0, start - 1)]))
         np.testing.assert_array_equal(state, np.float32(recorded["/observations/qpos"][start]))
     frames = recorded["/observations/images/cam_high"]

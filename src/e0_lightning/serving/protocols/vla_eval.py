@@ -80,7 +80,7 @@ class _Session:
             "protocol_version": _PROTOCOL_VERSION,
             "model_server": "e0-lightning",
             "capabilities": {},
-            "observation_params": self.service.parser.key_map.observation_params,
+            "observation_params": self.service.parser.key_map.client.observation_params,
             "action_spec": actions,
             "observation_spec": observations,
         }
@@ -105,8 +105,8 @@ def dim_specs(parser: ObservationParser) -> tuple[dict[str, Any], dict[str, Any]
     Returns:
         Actions and observations: component to ``{name, dims, format}`` and a range where known.
     """
-    spec = parser.spec
-    actions = {name: {"name": name, **entry} for name, entry in parser.key_map.actions.items()}
+    spec, client = parser.spec, parser.key_map.client
+    actions = {name: {"name": name, **entry} for name, entry in client.action_spec.items()}
     if not actions:
         whole = {"name": "actions", "dims": spec.action_dim, "format": spec.control_mode}
         actions = {"actions": whole}
@@ -117,8 +117,7 @@ def dim_specs(parser: ObservationParser) -> tuple[dict[str, Any], dict[str, Any]
         if key.startswith("images/")
     }
     if dims := sum(parser.describe()["state"].values()):
-        form = parser.key_map.state_format
-        observations["state"] = {"name": "state", "dims": dims, "format": form}
+        observations["state"] = {"name": "state", "dims": dims, "format": client.state_format}
     observations["language"] = {"name": "language", "dims": 0, "format": "language"}
     return actions, observations
 
