@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
@@ -70,14 +70,19 @@ class ActionL1(Metric):
 
     Args:
         dim: Action dimensions D.
+        difference: Difference of actions, ``(B, H, D)`` twice to ``(B, H, D)``, where it is not
+            that of numbers, such as ``ActionSpace.difference`` for angles and rotations.
     """
 
     full_state_update = False
     error: Tensor
     steps: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(
+        self, dim: int, difference: Callable[[Tensor, Tensor], Tensor] = torch.sub
+    ) -> None:
         super().__init__()
+        self.difference = difference
         self.add_state("error", torch.zeros(dim), dist_reduce_fx="sum")
         self.add_state("steps", torch.tensor(0), dist_reduce_fx="sum")
 
@@ -89,7 +94,7 @@ class ActionL1(Metric):
             actions: ``(B, H, D)``, robot units.
             valid: ``(B, H)`` bool; other steps are ignored.
         """
-        error = (predicted - actions).abs()[valid]
+        error = self.difference(predicted, actions).abs()[valid]
         self.error += error.sum(dim=0, dtype=torch.float32)
         self.steps += valid.sum()
 

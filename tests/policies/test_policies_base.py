@@ -198,6 +198,36 @@ def test_state_parts_are_looked_up_in_the_spec():
         new_policy(settings).fit_normalizers(InMemoryDemos())
 
 
+def rotating_settings():
+    """A policy whose actions are a rotation, relative to the state."""
+    rotation = {"actions": [0, 1, 2], "state": {"qpos": [0, 1, 2]}, "representation": "euler_xyz"}
+    settings = tiny_settings("Regression")
+    relative = {"actions": [], "state": {}, "rotations": [rotation]}
+    settings["init_args"]["actions"] = settings["init_args"]["actions"] | {"relative": relative}
+    return settings
+
+
+def test_rotations_of_a_policy_are_composed_and_restored_from_its_checkpoint(tmp_path):
+    policy = new_policy(rotating_settings())
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer.fit(policy, datamodule=InMemoryDemos())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    loaded, batch = load_policy(tmp_path / "last.ckpt"), make_batch()
+    normalized = loaded.actions.normalize(batch["actions"], batch["state"])
+    back = loaded.actions.undo(normalized, batch["state"])
+    torch.testing.assert_close(back, batch["actions"], atol=1e-5, rtol=0)
+    assert loaded.act(batch).equal(policy.eval().act(batch))
+
+
+def test_the_error_of_a_rotation_is_that_of_the_angle_between():
+    metric = new_policy(rotating_settings()).metrics["action_l1"]
+    predicted, actions = torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)
+    predicted[..., 0], actions[..., 0] = 3.1, -3.1
+    metric.update(predicted, actions, torch.ones(2, 4, dtype=torch.bool))
+    expected = torch.tensor([2 * torch.pi - 6.2, 0, 0])
+    torch.testing.assert_close(metric.compute(), expected, atol=1e-5, rtol=0)
+
+
 def test_a_new_policy_has_no_spec():
     with pytest.raises(ValueError, match="expected a fitted policy"):
         _ = new_policy(tiny_settings()).spec

@@ -4,7 +4,7 @@ from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.normalizers import MeanStdNormalizer, Normalizer, QuantileNormalizer
 from e0_lightning.actions.quantiles import RunningQuantiles
-from e0_lightning.actions.relative import RelativeActions
+from e0_lightning.actions.relative import RelativeActions, RelativeRotation
 from e0_lightning.actions.tokenizer import ActionTokenizer
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Normalizer",
     "QuantileNormalizer",
     "RelativeActions",
+    "RelativeRotation",
     "RunningQuantiles",
 ]

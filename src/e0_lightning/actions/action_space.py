@@ -125,6 +125,10 @@ class ActionSpace(nn.Module):
         actions = self.normalizer.undo(normalized[..., : self.dim])
         return actions if self.relative is None else self.relative.undo(actions, state)
 
+    def difference(self, first: Tensor, second: Tensor) -> Tensor:
+        """Difference of actions in robot units, ``(…, D)``; see ``RelativeActions.difference``."""
+        return first - second if self.relative is None else self.relative.difference(first, second)
+
     def loss_mask(self, valid: Tensor) -> Tensor:
         """Values included in the loss, ``(B, H, width)`` bool, given valid steps ``(B, H)``."""
         return valid.unsqueeze(-1) & ~self.padding

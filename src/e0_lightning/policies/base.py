@@ -78,7 +78,8 @@ class Policy(pl.LightningModule):
         self.optimizer = optimizer or CosineAdamW()
         self.fine_tuning = fine_tuning or FineTuning()
         self.weights = weights
-        self.metrics = nn.ModuleDict({"action_l1": ActionL1(actions.dim), **(metrics or {})})
+        action_l1 = ActionL1(actions.dim, actions.difference)
+        self.metrics = nn.ModuleDict({"action_l1": action_l1, **(metrics or {})})
         self.success_rate = SuccessRate()
         self.precision: Precision = "32-true"
         self._generator: Generator = None
