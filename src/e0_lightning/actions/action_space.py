@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from e0_lightning.actions.normalizers import Normalizer
 from e0_lightning.actions.quantiles import RunningQuantiles
 from e0_lightning.actions.relative import RelativeActions
+from e0_lightning.actions.rotation_check import RotationCheck
 from e0_lightning.types import PolicySpec
 
 
@@ -89,12 +90,17 @@ class ActionSpace(nn.Module):
             This object.
 
         Raises:
-            ValueError: If there is no valid step, one is not finite, or a shape does not fit.
+            ValueError: If there is no valid step, one is not finite, a shape does not fit, or the
+                state is subtracted from an angle that wraps or from a quaternion.
         """
         statistics = RunningQuantiles(self.dim)
+        rotations = RotationCheck(self.dim, self.relative)
         for actions, state, valid in chunks:
             self._check(actions, self.dim)
-            statistics.update(self._to_relative(actions, state)[valid])
+            relative = self._to_relative(actions, state)
+            statistics.update(relative[valid])
+            rotations.update(actions, relative, valid)
+        rotations.finish()
         self.normalizer.fit_statistics(statistics)
         return self
 
