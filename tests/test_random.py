@@ -6,6 +6,7 @@ from e0_lightning.random import (
     sample_normal,
     sample_tokens,
     sample_uniform,
+    seed_global_generator,
     seeded_generator,
 )
 
@@ -41,3 +42,17 @@ def test_tokens_follow_the_probabilities_at_a_temperature():
 def test_temperature_0_takes_the_most_likely_tokens():
     logits = torch.randn(4, 3, 8)
     assert sample_tokens(logits, temperature=0).equal(logits.argmax(dim=-1))
+
+
+def test_code_without_a_generator_is_seeded_by_position_and_leaves_the_global_state():
+    def sample(*key):
+        with seed_global_generator(torch.device("cpu"), *key):
+            return torch.rand(3)
+
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = sample("augmentation", 3)
+    assert torch.rand(3).equal(expected)
+    assert first.equal(sample("augmentation", 3))
+    assert not first.equal(sample("augmentation", 4))

@@ -1,14 +1,15 @@
 """Reproducible random numbers: generators derived from a seed and a position, and samples.
 
-No code of this package seeds torch's global generator, and it is used only where a caller passes no
-generator.
+No code of this package seeds torch's global generator, except within `seed_global_generator`, and
+it is used only where a caller passes no generator.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -36,6 +37,25 @@ def derive_seed(*key: int | str) -> int:
 def seeded_generator(*key: int | str, device: torch.device | str | None = None) -> torch.Generator:
     """Create a generator from the run's seed and a position in the run; see `derive_seed`."""
     return torch.Generator(device or "cpu").manual_seed(derive_seed(*key))
+
+
+@contextmanager
+def seed_global_generator(device: torch.device, *key: int | str) -> Iterator[None]:
+    """Let code that accepts no generator depend on a position in the run alone.
+
+    The state of torch's global generator is replaced for the duration of the context, and restored
+    after it.
+
+    Args:
+        device: Device on which the code samples, besides the CPU.
+        key: Purpose and position of the samples; see `derive_seed`.
+    """
+    is_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        torch.set_rng_state(seeded_generator(*key).get_state())
+        if is_cuda:
+            torch.cuda.set_rng_state(seeded_generator(*key, device=device).get_state(), device)
+        yield
 
 
 def sample_normal(

@@ -20,11 +20,10 @@ from e0_lightning.metrics import ActionL1, SuccessRate
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.fitting import Demonstrations, check_sizes, fit_statistics
 from e0_lightning.policies.observation import check_values, sample_seeded
-from e0_lightning.random import Generator, seeded_generator
+from e0_lightning.random import Generator, seed_global_generator, seeded_generator
 from e0_lightning.training.callbacks.defaults import default_callbacks
 from e0_lightning.training.checkpoint_file import complete_checkpoint, load_pretrained, stored_spec
 from e0_lightning.training.constructor_tree import save_constructor_tree
-from e0_lightning.training.dropout import seeded_dropout
 from e0_lightning.training.finetuning import FineTuning
 from e0_lightning.training.optimizer import CosineAdamW
 from e0_lightning.training.sharding import shard
@@ -177,7 +176,8 @@ class Policy(pl.LightningModule):
         """Sum of the losses of a batch."""
         # Batches of one optimizer step, under gradient accumulation, get different noise.
         key = ("train", self.trainer.global_step, batch_idx, self.global_rank)
-        with self._seeded(*key), seeded_dropout(self.device, *key):
+        # Dropout and stochastic depth, in modules of timm and transformers, accept no generator.
+        with self._seeded(*key), seed_global_generator(self.device, "dropout", *key):
             return self._loss(batch, "train")
 
     def validation_step(  # type: ignore[override]
