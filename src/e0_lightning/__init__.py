@@ -25,6 +25,7 @@ _MODULES = {
     "E0Hybrid": "policies.e0_hybrid",
     "FineTuning": "training.finetuning",
     "FlowMatching": "policies.flow_matching",
+    "ImageAugmentation": "augment.image_augmentation",
     "LanguageModel": "networks.language",
     "LiberoEpisodes": "evaluation.libero_episodes",
     "ManiSkillEpisodes": "evaluation.maniskill_episodes",

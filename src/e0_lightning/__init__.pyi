@@ -2,6 +2,7 @@ from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.normalizers import MeanStdNormalizer, QuantileNormalizer
 from e0_lightning.actions.relative import RelativeActions
 from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.augment.image_augmentation import ImageAugmentation
 from e0_lightning.augment.spherical_warp import SphericalWarp
 from e0_lightning.augment.viewpoint import ViewpointPerturbation
 from e0_lightning.data.datamodule import RobotDemos
@@ -54,6 +55,7 @@ __all__ = [
     "E0Hybrid",
     "FineTuning",
     "FlowMatching",
+    "ImageAugmentation",
     "LanguageModel",
     "LiberoEpisodes",
     "ManiSkillEpisodes",

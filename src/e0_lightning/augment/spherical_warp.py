@@ -109,7 +109,7 @@ def rotation(yaw: Tensor, pitch: Tensor) -> Tensor:
         one, zero, zero, zero, pitch.cos(), -pitch.sin(), zero, pitch.sin(), pitch.cos()
     )
     about_y = _matrix(yaw.cos(), zero, yaw.sin(), zero, one, zero, -yaw.sin(), zero, yaw.cos())
-    return _product(about_x, about_y)
+    return matrix_product(about_x, about_y)
 
 
 def homography(rotation: Tensor, intrinsics: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def homography(rotation: Tensor, intrinsics: Tensor) -> Tensor:
         ``(B, 3, 3)``, for homogeneous pixels ``(u, v, 1)``.
     """
     intrinsics = intrinsics.to(rotation.dtype)
-    return _product(_product(intrinsics, rotation), _inverse(intrinsics))
+    return matrix_product(matrix_product(intrinsics, rotation), _inverse(intrinsics))
 
 
 def transform(homography: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ def _matrix(*entries: Tensor) -> Tensor:
     return torch.stack(entries, dim=-1).view(-1, 3, 3)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def matrix_product(left: Tensor, right: Tensor) -> Tensor:
     """Matrix product in full precision, ``(B, 3, 3)``."""
     return torch.sum(left.unsqueeze(-1) * right.unsqueeze(-3), dim=-2)
 
