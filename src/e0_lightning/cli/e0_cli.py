@@ -30,6 +30,9 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
+    "collect aloha": Verb(
+        "collection.aloha:collect", "record demonstrations of a scripted expert in gym-aloha"
+    ),
     "collect libero": Verb(
         "collection.libero:collect", "record demonstrations of a scripted expert in LIBERO"
     ),

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from e0_lightning.collection.episode_store import EpisodeStore
 from e0_lightning.envs.worker_process import WorkerProcess
 
 
+class AttemptStore(Protocol):
+    """Where attempts go; see `EpisodeStore`."""
+
+    folder: Path
+    """Folder in which a worker writes ``unfinished_<seed><suffix>``."""
+    suffix: str
+
+    def succeeded(self) -> Mapping[int, Any]:
+        """Return every demonstrated seed with its episode."""
+        ...
+
+    def untried(self) -> Iterator[int]:
+        """Iterate, without end, over the seeds to try next."""
+        ...
+
+    def add(self, seed: int, source: Path) -> None:
+        """Move the finished file of a seed into the store."""
+        ...
+
+    def add_failure(self, seed: int, reason: str) -> None:
+        """Record why a seed failed."""
+        ...
+
+
 def collect_episodes(
-    store: EpisodeStore,
+    store: AttemptStore,
     workers: Sequence[WorkerProcess],
     task: str,
     num_episodes: int,
