@@ -14,6 +14,7 @@ _MODULES = {
     "ActionSample": "types",
     "ActionSpace": "actions.action_space",
     "ActionTokenizer": "actions.tokenizer",
+    "AlohaEpisodes": "evaluation.aloha_episodes",
     "ArgmaxSampler": "diffusion.samplers",
     "Autoregressive": "policies.autoregressive",
     "Batch": "types",
