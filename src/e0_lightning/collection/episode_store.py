@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 
+LIBVER = "v110"
+"""Oldest HDF5 version that reads the files: from it on, headers and chunk indices have checksums, and
+attributes may exceed 64 kB."""
+
+
 class EpisodeSource(NamedTuple):
     """Where an episode is stored."""
 
@@ -42,8 +47,6 @@ class EpisodeStore(ABC):
     """HDF5 group that holds the episodes."""
     group_prefix: ClassVar[str]
     """Name of an episode's group without its number; the file of a seed holds number 0."""
-    libver: ClassVar[str | None] = None
-    """HDF5 version bound of merged files, as `h5py.File` takes it."""
 
     def __init__(self, out: Path, config: dict[str, Any]) -> None:
         if out.suffix != self.suffix:
@@ -124,7 +127,7 @@ class EpisodeStore(ABC):
         if set(episodes) == set(self.published):
             return len(episodes)
         merged = self.folder / f"merged{self.suffix}"
-        with h5py.File(merged, "w", libver=self.libver) as target:
+        with h5py.File(merged, "w", libver=LIBVER) as target:
             group = target.require_group(self.root)
             for number, (path, name) in enumerate(episodes.values()):
                 with h5py.File(path, "r") as source:

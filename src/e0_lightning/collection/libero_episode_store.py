@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from e0_lightning.collection.episode_store import EpisodeSource, EpisodeStore
+from e0_lightning.collection.episode_store import LIBVER, EpisodeSource, EpisodeStore
 
 
 class LiberoEpisodeStore(EpisodeStore):
@@ -22,8 +22,6 @@ class LiberoEpisodeStore(EpisodeStore):
     suffix = ".hdf5"
     root = "data"
     group_prefix = "demo_"
-    # MuJoCo models exceed the 64 kB that attributes may have in older versions of HDF5.
-    libver = "latest"
 
     def __init__(self, out: Path, image_size: int) -> None:
         super().__init__(out, {"image_size": image_size})
@@ -50,7 +48,7 @@ class LiberoEpisodeStore(EpisodeStore):
     def _write_metadata(self, merged: Path, sources: list[EpisodeSource]) -> None:
         import h5py
 
-        with h5py.File(merged, "r+", libver=self.libver) as file:
+        with h5py.File(merged, "r+", libver=LIBVER) as file:
             data = file[self.root]
             with h5py.File(sources[0].path, "r") as source:
                 data.attrs.update(source[self.root].attrs)

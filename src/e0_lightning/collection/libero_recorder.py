@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.collection.episode_store import LIBVER
 from e0_lightning.collection.libero_expert import PickAndPlace
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, state_parts
@@ -110,8 +111,7 @@ def _write(
     """Write one demonstration as ``data/demo_0``, with checksums and LIBERO's own metadata."""
     import h5py
 
-    # MuJoCo models exceed the 64 kB that attributes may have in older versions of HDF5.
-    with h5py.File(path, "w", libver="latest") as file:
+    with h5py.File(path, "w", libver=LIBVER) as file:
         data = file.create_group("data")
         data.attrs.update(_metadata(environment))
         demo = data.create_group("demo_0")

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from e0_lightning.collection.episode_store import LIBVER
 from e0_lightning.collection.maniskill_episode_store import SIDECAR_DATASET
 
 
@@ -174,7 +175,7 @@ def copy_with_checksums(source: Path, target: Path) -> None:
     """Copy a recorded file, its datasets with Fletcher-32 checksums, its sidecar as a dataset."""
     import h5py
 
-    with h5py.File(source, "r") as old, h5py.File(target, "w") as new:
+    with h5py.File(source, "r") as old, h5py.File(target, "w", libver=LIBVER) as new:
         new.attrs.update(old.attrs)
 
         def copy(name: str, item: Any) -> None:

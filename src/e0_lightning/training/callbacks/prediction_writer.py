@@ -23,7 +23,8 @@ class PredictionWriter(BasePredictionWriter):
     ``predictions/rank_<i>.h5`` in the trainer's log directory holds ``predicted`` and ``actions``
     ``(N, H, D)`` and ``state`` ``(N, Q)`` in robot units, ``valid`` ``(N, H)``, and
     ``instruction``, ``demo`` and ``step`` ``(N,)`` where the data has them, in the order of the
-    data; of ``RobotDemos``, the held-out demonstrations. Numbers are stored with checksums.
+    data; of ``RobotDemos``, the held-out demonstrations. Everything is stored with checksums, and
+    read by HDF5 1.10 and later.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Append a batch."""
         columns: dict[str, Any] = {"predicted": prediction, **batch}
-        with h5py.File(self._path, "a") as file:
+        with h5py.File(self._path, "a", libver="v110") as file:
             for name in COLUMNS:
                 if name in columns:
                     _append(file, name, columns[name])
@@ -62,18 +63,17 @@ class PredictionWriter(BasePredictionWriter):
 
 def _append(file: h5py.File, name: str, values: Tensor | Sequence[Any]) -> None:
     rows = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    is_text = rows.dtype.kind in "OU"
-    if is_text:
-        rows = rows.astype(object)
+    if rows.dtype.kind == "U":
+        # Of a fixed length, because HDF5 has no checksums for text of variable length.
+        rows = np.char.encode(rows, "utf-8")
+        if name in file and rows.itemsize > file[name].dtype.itemsize:
+            rows = np.concatenate([file[name][()], rows])
+            del file[name]
     if name not in file:
-        file.create_dataset(
-            name,
-            data=rows,
-            maxshape=(None, *rows.shape[1:]),
-            dtype=h5py.string_dtype() if is_text else rows.dtype,
-            fletcher32=not is_text,
-        )
-        return
+        is_text = rows.dtype.kind == "S"
+        dtype = h5py.string_dtype("utf-8", rows.itemsize) if is_text else rows.dtype
+        shape, limit = (0, *rows.shape[1:]), (None, *rows.shape[1:])
+        file.create_dataset(name, shape, dtype, maxshape=limit, fletcher32=True)
     dataset: h5py.Dataset = file[name]
     dataset.resize(len(dataset) + len(rows), axis=0)
-    dataset[-len(rows) :] = rows
+    dataset[-len(rows) :] = rows.astype(dataset.dtype)
