@@ -12,10 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-
 LIBVER = "v110"
-"""Oldest HDF5 version that reads the files: from it on, headers and chunk indices have checksums, and
-attributes may exceed 64 kB."""
+"""Oldest HDF5 version that reads the files. From it on, headers and chunk indices have checksums,
+and attributes may exceed 64 kB."""
 
 
 class EpisodeSource(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
+from e0_lightning.training.callbacks.atomic_checkpoints import AtomicCheckpoints
 from e0_lightning.training.callbacks.batch_images import BatchImages
 from e0_lightning.training.callbacks.evaluation_metrics import EvaluationMetrics
 from e0_lightning.training.callbacks.numerics import NumericalChecks
@@ -11,6 +12,7 @@ from e0_lightning.training.callbacks.progress_lines import ProgressLines
 from e0_lightning.training.callbacks.throughput import TrainingThroughput
 
 DEFAULT_CALLBACKS: tuple[type[pl.Callback], ...] = (
+    AtomicCheckpoints,
     NumericalChecks,
     TrainingThroughput,
     EvaluationMetrics,
