@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str] | None] = {
 """Folder to the folders that it may import besides itself and :data:`BASE`; None is all of them,
 a folder that is absent imports none."""
 
-BASE = {"types", "geometry", "random"}
+BASE = {"types", "geometry", "random", "key_map"}
 """Modules at the top of the package that every folder may import."""
 
 LAZY = [ROOT, ROOT / "cli"]

@@ -24,7 +24,7 @@ def test_batches_have_the_documented_shapes_and_types(real):
     batch = next(iter(module.train_dataloader()))
     pixels = batch["images"]["base_camera"]
     assert (pixels.shape, pixels.dtype) == ((8, 3, 128, 128), torch.uint8)
-    assert pixels.is_contiguous()
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
     assert (batch["state"].shape, batch["state"].dtype) == ((8, 9), torch.float32)
     assert (batch["actions"].shape, batch["actions"].dtype) == ((8, 4, 8), torch.float32)
     assert (batch["valid"].shape, batch["valid"].dtype) == ((8, 4), torch.bool)

@@ -260,5 +260,5 @@ def _pad(actions: Floats, length: int) -> Floats:
 
 
 def _stack(images: Sequence[Pixels]) -> Tensor:
-    """Stack images ``(h, w, 3)`` into ``(B, 3, h, w)``."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    """Stack images ``(h, w, 3)`` into ``(B, 3, h, w)``, in memory with channels last as stored."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -89,5 +89,5 @@ def test_wrong_images_of_a_reader_are_refused(path, monkeypatch):
     monkeypatch.setattr(
         NumpyReader, "read_images", lambda *_: {"top": np.zeros((1, 8, 8, 3), np.float32)}
     )
-    with pytest.raises(ValueError, match=r"view 'top', .* of uint8, got .* of float32"):
+    with pytest.raises(ValueError, match=r"view 'top': expected .* of uint8, got .* of float32"):
         reader.images("first", 0, 1)

@@ -14,6 +14,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+NARROW = 4
+"""Length of a last axis below which numpy copies its columns faster one by one."""
+
 MAX_LINKS = 8
 """Soft links followed one after the other before they count as a loop."""
 
@@ -176,8 +179,9 @@ def read_chunks(dataset: h5py.Dataset, *selection: slice) -> NDArray[Any]:
     """Read ``dataset[selection]``, and refuse chunks that cannot be found.
 
     HDF5 returns zeros for chunks that its index does not lead to. It also copies single values
-    where chunks are narrow along the last axis, and h5py makes the chunks of images one colour
-    wide: numbers that are not compressed, or with gzip alone, are decoded here, in half the time.
+    where chunks are narrow along the last axis, and h5py makes the chunks of images one or two
+    colours wide: numbers that are not compressed, or with gzip alone, are decoded here, in half the
+    time.
 
     Args:
         dataset: A data set of any storage.
@@ -195,30 +199,50 @@ def read_chunks(dataset: h5py.Dataset, *selection: slice) -> NDArray[Any]:
     is_simple = filters == 0 or (dataset.compression == "gzip" and filters == 1)
     is_decoded = is_simple and dataset.dtype.kind in "biuf"
     values = np.empty([part.stop - part.start for part in region], dataset.dtype)
+    chunks = dataset.chunks
     for part in dataset.iter_chunks(region):
-        offset = tuple(s.start // size * size for s, size in zip(part, dataset.chunks, strict=True))
-        stored, raw = _read_raw_chunk(dataset, offset)
-        if is_decoded:
-            target = tuple(_shift(s, into.start) for s, into in zip(part, region, strict=True))
-            source = tuple(_shift(s, start) for s, start in zip(part, offset, strict=True))
-            values[target] = _decode_chunk(dataset, offset, stored, raw)[source]
+        offset = tuple(s.start // size * size for s, size in zip(part, chunks, strict=True))
+        if not is_decoded:
+            _find_chunk(dataset, offset)
+            continue
+        target = tuple(_shift(s, into.start) for s, into in zip(part, region, strict=True))
+        source = tuple(_shift(s, start) for s, start in zip(part, offset, strict=True))
+        _copy(_decode_chunk(dataset, offset)[source], values[target])
     return values if is_decoded else np.asarray(dataset[selection])
 
 
-def _read_raw_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> tuple[int, bytes]:
+def _copy(source: NDArray[Any], target: NDArray[Any]) -> None:
+    """Copy an array; one column of a narrow last axis at a time, which numpy does three times as
+    fast."""
+    if source.shape[-1] < NARROW:
+        for column in range(source.shape[-1]):
+            target[..., column] = source[..., column]
+    else:
+        target[...] = source
+
+
+def _find_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> None:
+    """Check that HDF5 finds a chunk, without reading it."""
+    try:
+        problem = "" if dataset.id.get_chunk_info_by_coord(offset).size else "it is not stored"
+    except (ValueError, OSError, RuntimeError) as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(_describe_lost_chunk(dataset, offset, problem))
+
+
+def _describe_lost_chunk(dataset: h5py.Dataset, offset: tuple[int, ...], problem: object) -> str:
+    return (
+        f"{dataset.file.filename}: {dataset.name}: the chunk at {offset} cannot be found "
+        f"({problem}). Copy or record the file again."
+    )
+
+
+def _decode_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> NDArray[Any]:
     try:
         stored, raw = dataset.id.read_direct_chunk(offset)
     except (ValueError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{dataset.file.filename}: {dataset.name}: the chunk at {offset} cannot be found "
-            f"({error}). Copy or record the file again."
-        ) from error
-    return stored, raw
-
-
-def _decode_chunk(
-    dataset: h5py.Dataset, offset: tuple[int, ...], stored: int, raw: bytes
-) -> NDArray[Any]:
+        raise ValueError(_describe_lost_chunk(dataset, offset, error)) from error
     try:
         # HDF5 stores a chunk as it is where gzip would make it longer.
         is_plain = stored or dataset.compression is None
