@@ -56,6 +56,17 @@ def libero_assets() -> Iterator[Assets]:
         yield find_assets()
 
 
+@pytest.fixture(scope="session")
+def aloha_backend() -> str:
+    """MuJoCo's rendering backend for gym-aloha, or a skip with the reason."""
+    if importlib.util.find_spec("gym_aloha") is None:
+        pytest.skip("gym-aloha is not installed: pip install 'e0-lightning[aloha]'")
+    try:
+        return mujoco_gl.offscreen()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests that need a simulator where there is none, with the reason."""
     if item.get_closest_marker("simulator") and (missing := _missing_renderer()):

@@ -17,6 +17,7 @@ from e0_lightning.diffusion.samplers import (
     Sampler,
     TweedieSampler,
 )
+from e0_lightning.evaluation.aloha_episodes import AlohaEpisodes
 from e0_lightning.evaluation.libero_episodes import LiberoEpisodes
 from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
 from e0_lightning.evaluation.report.callback import RolloutReport
@@ -44,6 +45,7 @@ __all__ = [
     "ActionSample",
     "ActionSpace",
     "ActionTokenizer",
+    "AlohaEpisodes",
     "ArgmaxSampler",
     "Autoregressive",
     "Batch",

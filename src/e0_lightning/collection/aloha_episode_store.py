@@ -1,4 +1,4 @@
-"""Episode store for ACT's layout: one file an episode, ``episode_0.hdf5``, ``episode_1.hdf5``, …"""
+"""Episode store for ACT's layout: one file an episode, ``episode_<n>.hdf5``."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def transfer_cube(
     cube = np.array([*objects[:2], OBJECT_HEIGHT])
     meet = np.array([0.0, 0.5, 0.25])
     # The left hand takes the cube's lower half, below the fingers of the right hand.
-    take, away = meet + [0.02, 0, -0.02], meet + [-0.1, 0, -0.02]
-    above, grasp = cube + [0, 0, 0.11], cube + [0, 0, 0.015]
+    take, away = _beside(meet, x=0.02, z=-0.02), _beside(meet, x=-0.1, z=-0.02)
+    above, grasp = _beside(cube, z=0.11), _beside(cube, z=0.015)
     return [
         Waypoint(0, left.position, left.rotation, 0),
         Waypoint(80, away, UPRIGHT, 1),
@@ -75,11 +75,11 @@ def transfer_cube(
         Waypoint(65, above, DOWN, 1),
         Waypoint(95, grasp, DOWN, 1),
         Waypoint(120, grasp, DOWN, 0),
-        Waypoint(150, meet + [0.05, 0, 0], DOWN, 0),
+        Waypoint(150, _beside(meet, x=0.05), DOWN, 0),
         Waypoint(165, meet, DOWN, 0),
         Waypoint(220, meet, DOWN, 0),
         Waypoint(240, meet, DOWN, 1),
-        Waypoint(275, meet + [0.1, 0, 0], DOWN, 1),
+        Waypoint(275, _beside(meet, x=0.1), DOWN, 1),
     ]
 
 
@@ -141,6 +141,11 @@ class AlohaExpert:
     def close(self) -> None:
         """Free the scene."""
         self._physics.free()
+
+
+def _beside(point: NDArray[np.float64], x: float = 0.0, z: float = 0.0) -> NDArray[np.float64]:
+    """A point displaced by metres."""
+    return point + np.array([x, 0.0, z])
 
 
 def _interpolate(waypoints: Sequence[Waypoint]) -> NDArray[np.float64]:

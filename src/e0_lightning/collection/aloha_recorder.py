@@ -31,7 +31,8 @@ class AlohaRecorder:
         Returns:
             Why it failed, empty if `path` was written.
         """
-        targets = self.expert.joint_targets(seed)
+        # Rounded as they are stored, so that replaying the file leads to the same states.
+        targets = self.expert.joint_targets(seed).astype(np.float32).astype(np.float64)
         self.simulation.reset(seed)
         reward = max(self.simulation.step(target) for target in targets)
         if reward < SUCCESS:
@@ -61,7 +62,7 @@ class AlohaRecorder:
                 positions[step] = self.simulation.qpos()
                 velocities[step] = self.simulation.qvel()
                 self.simulation.step(target)
-            file.create_dataset("action", data=targets.astype(np.float32))
+            file.create_dataset("action", data=targets, dtype="float32")
 
     def close(self) -> None:
         """Free both scenes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
