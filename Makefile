@@ -47,7 +47,7 @@ space := $(empty) $(empty)
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install renderer libero fit compare fit-libero eval-libero compare-libero \
+.PHONY: help install renderer libero aloha fit fit-aloha compare fit-libero eval-libero compare-libero \
   test test-fast lint types benchmark clean always check-task
 
 help:  ## list the targets
@@ -95,6 +95,21 @@ always:
 
 compare: check-task renderer $(call demo_files,$(COMPARED_TASK))  ## policies and ablations side by side [TASK=PushPull] [BUDGET=steps] [EPISODES] [ONLY=E0,argmax]
 	$(call comparison,$(call experiment,$(COMPARED_TASK)),$(COMPARED_TASK))
+
+# gym-aloha
+aloha: .venv/aloha  ## install gym-aloha
+
+.venv/aloha: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[aloha]'
+	@touch $@
+
+fit-aloha: aloha renderer  ## the same on gym-aloha's AlohaTransferCube-v0, with two arms
+	$(BIN)/e0 collect aloha --task AlohaTransferCube-v0 --num_episodes $(or $(call if_given,DEMOS,$(DEMOS)),50)
+	$(BIN)/lightning fit $(aloha_experiment)
+	$(BIN)/lightning test $(aloha_experiment) \
+	  --ckpt_path $(call last_checkpoint,runs/AlohaTransferCube-v0)
+
+aloha_experiment = $(addprefix --config ,experiments/aloha.yaml $(overlays))
 
 # LIBERO
 fit-libero: libero renderer  ## the same on three tasks of LIBERO

@@ -31,7 +31,7 @@ def collect(
     command again to resume, or with a larger `num_episodes` to extend.
 
     Args:
-        task: AlohaTransferCube-v0.
+        task: AlohaTransferCube-v0 or AlohaInsertion-v0.
         out: Folder of the episodes; None for ``data/aloha/<task>``.
         num_episodes: Demonstrations in `out`.
         workers: Worker processes; None for one per core.

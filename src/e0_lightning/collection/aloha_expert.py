@@ -21,8 +21,11 @@ WELD_IMPEDANCE = 0.98
 """Impedance of the constraint that ties a hand to its target. gym-aloha's 0.25 is too weak against
 the friction of the joints: the hands lag by centimetres and the cube is missed."""
 
-OBJECT_HEIGHT = 0.02
-"""Height of the centre of a cube on the table, in m."""
+CUBE_HEIGHT, PEG_HEIGHT, SOCKET_HEIGHT = 0.02, 0.01, 0.022
+"""Heights of the objects' centres on the table, in m."""
+
+GRASP_HEIGHT = 0.01
+"""Height of the hands above the centres of peg and socket, the same for both, so that they meet."""
 
 
 class Waypoint(NamedTuple):
@@ -47,9 +50,8 @@ class Hand(NamedTuple):
 Plan = Callable[[Hand, Hand, NDArray[np.float64]], tuple[list[Waypoint], list[Waypoint]]]
 """Waypoints of the left and the right hand for their start and the poses of the objects."""
 
-LEVEL = Rotation.identity()
 DOWN = Rotation.from_euler("y", -60, degrees=True)
-"""The right hand tilted towards the table."""
+"""The right hand tilted towards the table; the left hand tilts the other way."""
 UPRIGHT = Rotation.from_euler("x", 90, degrees=True)
 """The left hand rolled, so that its fingers close across those of the right hand."""
 
@@ -58,7 +60,7 @@ def transfer_cube(
     left: Hand, right: Hand, objects: NDArray[np.float64]
 ) -> tuple[list[Waypoint], list[Waypoint]]:
     """The right hand lifts the cube and holds it where the left hand takes it over."""
-    cube = np.array([*objects[:2], OBJECT_HEIGHT])
+    cube = np.array([*objects[:2], CUBE_HEIGHT])
     meet = np.array([0.0, 0.5, 0.25])
     # The left hand takes the cube's lower half, below the fingers of the right hand.
     take, away = _beside(meet, x=0.02, z=-0.02), _beside(meet, x=-0.1, z=-0.02)
@@ -83,7 +85,35 @@ def transfer_cube(
     ]
 
 
-PLANS: dict[str, Plan] = {"AlohaTransferCube-v0": transfer_cube}
+def insertion(
+    left: Hand, right: Hand, objects: NDArray[np.float64]
+) -> tuple[list[Waypoint], list[Waypoint]]:
+    """The right hand lifts the peg, the left hand the socket, and both bring them together."""
+    peg, socket = np.array([*objects[:2], PEG_HEIGHT]), np.array([*objects[7:9], SOCKET_HEIGHT])
+    meet = np.array([0.0, 0.5, 0.15])
+    return [
+        Waypoint(0, left.position, left.rotation, 0),
+        *_grasp(socket, DOWN.inv()),
+        Waypoint(215, _beside(meet, x=-0.1), DOWN.inv(), 0),
+        Waypoint(255, _beside(meet, x=-0.05), DOWN.inv(), 0),
+    ], [
+        Waypoint(0, right.position, right.rotation, 0),
+        *_grasp(peg, DOWN),
+        Waypoint(215, _beside(meet, x=0.1), DOWN, 0),
+        Waypoint(255, _beside(meet, x=0.05), DOWN, 0),
+    ]
+
+
+def _grasp(point: NDArray[np.float64], rotation: Rotation) -> list[Waypoint]:
+    """Waypoints from above an object to its grasp."""
+    return [
+        Waypoint(90, _beside(point, z=0.09), rotation, 1),
+        Waypoint(125, _beside(point, z=GRASP_HEIGHT), rotation, 1),
+        Waypoint(160, _beside(point, z=GRASP_HEIGHT), rotation, 0),
+    ]
+
+
+PLANS: dict[str, Plan] = {"AlohaTransferCube-v0": transfer_cube, "AlohaInsertion-v0": insertion}
 """Task name to the expert's waypoints."""
 
 
