@@ -1,10 +1,18 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from e0_lightning.metrics import ActionL1, SuccessRate, TokenAccuracy, paired_difference
+from e0_lightning.metrics import (
+    ActionL1,
+    SuccessRate,
+    TokenAccuracy,
+    mean_score,
+    paired_difference,
+)
 from e0_lightning.types import EpisodeResult
 
 
@@ -137,3 +145,17 @@ def test_a_difference_without_episodes_is_nan_with_the_widest_interval():
 def test_lists_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="expected the same episodes twice, got 2 and 1"):
         paired_difference([True, True], [True])
+
+
+def test_the_interval_of_a_mean_score_is_students():
+    scores = [0.2, 0.9, 0.4, 0.55, 0.8, 0.3]
+    summary = mean_score(scores)
+    standard_error = np.std(scores, ddof=1) / np.sqrt(6)
+    expected = stats.t.interval(0.95, 5, loc=np.mean(scores), scale=standard_error)
+    assert summary.mean == pytest.approx(np.mean(scores))
+    assert (summary.low, summary.high) == pytest.approx(expected)
+
+
+def test_the_interval_of_a_mean_score_stays_within_0_and_1():
+    assert mean_score([1.0, 0.8])[1:3] == (0.0, 1.0)
+    assert mean_score([0.4]) == (0.4, 0.0, 1.0, 1)

@@ -1,4 +1,4 @@
-"""Metrics of training and evaluation: token accuracy, action error, success rate."""
+"""Metrics of training and evaluation: token accuracy, action error, success rate, score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -127,6 +129,29 @@ def wilson(successes: int, n: int) -> Proportion:
     low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
     # For k = 0 and n a bound is exactly 0 or 1, apart from rounding.
     return Proportion(successes / n, max(low, 0.0), min(high, 1.0), n)
+
+
+class Mean(NamedTuple):
+    """A mean over n episodes with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_score(scores: Sequence[float]) -> Mean:
+    """Mean of scores in [0, 1] with Student's 95 % interval, cut off at 0 and 1.
+
+    With the standard deviation s of n scores and the 97.5 % quantile t of Student's distribution of
+    n − 1 degrees of freedom, ``mean ± t s / √n``. Without two scores the interval is [0, 1].
+    """
+    n = len(scores)
+    mean = float(np.mean(scores)) if n else math.nan
+    if n < 2:
+        return Mean(mean, 0.0, 1.0, n)
+    half = float(stdtrit(n - 1, 0.975) * np.std(scores, ddof=1)) / math.sqrt(n)
+    return Mean(mean, max(mean - half, 0.0), min(mean + half, 1.0), n)
 
 
 class Difference(NamedTuple):

@@ -249,6 +249,8 @@ class EpisodeResult:
         video: Video file of the episode, if one was recorded.
         camera: Displacement of the fixed cameras: azimuth and elevation in degrees, relative
             change of the distance.
+        score: The environment's measure of how well the task was done, from 0 to 1, where it has
+            one besides the success.
     """
 
     task: str
@@ -258,6 +260,7 @@ class EpisodeResult:
     error: str = ""
     video: str | None = None
     camera: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    score: float | None = None
 
 
 class ActionSample(NamedTuple):

@@ -39,6 +39,24 @@ def test_published_rates_have_their_own_columns():
     assert "- Other assets" in text
 
 
+def test_a_score_has_the_first_columns(tmp_path):
+    evaluated = [
+        EpisodeResult("push", i, i == 0, 5, score=score) for i, score in enumerate([1, 0.5])
+    ]
+    text = write_report(tmp_path, evaluated, METADATA)
+    assert "| task | score | 95 % interval | success |" in text
+    assert "| push | 0.750 | 0.000 – 1.000 | 50.0% |" in text
+    assert json.loads((tmp_path / "results.json").read_text())["mean_score"] == 0.75
+    page = (tmp_path / "results.html").read_text()
+    assert "<title>Score 0.750, success 50.0 %</title>" in page
+    assert '<td class="number">0.750</td>' in page
+
+
+def test_tasks_without_a_score_have_no_such_column(tmp_path):
+    assert "score" not in write_report(tmp_path, results(), METADATA)
+    assert "Score" not in (tmp_path / "results.html").read_text()
+
+
 def test_one_task_has_no_mean_of_tasks():
     text = markdown(report_of([EpisodeResult("push", 1, True, 5)]))
     assert "mean of tasks" not in text

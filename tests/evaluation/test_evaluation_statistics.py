@@ -1,4 +1,4 @@
-from e0_lightning.evaluation.statistics import by_camera, by_suite, by_task
+from e0_lightning.evaluation.statistics import by_camera, by_suite, by_task, mean_of_scores
 from e0_lightning.types import EpisodeResult
 
 PROTOCOL = {"a": {"tasks": 2, "episodes": 3, "rates": {"E0, published": 0.972}}}
@@ -14,6 +14,22 @@ def test_an_error_is_a_failure():
     assert tasks["push"]["rate"] == 0.5
     assert tasks["push"]["errors"] == 1
     assert tasks["push"]["mean_steps"] == 6
+
+
+def test_scores_are_averaged_by_task_and_an_error_scores_0():
+    evaluated = [
+        EpisodeResult("push", 1, True, 5, score=1.0),
+        EpisodeResult("push", 2, False, 9, score=0.5),
+        EpisodeResult("push", 3, False, 2, error="gone", score=0.9),
+        EpisodeResult("pull", 1, False, 9, score=0.2),
+        EpisodeResult("lift", 1, True, 9),
+    ]
+    tasks = by_task(evaluated)
+    assert tasks["push"]["score"]["mean"] == 0.5
+    assert tasks["push"]["score"]["n"] == 3
+    assert "score" not in tasks["lift"]
+    assert mean_of_scores(tasks) == 0.35
+    assert mean_of_scores(by_task(evaluated[-1:])) is None
 
 
 def test_suites_pool_their_tasks():

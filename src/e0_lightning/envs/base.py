@@ -66,6 +66,8 @@ class StepResult(NamedTuple):
     """The simulator's success flag, at any of the steps."""
     steps: int
     """Number of executed actions: fewer than given after a success."""
+    score: float | None = None
+    """The score of the episode so far, from 0 to 1; None where the task has none."""
 
 
 class Environment(Protocol):

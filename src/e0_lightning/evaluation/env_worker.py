@@ -42,6 +42,7 @@ class EnvWorker:
         self.environment: Environment | None = None
         self.episode = EvalEpisode("", 0, 0)
         self.steps = 0
+        self.score: float | None = None
         self.video: Video | None = None
 
     def handle(self, request: Request) -> Response:
@@ -54,7 +55,7 @@ class EnvWorker:
             return self._finish(False, f"{type(error).__name__}: {error}")
 
     def _start(self, episode: EvalEpisode) -> EnvObservation | Unsupported:
-        task, self.episode, self.steps = self.episode.task, episode, 0
+        task, self.episode, self.steps, self.score = self.episode.task, episode, 0, None
         if self.environment is None or task != episode.task:
             # The reference is kept until the next environment exists: compiled shaders, which take
             # seconds to compile, are freed with the last environment.
@@ -79,7 +80,7 @@ class EnvWorker:
             last=len(actions) >= remaining,
             on_frame=None if self.video is None else self.video.add,
         )
-        self.steps += result.steps
+        self.steps, self.score = self.steps + result.steps, result.score
         return self._finish(result.success) if result.observation is None else result.observation
 
     def _finish(self, success: bool, error: str = "") -> EpisodeResult:
@@ -87,7 +88,7 @@ class EnvWorker:
         video = None if self.video is None else self.video.finish(outcome)
         self.video = None
         task, seed, camera = self.episode.task, self.episode.seed, self.episode.camera
-        return EpisodeResult(task, seed, success, self.steps, error, video, camera)
+        return EpisodeResult(task, seed, success, self.steps, error, video, camera, self.score)
 
 
 def serve(connection: Connection, make_environment: MakeEnvironment, spec: PolicySpec) -> None:

@@ -160,6 +160,8 @@ def to_result(entry: dict[str, Any]) -> EpisodeResult:
             raise ValueError(f"expected {name} of type {kind.__name__}, got {entry[name]!r}.")
     if not (result.video is None or isinstance(result.video, str)):
         raise ValueError(f"expected video of type str, got {result.video!r}.")
+    if not (result.score is None or isinstance(result.score, int | float)):
+        raise ValueError(f"expected score of type float, got {result.score!r}.")
     return result
 
 

@@ -1,18 +1,18 @@
-"""Success rates of episodes by task, suite and camera displacement."""
+"""Success rates and scores of episodes by task, suite and camera displacement."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset
-from e0_lightning.metrics import wilson
+from e0_lightning.metrics import mean_score, wilson
 from e0_lightning.types import EpisodeResult
 
 Summary = dict[str, Any]
 """``rate``, ``low`` and ``high`` of its 95 % interval, ``n``, ``successes``, ``errors``,
-``mean_steps``."""
+``mean_steps``, and ``score`` where episodes have one: ``mean``, ``low``, ``high`` and ``n``."""
 
 MAX_CAMERA_ROWS = 25
 """More displacements than these, such as sampled ones, are grouped by angle."""
@@ -59,6 +59,12 @@ def by_camera(results: Sequence[EpisodeResult]) -> dict[str, Summary]:
     return _group(results, labels.values(), lambda each: labels[_angle_group(camera_of(each))])
 
 
+def mean_of_scores(tasks: Mapping[str, Summary]) -> float | None:
+    """Mean score of the tasks that have one; None where none has."""
+    means = [summary["score"]["mean"] for summary in tasks.values() if "score" in summary]
+    return sum(means) / len(means) if means else None
+
+
 def camera_of(result: EpisodeResult) -> CameraOffset:
     """Camera displacement of an episode, as a tuple of floats."""
     azimuth, elevation, distance = result.camera
@@ -91,7 +97,16 @@ def _summarize(results: Sequence[EpisodeResult]) -> Summary:
         "successes": successes,
         "errors": sum(bool(each.error) for each in results),
         "mean_steps": sum(each.steps for each in results) / len(results),
+        **_scores(results),
     }
+
+
+def _scores(results: Sequence[EpisodeResult]) -> Summary:
+    """The mean score, in which an episode with an error counts as 0; empty where there is none."""
+    if all(each.score is None for each in results):
+        return {}
+    scores = [0.0 if each.error or each.score is None else each.score for each in results]
+    return {"score": mean_score(scores)._asdict()}
 
 
 def _is_complete(results: Sequence[EpisodeResult], protocol: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from e0_lightning.evaluation.results_store import (
     training_step,
 )
 from e0_lightning.evaluation.rollout import RolloutBatch
-from e0_lightning.evaluation.statistics import by_task
+from e0_lightning.evaluation.statistics import by_task, mean_of_scores
 from e0_lightning.types import EpisodeResult
 
 T = TypeVar("T")
@@ -46,7 +46,9 @@ class RolloutReport(Callback):
     folder for them. Two evaluations cannot use one folder at the same time.
 
     Logs ``val/success_rate/<task>`` and ``test/success_rate/<task>``, and after each validation a
-    video of one success and one failure per task; the policy logs the rates over all tasks.
+    video of one success and one failure per task; the policy logs the rates over all tasks. Where
+    episodes have a score, ``val/score/<task>``, ``test/score/<task>`` and the means of the tasks,
+    ``val/score`` and ``test/score``, are logged as well.
 
     Args:
         folder: Folder of the report; None for ``rollouts`` in the trainer's log directory, which
@@ -123,7 +125,7 @@ class RolloutReport(Callback):
         results = _gather_results(self._results)
         if not results:
             return
-        _log_rates(pl_module, "test", results)
+        _log_results(pl_module, "test", results)
         skipped = set().union(*_gather(self._skipped))
         if trainer.is_global_zero:
             versions = {**own_versions(), **self._metadata.get("versions", {})}
@@ -156,7 +158,7 @@ class RolloutReport(Callback):
         results = _gather_results(self._results)
         if not results:
             return
-        _log_rates(pl_module, "val", results)
+        _log_results(pl_module, "val", results)
         if trainer.is_global_zero and not trainer.sanity_checking:
             self._log_videos(trainer, "val", results)
         trainer.strategy.barrier()
@@ -229,11 +231,16 @@ def _policy_settings(trainer: Trainer, module: LightningModule) -> dict[str, Any
     return plain
 
 
-def _log_rates(module: LightningModule, stage: str, results: Sequence[EpisodeResult]) -> None:
+def _log_results(module: LightningModule, stage: str, results: Sequence[EpisodeResult]) -> None:
     tasks = by_task(results)
-    rates = {f"{stage}/success_rate/{task}": summary["rate"] for task, summary in tasks.items()}
-    # The rates are the same on all ranks; without sync_dist Lightning warns.
-    module.log_dict(rates, sync_dist=True)
+    values = {f"{stage}/success_rate/{task}": summary["rate"] for task, summary in tasks.items()}
+    for task, summary in tasks.items():
+        if "score" in summary:
+            values[f"{stage}/score/{task}"] = summary["score"]["mean"]
+    if (score := mean_of_scores(tasks)) is not None:
+        values[f"{stage}/score"] = score
+    # The values are the same on all ranks; without sync_dist Lightning warns.
+    module.log_dict(values, sync_dist=True)
 
 
 def _results_of(outputs: Any) -> list[EpisodeResult]:

@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from e0_lightning.evaluation.report.tables import describe, published_methods
+from e0_lightning.evaluation.report.tables import describe, has_scores, published_methods
 from e0_lightning.evaluation.report.video import representative_videos, video_file
 
 HISTOGRAM_BINS = 20
 """Bins of the histogram of episode lengths."""
 
-SHOWN = ("tasks", "suites", "cameras", "episodes", "notes", "mean", "published", "date")
+SHOWN = (
+    "tasks",
+    "suites",
+    "cameras",
+    "episodes",
+    "notes",
+    "published",
+    "date",
+    "mean",
+    "mean_score",
+)
 """Entries of a report that are displayed elsewhere than in its configuration."""
 
 
@@ -41,6 +51,8 @@ def render_page(report: dict[str, Any], folder: Path) -> str:
     configuration = {name: value for name, value in report.items() if name not in SHOWN}
     return environment.get_template("html_report.html.j2").render(
         report=report,
+        headline=_headline(report),
+        has_scores=has_scores,
         suites=report.get("suites", {}),
         cameras=report.get("cameras", {}),
         methods=published_methods(report.get("suites", {})),
@@ -51,6 +63,13 @@ def render_page(report: dict[str, Any], folder: Path) -> str:
         settings=describe({**report, "notes": []}),
         configuration=json.dumps(configuration, indent=2, default=str),
     )
+
+
+def _headline(report: dict[str, Any]) -> str:
+    """Mean score, where the tasks have one, and success rate."""
+    success = f"success {100 * report['mean']:.1f} %"
+    score = report.get("mean_score")
+    return success.capitalize() if score is None else f"Score {score:.3f}, {success}"
 
 
 def _histogram(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from e0_lightning.types import EpisodeResult
 SHARED = ("checkpoint_sha256", "policy", "n_action_steps", "assets", "versions")
 """Entries in which all parts must agree."""
 
-COMPUTED = {"date", "tasks", "mean", "suites", "cameras", "episodes"}
+COMPUTED = {"date", "tasks", "mean", "mean_score", "suites", "cameras", "episodes"}
 """Entries that are computed from the episodes."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from e0_lightning.evaluation.report.html_report import render_page
 from e0_lightning.evaluation.report.tables import markdown
 from e0_lightning.evaluation.results_store import relative_to, write_atomic
-from e0_lightning.evaluation.statistics import by_camera, by_suite, by_task
+from e0_lightning.evaluation.statistics import by_camera, by_suite, by_task, mean_of_scores
 from e0_lightning.types import EpisodeResult
 
 
@@ -37,6 +37,7 @@ def write_report(folder: Path, results: Sequence[EpisodeResult], metadata: dict[
         "date": datetime.now().astimezone().isoformat(" ", timespec="seconds"),
         "tasks": tasks,
         "mean": sum(task["rate"] for task in tasks.values()) / len(tasks),
+        "mean_score": mean_of_scores(tasks),
         "suites": by_suite(results, metadata.get("published")),
         "cameras": by_camera(results),
         **metadata,

@@ -12,22 +12,23 @@ SETTINGS = ("checkpoint", "training_step", "first_seed", "n_action_steps", "num_
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Tables of success rates, the settings of the evaluation, and the episodes with errors.
+    """Tables of scores and success rates, settings of the evaluation, episodes with errors.
 
     Args:
         report: The contents of ``results.json``.
     """
-    max_steps = report.get("max_steps", {})
-    lines = _head("task", "mean steps", "max steps")
-    for task, summary in report["tasks"].items():
-        cells = f"{summary['mean_steps']:.0f} | {escape(max_steps.get(task, ''))} |"
-        lines.append(f"{_row(task, summary)} {cells}")
-    if len(report["tasks"]) > 1:
-        lines.append(f"| mean of tasks | {report['mean']:.1%} | | | | | |")
+    tasks, max_steps = report["tasks"], report.get("max_steps", {})
+    lines = _head("task", tasks, "mean steps", "max steps")
+    for task, summary in tasks.items():
+        steps = [f"{summary['mean_steps']:.0f}", escape(max_steps.get(task, ""))]
+        lines.append(_row(task, summary, tasks, *steps))
+    if len(tasks) > 1:
+        score = f" {report['mean_score']:.3f} | |" if has_scores(tasks) else ""
+        lines.append(f"| mean of tasks |{score} {report['mean']:.1%} | | | | | |")
     lines += _suites(report.get("suites", {}))
-    if report.get("cameras"):
-        lines += ["", *_head("camera")]
-        lines += [_row(camera, summary) for camera, summary in report["cameras"].items()]
+    if cameras := report.get("cameras"):
+        lines += ["", *_head("camera", cameras)]
+        lines += [_row(camera, summary, cameras) for camera, summary in cameras.items()]
     lines += ["", *(f"- {escape(line)}" for line in describe(report))]
     failed = [episode for episode in report["episodes"] if episode["error"]]
     if failed:
@@ -46,6 +47,11 @@ def describe(report: dict[str, Any]) -> list[str]:
     return [*lines, *report.get("notes", [])]
 
 
+def has_scores(summaries: dict[str, Summary]) -> bool:
+    """Whether a table of these summaries has columns for the score."""
+    return any("score" in summary for summary in summaries.values())
+
+
 def published_methods(suites: dict[str, Summary]) -> list[str]:
     """Methods with published rates for any of the suites."""
     rates = [summary.get("published", {}) for summary in suites.values()]
@@ -62,21 +68,29 @@ def _suites(suites: dict[str, Summary]) -> list[str]:
     if not suites:
         return []
     methods = published_methods(suites)
-    lines = ["", *_head("suite", *methods)]
+    lines = ["", *_head("suite", suites, *methods)]
     for suite, summary in suites.items():
         rates = [summary.get("published", {}).get(method) for method in methods]
-        cells = [f" {'' if rate is None else f'{rate:.1%}'} |" for rate in rates]
-        lines.append(_row(suite, summary) + "".join(cells))
+        cells = ["" if rate is None else f"{rate:.1%}" for rate in rates]
+        lines.append(_row(suite, summary, suites, *cells))
     return lines
 
 
-def _head(name: str, *more: str) -> list[str]:
-    names = [name, "success", "95 % interval", "episodes", "errors", *map(escape, more)]
+def _head(name: str, summaries: dict[str, Summary], *more: str) -> list[str]:
+    names = [name, *(["score", "95 % interval"] if has_scores(summaries) else [])]
+    names += ["success", "95 % interval", "episodes", "errors", *map(escape, more)]
     return [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
 
 
-def _row(name: str, summary: Summary) -> str:
-    return (
-        f"| {escape(name)} | {summary['rate']:.1%} | {summary['low']:.1%} – {summary['high']:.1%} "
-        f"| {summary['n']} | {summary['errors']} |"
-    )
+def _row(name: str, summary: Summary, summaries: dict[str, Summary], *more: str) -> str:
+    cells = [escape(name)]
+    if has_scores(summaries):
+        score = summary.get("score")
+        cells += [f"{score['mean']:.3f}", _interval(score, ".3f")] if score else ["", ""]
+    cells += [f"{summary['rate']:.1%}", _interval(summary, ".1%")]
+    cells += [str(summary["n"]), str(summary["errors"]), *more]
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(summary: Summary, form: str) -> str:
+    return f"{summary['low']:{form}} – {summary['high']:{form}}"
