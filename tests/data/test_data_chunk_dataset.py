@@ -103,6 +103,15 @@ def test_blocks_follow_the_chunks_of_each_recording(real):
     assert blocks.first.tolist() == [0, 17, 34, 51, 65, 81, 97, 113]
 
 
+def test_without_images_a_demonstration_is_read_once_and_whole(record):
+    dataset = ChunkDataset(read_demos(record(steps=(7, 12, 5)), views=()), horizon=4)
+    assert dataset.blocks().size.tolist() == [7, 12, 5]
+    batch = dataset.__getitems__([8, 3, 18])
+    assert batch["images"] == {}
+    assert batch["state"].tolist() == [[1, 1], [0, 3], [1, 11]]
+    assert sorted(dataset._cache) == [(0, 0), (1, 0)]
+
+
 def test_memory_holds_a_bounded_number_of_blocks(record):
     dataset = ChunkDataset(read_demos(record(steps=(40, 40), chunk=2)), horizon=4)
     dataset.buffer_blocks = 4

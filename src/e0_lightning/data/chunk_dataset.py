@@ -23,7 +23,7 @@ from e0_lightning.types import Batch
 Ints = npt.NDArray[np.int64]
 
 BUFFER_BYTES = 64 * 2**20
-"""Decoded images that one worker samples from, where that is enough blocks."""
+"""Decoded steps that one worker samples from, where that is enough blocks."""
 
 MIN_BUFFER_BLOCKS = 16
 """Blocks that it samples from at least: about as many clips are in a batch."""
@@ -79,8 +79,9 @@ class ChunkDataset(Dataset[Batch]):
     Samples are numbered demonstration by demonstration, step by step. A chunk that reaches past the
     end of its demonstration repeats the last action there, with ``valid`` false.
 
-    Images are read a block at a time (the rows of an HDF5 chunk). Each process keeps the blocks it
-    decoded last, first in first out, so memory does not grow with the data set.
+    Images are read a block at a time (the rows of an HDF5 chunk; without images, a whole
+    demonstration). Each process keeps the blocks it decoded last, first in first out, so memory
+    does not grow with the data set.
 
     Args:
         demos: Demonstrations, in order.
@@ -95,8 +96,9 @@ class ChunkDataset(Dataset[Batch]):
         spec = self.demos[0].reader.spec
         self.views = list(spec.views)
         self.calibrated = self._find_calibrated()
-        frame = sum(size.height * size.width * 3 for size in spec.views.values())
-        fitting = int(BUFFER_BYTES // max(1, frame * self.blocks().size.mean()))
+        numbers = 4 * (spec.state_dim + spec.action_dim)
+        step = numbers + sum(size.height * size.width * 3 for size in spec.views.values())
+        fitting = int(BUFFER_BYTES // (step * self.blocks().size.mean()))
         self.buffer_blocks = max(MIN_BUFFER_BLOCKS, fitting)
         self._cache: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
         self._open: OrderedDict[DemoReader, None] = OrderedDict()

@@ -170,7 +170,8 @@ class DemoReader(ABC):
                 self.spec.check_compatible(self._sized_spec(name), self.path, other)
                 datasets = self.image_dataset(name).values()
                 chunks = [dataset.chunks[0] for dataset in datasets if dataset.chunks]
-                infos.append(DemoInfo(name, steps, max(chunks, default=1)))
+                block = max(chunks, default=1) if self.spec.views else steps
+                infos.append(DemoInfo(name, steps, block))
         return infos
 
     def instruction(self, demo: str) -> str:
