@@ -8,11 +8,17 @@ from e0_lightning.data.formats.base import DemoReader, Views
 from e0_lightning.data.formats.hdf5 import name_damage, open_hdf5
 from e0_lightning.data.formats.maniskill import ManiSkillReader
 from e0_lightning.data.formats.mapped import MappedReader, has_marks
+from e0_lightning.data.formats.pusht import PushTReader
 from e0_lightning.data.formats.robomimic import RobomimicReader
 from e0_lightning.data.formats.vlabench import VLABenchReader
 from e0_lightning.key_map import load_key_map, shipped_names
 
-READERS: tuple[type[DemoReader], ...] = (ManiSkillReader, RobomimicReader, VLABenchReader)
+READERS: tuple[type[DemoReader], ...] = (
+    ManiSkillReader,
+    PushTReader,
+    RobomimicReader,
+    VLABenchReader,
+)
 """Readers of the formats that are detected, in the order of trial."""
 
 
