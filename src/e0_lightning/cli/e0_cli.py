@@ -39,6 +39,9 @@ VERBS: dict[str, Verb] = {
     "collect maniskill": Verb(
         "collection.maniskill:collect", "record demonstrations of ManiSkill's motion planner"
     ),
+    "collect pusht": Verb(
+        "collection.pusht:collect", "convert the published human demonstrations of PushT"
+    ),
     "inspect": Verb("data.inspect:inspect", "describe demonstration files and report problems"),
     "serve": Verb("cli.serving:serve", "serve a checkpoint over WebSocket"),
     "compare": Verb(
