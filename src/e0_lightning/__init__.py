@@ -38,6 +38,7 @@ _MODULES = {
     "Policy": "policies.base",
     "PolicySpec": "types",
     "PrefixEncoder": "networks.prefix_encoder",
+    "PushTEpisodes": "evaluation.pusht_episodes",
     "QuantileNormalizer": "actions.normalizers",
     "RectifiedFlow": "diffusion.flow_matching",
     "Regression": "policies.regression",

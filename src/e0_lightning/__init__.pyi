@@ -20,6 +20,7 @@ from e0_lightning.diffusion.samplers import (
 from e0_lightning.evaluation.aloha_episodes import AlohaEpisodes
 from e0_lightning.evaluation.libero_episodes import LiberoEpisodes
 from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
+from e0_lightning.evaluation.pusht_episodes import PushTEpisodes
 from e0_lightning.evaluation.report.callback import RolloutReport
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.language import LanguageModel
@@ -69,6 +70,7 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "PrefixEncoder",
+    "PushTEpisodes",
     "QuantileNormalizer",
     "RectifiedFlow",
     "Regression",
