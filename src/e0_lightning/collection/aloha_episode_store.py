@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any, ClassVar
 
 from e0_lightning.collection.episode_store import fsync_rename, load_json
 
@@ -26,7 +27,7 @@ class AlohaEpisodeStore:
             another collection.
     """
 
-    suffix = ".hdf5"
+    suffix: ClassVar[str] = ".hdf5"
 
     def __init__(self, folder: Path, task: str) -> None:
         # Worker processes write to the folder from working directories of their own.
@@ -79,7 +80,9 @@ class AlohaEpisodeStore:
 
     def _read(self) -> tuple[list[int], dict[int, str]]:
         path = self.folder / "seeds.json"
-        known = load_json(path) if path.exists() else {"task": self.task, "seeds": [], "failed": {}}
+        known: dict[str, Any] = {"task": self.task, "seeds": [], "failed": {}}
+        if path.exists():
+            known = load_json(path)
         if known["task"] != self.task:
             raise ValueError(
                 f"{self.folder}: expected demonstrations of {self.task}, got {known['task']}. Name "
@@ -95,6 +98,6 @@ class AlohaEpisodeStore:
 
     def _write(self) -> None:
         path = self.folder / "unfinished_seeds.json"
-        known = {"task": self.task, "seeds": self._seeds, "failed": self._failed}
-        path.write_text(json.dumps(known))
+        unfinished = {"task": self.task, "seeds": self._seeds, "failed": self._failed}
+        path.write_text(json.dumps(unfinished))
         fsync_rename(path, self.folder / "seeds.json")

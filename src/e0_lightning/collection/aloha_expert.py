@@ -175,7 +175,7 @@ class AlohaExpert:
 
 def _beside(point: NDArray[np.float64], x: float = 0.0, z: float = 0.0) -> NDArray[np.float64]:
     """A point displaced by metres."""
-    return point + np.array([x, 0.0, z])
+    return np.asarray(point + np.array([x, 0.0, z]))
 
 
 def _interpolate(waypoints: Sequence[Waypoint]) -> NDArray[np.float64]:

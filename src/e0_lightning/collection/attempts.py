@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from e0_lightning.envs.worker_process import WorkerProcess
 
@@ -15,7 +15,7 @@ class AttemptStore(Protocol):
 
     folder: Path
     """Folder in which a worker writes ``unfinished_<seed><suffix>``."""
-    suffix: str
+    suffix: ClassVar[str]
 
     def succeeded(self) -> Mapping[int, Any]:
         """Return every demonstrated seed with its episode."""
