@@ -56,15 +56,19 @@ def libero_assets() -> Iterator[Assets]:
         yield find_assets()
 
 
-@pytest.fixture(scope="session")
-def aloha_backend() -> str:
-    """MuJoCo's rendering backend for gym-aloha, or a skip with the reason."""
+@pytest.fixture(scope="module")
+def aloha_backend() -> Iterator[str]:
+    """MuJoCo's rendering backend for gym-aloha, set in the environment, or a skip."""
     if importlib.util.find_spec("gym_aloha") is None:
         pytest.skip("gym-aloha is not installed: pip install 'e0-lightning[aloha]'")
     try:
-        return mujoco_gl.offscreen()
+        backend = mujoco_gl.offscreen()
     except RuntimeError as error:
         pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in mujoco_gl.gl_variables(backend).items():
+            patch.setenv(name, value)
+        yield backend
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

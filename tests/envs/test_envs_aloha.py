@@ -40,7 +40,7 @@ def own(aloha_backend):
 
 
 @pytest.fixture(scope="module")
-def targets():
+def targets(aloha_backend):
     """The expert's joint targets, by seed."""
     expert = AlohaExpert(TASK)
     targets = {seed: expert.joint_targets(seed)[:HORIZON] for seed in (3, 4)}
