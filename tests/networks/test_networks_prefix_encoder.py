@@ -29,6 +29,22 @@ def encode(encoder, *state):
     return encoder(observation).keys[-1]
 
 
+@torch.no_grad()
+def test_without_an_image_encoder_the_prefix_is_instruction_and_state():
+    language = LanguageModel(config=LLAMA)
+    blind = PrefixEncoder(None, language, 3).resolve_state(PolicySpec(state={"qpos": 3}))
+    observation = {"images": {}, "instruction": ["push"], "state": torch.zeros(1, 3)}
+    words = language.embed(["push"], torch.device("cpu"))[0].shape[1]
+    assert blind(observation).mask.shape == (1, words + 1)
+    assert {name.split(".")[0] for name, _ in blind.named_parameters()} == {"language", "state"}
+
+
+def test_views_need_an_image_encoder():
+    blind = PrefixEncoder(None, LanguageModel(config=LLAMA), 3)
+    with pytest.raises(ValueError, match=r"encoder for the views \['cam'\], got none"):
+        blind.resolve_state(SPEC)
+
+
 def test_of_a_binarized_dimension_only_the_sign_matters():
     binarized = encoder({"gripper": [0]}).resolve_state(SPEC)
     closed = encode(binarized, 0.3, -1.0, 0.5)

@@ -73,14 +73,25 @@ def inference_parts(
     prefix = mixed_precision(lambda: encoder(batch))()
     length = prefix.mask.shape[1]
     embedded = torch.zeros(1, length, encoder.language.width, device=device)
-    vision = sum(parameter.numel() for parameter in encoder.vision.parameters())
-    language = sum(parameter.numel() for parameter in encoder.language.parameters())
+    encode_view = encoder.vision
+    vision, language = (
+        sum(
+            parameter.numel()
+            for name, parameter in encoder.named_parameters()
+            if name.startswith(part)
+        )
+        for part in ("vision.", "language.")
+    )
     embedding = encoder.language.model.get_input_embeddings().weight.numel()
     total = sum(parameter.numel() for parameter in policy.parameters())
     return {
         f"vision, {len(views)} views": (
             mixed_precision(
-                lambda: [encoder.vision(batch["images"][view], view) for view in views]
+                lambda: [
+                    encode_view(batch["images"][view], view)
+                    for view in views
+                    if encode_view is not None
+                ]
             ),
             vision,
         ),

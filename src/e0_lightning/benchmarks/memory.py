@@ -103,13 +103,14 @@ def random_batch(policy: Policy, views: list[str], size: int) -> Batch:
         size: Batch size B.
     """
     vision, device = policy.encoder.vision, policy.device
-    crops = [max(crop[:2]) + max(crop[2:]) for crop in vision.crop.values()]
-    image_size, horizon = max([*vision.size, *crops]), policy.actions.horizon
+    images, horizon = {}, policy.actions.horizon
+    if vision is not None:
+        crops = [max(crop[:2]) + max(crop[2:]) for crop in vision.crop.values()]
+        side = max([*vision.size, *crops])
+        frames = torch.zeros(size, 3, side, side, dtype=torch.uint8, device=device)
+        images = dict.fromkeys(views, frames)
     return Batch(
-        images={
-            view: torch.zeros(size, 3, image_size, image_size, dtype=torch.uint8, device=device)
-            for view in views
-        },
+        images=images,
         instruction=["pick up the red cube and put it on the green one"] * size,
         state=torch.zeros(size, policy.encoder.state_dim, device=device),
         actions=torch.zeros(size, horizon, policy.actions.width, device=device),

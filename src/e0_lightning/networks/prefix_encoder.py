@@ -47,7 +47,7 @@ class PrefixEncoder(nn.Module):
     instruction, the state. The prefix does not depend on actions or noise.
 
     Args:
-        vision: Image encoder, shared by all views.
+        vision: Image encoder, shared by all views; None for policies of the state alone.
         language: Any decoder; its layers process the whole prefix.
         state_dim: State dimensions Q; 0 leaves the state out.
         binarize_state_at_inference: State part to dimensions that are replaced, outside of
@@ -61,7 +61,7 @@ class PrefixEncoder(nn.Module):
 
     def __init__(
         self,
-        vision: VisionEncoder,
+        vision: VisionEncoder | None,
         language: LanguageModel,
         state_dim: int | None = None,
         binarize_state_at_inference: dict[str, list[int]] | None = None,
@@ -77,21 +77,28 @@ class PrefixEncoder(nn.Module):
         self.vision = vision
         self.language = language
         self.state_dim = state_dim
-        self.projector = nn.Linear(vision.width, language.width)
-        self.view_offset = RelativeSphericalEmbedding(language.width)
+        if vision is not None:
+            self.projector = nn.Linear(vision.width, language.width)
+            self.view_offset = RelativeSphericalEmbedding(language.width)
         self.state = nn.Linear(state_dim, language.width) if state_dim else None
 
     def resolve_state(self, spec: PolicySpec) -> Self:
         """Look up the binarized state dimensions, check the crops, and return this object.
 
         Raises:
-            ValueError: If the spec has no such state part or dimension, or a crop is of a view that
-                it does not have.
+            ValueError: If the spec has no such state part or dimension, a crop is of a view that it
+                does not have, or it has views but there is no image encoder.
         """
         self._binary_indices = spec.state_indices(
             self.binarize_state_at_inference, "encoder.binarize_state_at_inference"
         )
-        self.vision.check_views(spec.views)
+        if self.vision is not None:
+            self.vision.check_views(spec.views)
+        elif spec.views:
+            raise ValueError(
+                f"encoder.vision: expected an image encoder for the views {list(spec.views)}, got "
+                "none. Configure one, or set data.views to []."
+            )
         return self
 
     def forward(self, observation: Observation) -> Prefix:
@@ -100,7 +107,7 @@ class PrefixEncoder(nn.Module):
         Returns:
             Prefix of ``P = views · image tokens + instruction + 1`` tokens.
         """
-        device = self.projector.weight.device
+        device = next(self.parameters()).device
         images = self._images(observation)
         text, text_mask = self.language.embed(observation["instruction"], device)
         parts, masks = [*images, text], [_all_true(image) for image in images] + [text_mask]
@@ -128,6 +135,8 @@ class PrefixEncoder(nn.Module):
 
     def _images(self, observation: Observation) -> list[Tensor]:
         """Tokens of each view, ``(B, T, W)``."""
+        if self.vision is None:
+            return []
         views = list(observation["images"])
         batch = len(observation["instruction"])
         by_view = [self.vision(observation["images"][view], view) for view in views]
