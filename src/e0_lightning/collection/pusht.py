@@ -72,7 +72,7 @@ def _open(source: Path) -> Any:
         ) from error
     missing: list[str] = list(KEYS)
     if source.is_dir():
-        recording: Any = zarr.open(str(source), mode="r")
+        recording = zarr.open_group(str(source), mode="r")
         missing = [key for key in KEYS if key not in recording]
     if missing:
         raise ValueError(

@@ -13,7 +13,7 @@ from e0_lightning.data.formats.frames import check_frames
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.types import PolicySpec, ViewSize
 
-INSTRUCTION = "push the T onto the target"
+INSTRUCTION = "push the T"
 
 CONTROL_MODE = "point_position"
 """Actions are positions that the disc moves towards, pixels of the 512 by 512 workspace, at 10 Hz:
@@ -47,7 +47,8 @@ def block_keypoints(pose: Array) -> Floats:
     rotated = np.stack(
         [x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)], axis=-1
     )
-    return (position + rotated).reshape(len(pose), -1).astype(np.float32)
+    keypoints: Floats = (position + rotated).reshape(len(pose), -1).astype(np.float32)
+    return keypoints
 
 
 class PushTReader(DemoReader):
