@@ -17,7 +17,11 @@ TASKS = [path for path in sorted(EXPERIMENTS.glob("task/*.yaml")) if path.stem !
 COMPARED = sorted(EXPERIMENTS.glob("compare/*.yaml"))
 # Too large to train: see test_experiments_backbone.py.
 LARGE = [EXPERIMENTS / "backbone" / name for name in ("paligemma.yaml", "qwen.yaml")]
-OVERLAYS = sorted(set(EXPERIMENTS.glob("*/*.yaml")) - set(TASKS) - set(LARGE) - set(COMPARED))
+# Over another experiment: see test_experiments_pusht.py.
+PUSHT = list(EXPERIMENTS.glob("pusht/*.yaml"))
+OVERLAYS = sorted(
+    set(EXPERIMENTS.glob("*/*.yaml")) - set(TASKS) - set(LARGE) - set(COMPARED) - set(PUSHT)
+)
 FILES = sorted(EXPERIMENTS.rglob("*.yaml"))
 # Variants with options; those of files only are tested as overlays.
 VARIANTS = {
