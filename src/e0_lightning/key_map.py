@@ -146,14 +146,16 @@ def keys_for(mapping: Mapping[str, Keys], name: str, kind: str) -> list[str]:
             f"{', '.join(mapping) or 'none'}. Write one ({name}: …) to a YAML file and use it as "
             "the key map."
         )
-    return [key.replace("*", name) for key in as_list(mapping.get(name, mapping.get("*", "")))]
+    if name in mapping:
+        return as_list(mapping[name])
+    return [key.replace("*", name) for key in as_list(mapping["*"])]
 
 
 def load_key_map(name: str) -> KeyMap:
     """A key map by its name, or from a YAML file with the fields of :class:`KeyMap`.
 
     Raises:
-        ValueError: If there is none of this name, or the file has other fields.
+        ValueError: If there is none of this name, the file is no YAML or has other fields.
     """
     if not name.endswith((".yaml", ".yml")):
         return _load_shipped(name)
@@ -179,7 +181,10 @@ def _load_shipped(name: str) -> KeyMap:
 def _load(path: Path, name: str) -> KeyMap:
     import yaml
 
-    content = _check_fields(yaml.safe_load(path.read_text()), KeyMap, name)
+    try:
+        content = _check_fields(yaml.safe_load(path.read_text()), KeyMap, name)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: expected YAML, got text that is none ({error}).") from error
     for section, kind in (("file", FileLayout), ("client", ClientLayout)):
         if section in content:
             content[section] = kind(**_check_fields(content[section], kind, f"{name}: {section}"))

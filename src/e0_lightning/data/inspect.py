@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -20,29 +21,38 @@ HARDLY_MOVES = 1e-4
 """Range between the extremes, in robot units, below which a dimension is marked."""
 
 
-def inspect(paths: list[str], verify: bool = False) -> None:
+def inspect(
+    paths: list[str],
+    reader: type[DemoReader] | None = None,
+    key_map: str | None = None,
+    verify: bool = False,
+) -> None:
     """Print what each file holds: task, demonstrations, cameras, state, actions, problems.
 
     Args:
         paths: Files of demonstrations, glob patterns, or URLs that fsspec reads.
+        reader: Class that reads them, such as ``my_module.MyReader``; detected if None.
+        key_map: Name or YAML file of their key map; detected if None.
         verify: Read every image too, which checks all checksums of the file.
 
     Raises:
         SystemExit: With status 1, after all files, if one of them has a problem.
     """
     problems = 0
-    for path in [match for pattern in paths for match in expand(pattern)]:
+    is_given = reader is not None or key_map is not None
+    open_file = partial(open_demos, reader=reader, key_map=key_map)
+    for path in [match for pattern in paths for match in expand(pattern, is_given)]:
         print(path)
-        for line in _describe(path, verify):
+        for line in _describe(path, open_file, verify):
             problems += line.startswith("problem")
             print(f"  {line}")
     if problems:
         sys.exit(1)
 
 
-def _describe(path: str, verify: bool) -> Iterator[str]:
+def _describe(path: str, open_file: Callable[[str], DemoReader], verify: bool) -> Iterator[str]:
     try:
-        reader = open_demos(path)
+        reader = open_file(path)
         demos = reader.demos()
         yield from _headers(reader, demos)
     except ValueError as error:
@@ -98,6 +108,7 @@ def _headers(reader: DemoReader, demos: list[DemoInfo]) -> Iterator[str]:
     yield f"task          {reader.task}"
     yield f"instruction   {instruction}"
     yield f"control mode  {spec.control_mode or 'unknown'}"
+    yield f"rate          {f'{reader.rate:g} Hz' if reader.rate else 'unknown'}"
     yield f"demos         {len(demos)}, without {len(failed)} failed ones{names}"
     yield (
         f"steps         {steps.sum()} in all; {steps.min()} / {steps.mean():.1f} / {steps.max()} "

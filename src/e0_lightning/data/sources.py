@@ -8,11 +8,15 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 
 import fsspec
 
 from e0_lightning.data.formats.base import DemoReader, Views
 from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.formats.mapped import MappedReader
+from e0_lightning.key_map import load_key_map, shipped_names
 
 ENDINGS = (".h5", ".hdf5", ".hdf")
 """Endings of the files that a glob pattern is reduced to."""
@@ -27,6 +31,8 @@ class DemoSource:
         weight: Share of the samples, relative to the weights of the other entries.
         instruction: Instruction that replaces those of the file.
         reader: Class that reads the files, such as ``my_module.MyReader``; detected if None.
+        key_map: Name or YAML file of the key map that says where the parts of the files are;
+            detected, too, if None.
         use_masks: Whether the file's own lists of demonstrations, ``mask/train`` and
             ``mask/valid``, decide what is trained on and what is held out. Otherwise, and where a
             file has none, `val_fraction` does.
@@ -36,12 +42,18 @@ class DemoSource:
     weight: float | None = None
     instruction: str | None = None
     reader: type[DemoReader] | None = None
+    key_map: str | None = None
     use_masks: bool = True
+
+    def open(self, path: str, views: Views, state: Sequence[str]) -> DemoReader:
+        """Create the reader of one of the files."""
+        return open_demos(path, views, state, self.reader, self.key_map)
 
     def same_settings(self, other: DemoSource) -> bool:
         """Whether a file has the same meaning in both entries."""
         own, others = (
-            (each.weight, each.instruction, each.reader, each.use_masks) for each in (self, other)
+            (each.weight, each.instruction, each.reader, each.key_map, each.use_masks)
+            for each in (self, other)
         )
         return self.weight is None and own == others
 
@@ -60,11 +72,12 @@ def open_sources(
     readers: list[tuple[int, DemoReader]] = []
     first: dict[object, tuple[int, str]] = {}
     for index, source in enumerate(sources):
-        for path in expand(source.path, source.reader is not None):
+        for path in _find_demos(source):
             identity = _identity(path)
             if identity not in first:
                 first[identity] = index, path
-                readers.append((index, open_demos(path, views, state, source.reader)))
+                reader = source.open(path, views, state)
+                readers += [] if reader.is_failure else [(index, reader)]
                 continue
             other, known = first[identity]
             if other != index and not source.same_settings(sources[other]):
@@ -75,6 +88,35 @@ def open_sources(
             name = "twice" if path == known else f"as {path}, too"
             warnings.warn(f"demos: {known} is named {name}; it is used once.", stacklevel=2)
     return readers
+
+
+def _find_demos(source: DemoSource) -> list[str]:
+    """Files of an entry, without those beside them that are no demonstrations.
+
+    Which these are is said by the key map (``file.ignore``): the entry's own, else that of the
+    first file that no key map ignores.
+    """
+    paths = expand(source.path, source.reader is not None or source.key_map is not None)
+    names = [source.key_map] if source.key_map is not None else shipped_names()
+    patterns = [pattern for name in names for pattern in load_key_map(name).file.ignore]
+    kept = [path for path in paths if not _matches(path, patterns)]
+    if len(kept) in (0, len(paths)):
+        return paths
+    first = source.open(kept[0], [], [])
+    if not isinstance(first, MappedReader):
+        return paths
+    ignored = [path for path in paths if _matches(path, first.key_map.file.ignore)]
+    if ignored:
+        warnings.warn(
+            f"{source.path}: {len(ignored)} files are left out, because they are no demonstrations "
+            f"by file.ignore of the key map {first.key_map.name}: {ignored[0]}, …",
+            stacklevel=2,
+        )
+    return [path for path in paths if path not in ignored]
+
+
+def _matches(path: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(PurePosixPath(path).name, pattern) for pattern in patterns)
 
 
 def _identity(path: str) -> object:

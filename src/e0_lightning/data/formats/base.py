@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from e0_lightning.data.formats.frames import Pixels
+from e0_lightning.data.formats.frames import Color, Frames, Pixels, resize, to_rgb
 from e0_lightning.data.formats.hdf5 import find, name_damage, open_hdf5, read_chunks
 from e0_lightning.data.formats.integrity import check_chunks, check_storage
-from e0_lightning.geometry import place, resize_frames, resize_intrinsics
+from e0_lightning.geometry import place, resize_intrinsics
 from e0_lightning.types import PolicySpec, ViewSize
 
 Floats = npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ class DemoReader(ABC):
         state: Names of the state parts to read, in the order of concatenation; all if None.
     """
 
-    format: ClassVar[str] = "custom"
+    format: str = "custom"
     """Name of the format."""
 
     control_mode: str = ""
@@ -74,6 +74,7 @@ class DemoReader(ABC):
         self._file: h5py.File | None = None
         self._pid = 0
         self._checked: set[str] = set()
+        self._intrinsics: dict[str, dict[str, Floats]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         sizes = self.views and {view: self.sizes.get(view) for view in self.views}
@@ -99,7 +100,7 @@ class DemoReader(ABC):
         """
 
     @abstractmethod
-    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+    def read_images(self, demo: str, start: int, stop: int) -> Mapping[str, Frames]:
         """Read views by name, before each action, as recorded: uint8 RGB, upright.
 
         Each is ``(n, h, w, 3)``, or a list of n frames ``(h, w, 3)`` where their sizes differ.
@@ -109,6 +110,16 @@ class DemoReader(ABC):
     @classmethod
     def can_read(cls, file: h5py.File) -> bool:
         """Whether ``file`` has this format; used to detect it."""
+        return False
+
+    @property
+    def rate(self) -> float:
+        """Steps per second, Hz; 0 if it is not known."""
+        return 0
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the file holds one demonstration that failed, so that it is left out."""
         return False
 
     @property
@@ -135,6 +146,11 @@ class DemoReader(ABC):
     def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
         """View to the HDF5 data set of its images, steps first."""
         return {}
+
+    def block_length(self, demo: str) -> int:
+        """Steps whose images are stored together; 1 for images that are encoded one by one."""
+        raw = [images for images in self.image_dataset(demo).values() if images.ndim > 2]
+        return max((images.chunks[0] for images in raw if images.chunks), default=1)
 
     def read_spec(self, demo: str) -> PolicySpec:
         """Spec of one demonstration, with the sizes of its recorded frames and horizon 0."""
@@ -168,9 +184,7 @@ class DemoReader(ABC):
             for name, steps in self._lengths.items():
                 other = f"its {name}"
                 self.spec.check_compatible(self._sized_spec(name), self.path, other)
-                datasets = self.image_dataset(name).values()
-                chunks = [dataset.chunks[0] for dataset in datasets if dataset.chunks]
-                block = max(chunks, default=1) if self.spec.views else steps
+                block = self.block_length(name) if self.spec.views else steps
                 infos.append(DemoInfo(name, steps, block))
         return infos
 
@@ -224,14 +238,21 @@ class DemoReader(ABC):
         with name_damage(self.path):
             read = self.read_images(demo, start, stop)
         views = self._select(read, self.views, "view", demo)
-        steps = f"{self.path}: {demo}, steps {start} to {stop}"
-        return {
-            view: self._resize(frames, view, stop - start, f"{steps}, view {view!r}")
-            for view, frames in views.items()
-        }
+        resized = {}
+        for view, frames in views.items():
+            where = f"{self.path}: {demo}, steps {start} to {stop}, view {view!r}"
+            if len(frames) != stop - start:
+                raise ValueError(f"{where}: expected {stop - start} frames, got {len(frames)}.")
+            resized[view] = resize(frames, self.spec.views[view], view in self.sizes, where)
+        return resized
 
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """View to the camera matrix of its images, ``(3, 3)`` in pixels, where it is known."""
+        if demo not in self._intrinsics:  # reading headers takes as long as reading a frame
+            self._intrinsics[demo] = self._scaled_intrinsics(demo)
+        return self._intrinsics[demo]
+
+    def _scaled_intrinsics(self, demo: str) -> dict[str, Floats]:
         known = self.read_intrinsics(demo)
         if not any(view in self.sizes for view in known):
             return known
@@ -298,6 +319,23 @@ class DemoReader(ABC):
             ) from error
         return read
 
+    def frames(self, dataset: h5py.Dataset, start: int, stop: int, color: Color = "rgb") -> Frames:
+        """Read steps ``start`` to ``stop`` of a data set of frames in any encoding, as RGB.
+
+        Args:
+            dataset: The frames.
+            start: First step.
+            stop: Step after the last.
+            color: Order of the channels in the file; of encoded frames, after decoding.
+
+        Returns:
+            ``(n, h, w, 3)``; a list of n arrays ``(h, w, 3)`` if frames differ in size.
+
+        Raises:
+            ValueError: If they are damaged or no frames.
+        """
+        return to_rgb(dataset, self.rows(dataset, start, stop), start, color)
+
     @cached_property
     def _lengths(self) -> dict[str, int]:
         return self.lengths()
@@ -314,28 +352,9 @@ class DemoReader(ABC):
                 raise ValueError(f"data.views, {view!r} of {self.path}: {error}") from error
         return replace(recorded, views=views)
 
-    def _resize(self, frames: Any, view: str, count: int, where: str) -> Pixels:
-        size = self.spec.views[view]
-        groups = [frames] if isinstance(frames, np.ndarray) else [f[None] for f in frames]
-        for group in groups:
-            if group.shape[0::3] != (len(group), 3) or group.ndim != 4 or group.dtype != np.uint8:
-                raise ValueError(
-                    f"{where}: expected (n, h, w, 3) of uint8, got {group.shape} of {group.dtype}."
-                )
-            if view not in self.sizes and group.shape[1:3] != (size.height, size.width):
-                raise ValueError(
-                    f"{where}: expected frames of {size.height} x {size.width} pixels as in the "
-                    f"first demonstration, got {group.shape[1]} x {group.shape[2]}. Give the size "
-                    f"of the images: data.views: {{{view}: {{height: …, width: …}}}}."
-                )
-        resized = np.concatenate([resize_frames(group, size) for group in groups])
-        if len(resized) != count:
-            raise ValueError(f"{where}: expected {count} frames, got {len(resized)}.")
-        return resized
-
     def _select(
-        self, read: dict[str, Array], names: Iterable[str] | None, kind: str, demo: str
-    ) -> dict[str, Any]:
+        self, read: Mapping[str, Any], names: Iterable[str] | None, kind: str, demo: str
+    ) -> Mapping[str, Any]:
         if names is None:
             return read
         if missing := [name for name in names if name not in read]:

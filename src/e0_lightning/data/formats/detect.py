@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+
+import h5py
 
 from e0_lightning.data.formats.base import DemoReader, Views
 from e0_lightning.data.formats.hdf5 import name_damage, open_hdf5
+from e0_lightning.data.formats.lookup import has_marks
 from e0_lightning.data.formats.maniskill import ManiSkillReader
-from e0_lightning.data.formats.mapped import MappedReader, has_marks
+from e0_lightning.data.formats.mapped import MappedReader
 from e0_lightning.data.formats.pusht import PushTReader
 from e0_lightning.data.formats.robomimic import RobomimicReader
 from e0_lightning.data.formats.vlabench import VLABenchReader
-from e0_lightning.key_map import load_key_map, shipped_names
+from e0_lightning.key_map import KeyMap, load_key_map, shipped_names
 
 READERS: tuple[type[DemoReader], ...] = (
     ManiSkillReader,
@@ -27,6 +31,7 @@ def open_demos(
     views: Views | None = None,
     state: Sequence[str] | None = None,
     reader: type[DemoReader] | None = None,
+    key_map: str | None = None,
 ) -> DemoReader:
     """Create the reader of a file of demonstrations.
 
@@ -35,22 +40,54 @@ def open_demos(
         views: Cameras to read, with or without the sizes of their images; all if None.
         state: Names of the state parts to read; all if None.
         reader: Reader class; detected from the content of the file if None.
+        key_map: Name or YAML file of a key map; detected, too, if None.
 
     Raises:
         ValueError: If the file cannot be opened or has no known format.
     """
-    if reader is not None:
-        return reader(path, views, state)
+    if key_map is not None or reader is not None:
+        return _create(path, views, state, reader or MappedReader, key_map)
     with name_damage(path), open_hdf5(path) as file:
         for known in READERS:
             if known.can_read(file):
                 return known(path, views, state)
-        for key_map in map(load_key_map, shipped_names()):
-            if has_marks(file, key_map):
-                return MappedReader(path, views, state, key_map)
+        if detected := _find_key_map(file):
+            return MappedReader(path, views, state, detected)
         found = ", ".join(list(file)[:5]) or "nothing"
     formats = ", ".join(known.format for known in READERS)
     raise ValueError(
-        f"{path}: expected a known format of demonstrations ({formats}), got {found} at the top of "
-        "the file. For another one, name a reader: {path: …, reader: my_module.MyReader}."
+        f"{path}: expected a known format of demonstrations ({formats}; key maps "
+        f"{', '.join(key_map.name for key_map in _marked())}), got {found} at the top of the file. "
+        "For another one, write a key map, {path: …, key_map: mine.yaml}, or name a reader, "
+        "{path: …, reader: my_module.MyReader}."
     )
+
+
+def _create(
+    path: str,
+    views: Views | None,
+    state: Sequence[str] | None,
+    reader: type[DemoReader],
+    key_map: str | None,
+) -> DemoReader:
+    if issubclass(reader, MappedReader) and key_map is not None:
+        return reader(path, views, state, load_key_map(key_map))
+    if issubclass(reader, MappedReader) or key_map is not None:
+        raise ValueError(
+            f"{path}: expected a key_map with readers derived from MappedReader, and only with "
+            f"them, got reader {reader.__name__} and key_map {key_map}."
+        )
+    return reader(path, views, state)
+
+
+def _find_key_map(file: h5py.File) -> KeyMap | None:
+    """The key map of whose marks the file has all, the one with the most of them."""
+    return next((mapping for mapping in _marked() if has_marks(file, mapping.file.marks)), None)
+
+
+@cache
+def _marked() -> list[KeyMap]:
+    """Key maps that are detected, those with the most marks first."""
+    mappings = [load_key_map(name) for name in shipped_names()]
+    marked = [mapping for mapping in mappings if mapping.file.marks]
+    return sorted(marked, key=lambda mapping: -len(mapping.file.marks))

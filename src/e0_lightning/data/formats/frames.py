@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.geometry import resize_frames
+from e0_lightning.key_map import Flip
+from e0_lightning.types import ViewSize
+
 Pixels = NDArray[np.uint8]
+Frames = Pixels | list[Pixels]
+"""Frames ``(n, h, w, 3)``, or n frames ``(h, w, 3)`` of different sizes."""
+
 Color = Literal["rgb", "bgr"]
 
 MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP"}
@@ -21,6 +28,9 @@ MAX_PIXELS: Final = 2**25
 RAW_SIZES = ((720, 1280), (480, 640))
 """Rows and columns of raw frames that RoboMIND stores as bytes among encoded ones."""
 
+RGB_COMMENT = b"XPL-RGB1"
+"""Comment in JPEG images of RoboTwin that are RGB, beside older ones that are BGR."""
+
 EXPECTED = (
     "expected frames of uint8 or of floats from 0 to 1, (T, h, w, 3), with one or four channels, "
     "or channels first; or JPEG or PNG bytes for each step"
@@ -28,15 +38,18 @@ EXPECTED = (
 
 
 def frame_size(dataset: h5py.Dataset) -> tuple[int, int]:
-    """Rows and columns ``(h, w)`` of the first frame, without decoding it.
+    """Rows and columns ``(h, w)`` of the first frame, from its header.
 
     Raises:
         ValueError: If the data set holds no frames, naming what it holds.
     """
     if find_encoding(dataset):
-        where = f"{dataset.file.filename}: {dataset.name}, step 0"
-        return _encoded_size(_to_bytes(dataset[0]), where)
+        where = f"{dataset.file.filename}: {dataset.name}, frame 0"
+        header = _read_header(_to_bytes(dataset[0]), where)
+        return header.height, header.width
     axes = _find_axes(dataset)
+    if dataset.dtype.kind == "f":
+        _from_unit(dataset[:1], dataset, 0)
     return dataset.shape[axes.index("h")], dataset.shape[axes.index("w")]
 
 
@@ -53,9 +66,7 @@ def is_colored(member: h5py.Dataset | h5py.Group) -> bool:
     return "c" in axes and member.shape[axes.index("c")] >= 3
 
 
-def to_rgb(
-    dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color = "rgb"
-) -> Pixels | list[Pixels]:
+def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color = "rgb") -> Frames:
     """Convert rows of a data set of frames.
 
     Grey frames are repeated to three channels, and the fourth channel is dropped. Rows with raw
@@ -75,10 +86,17 @@ def to_rgb(
     """
     if dataset.ndim < 3:
         where = f"{dataset.file.filename}: {dataset.name}"
-        frames = [_decode(_to_bytes(r), f"{where}, step {start + i}") for i, r in enumerate(rows)]
-        if color == "bgr":
-            frames = [frame[..., ::-1] for frame in frames]
-        return np.stack(frames) if len({frame.shape for frame in frames}) == 1 else frames
+        decoded = [
+            _decode(_to_bytes(row), f"{where}, frame {start + i}") for i, row in enumerate(rows)
+        ]
+        swap = [color == "bgr" and not is_rgb for _, is_rgb in decoded]
+        if len({(frame.shape, bgr) for (frame, _), bgr in zip(decoded, swap, strict=True)}) == 1:
+            frames = np.stack([frame for frame, _ in decoded])
+            return frames[..., ::-1] if swap[0] else frames
+        return [
+            frame[..., ::-1] if bgr else frame
+            for (frame, _), bgr in zip(decoded, swap, strict=True)
+        ]
     axes = _find_axes(dataset)
     if "c" not in axes:
         rows = rows[..., None]
@@ -88,51 +106,6 @@ def to_rgb(
     if rows.dtype != np.uint8:
         rows = _from_unit(rows, dataset, start)
     return rows[..., ::-1] if color == "bgr" else rows
-
-
-def check_frames(dataset: h5py.Dataset, square: bool = True) -> None:
-    """Refuse a data set that does not hold raw RGB frames, ``(T, h, w, 3)`` uint8.
-
-    Args:
-        dataset: What should be the images of a view.
-        square: Whether h must equal w.
-
-    Raises:
-        ValueError: If it does not, naming what it holds and what to do.
-    """
-    problem = _problem(dataset, square)
-    if problem:
-        raise ValueError(f"{dataset.file.filename}: {dataset.name} {problem}")
-
-
-def _problem(dataset: h5py.Dataset, square: bool) -> str:
-    expected = "expected (T, S, S, 3) of uint8" if square else "expected (T, h, w, 3) of uint8"
-    if encoding := find_encoding(dataset):
-        return (
-            f"holds encoded images ({encoding}): {expected}. Decode them, and mind that images "
-            "written with OpenCV are BGR after decoding with anything else."
-        )
-    shape: tuple[int, ...] = dataset.shape or ()
-    got = f"{expected}, got {shape} of {dataset.dtype}"
-    if len(shape) == 3 or (len(shape) == 4 and shape[3] == 1):
-        return f"holds images of one channel (grey, depth or a mask): {got}. Repeat it to RGB."
-    if len(shape) == 4 and shape[3] == 4:
-        return f"holds images of four channels: {got}. Drop the fourth, if it is alpha."
-    if len(shape) == 4 and shape[1] == 3 and shape[3] != 3:
-        return f"holds images with channels first: {got}. Transpose them with (0, 2, 3, 1)."
-    if len(shape) != 4 or shape[3] != 3:
-        return f"holds no images: {got}."
-    if dataset.dtype != np.uint8:
-        return (
-            f"holds images of {dataset.dtype}, not uint8: {got}. Write them as uint8, 0 to 255; "
-            "multiply floats from 0 to 1 by 255."
-        )
-    if square and shape[1] != shape[2]:
-        return (
-            f"holds frames of {shape[1]} by {shape[2]} pixels: {got}. Render them with a square "
-            "camera."
-        )
-    return ""
 
 
 def find_encoding(dataset: h5py.Dataset) -> str | None:
@@ -153,6 +126,57 @@ def find_encoding(dataset: h5py.Dataset) -> str | None:
         return "raw bytes"
     head = data[:4].tobytes()
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+
+
+def flip(frames: Frames, how: Flip | None) -> Frames:
+    """Turn frames upright that are stored upside down, mirrored or both."""
+    rows = slice(None, None, -1 if how in ("vertical", "both") else 1)
+    columns = slice(None, None, -1 if how in ("horizontal", "both") else 1)
+    if isinstance(frames, list):
+        return [frame[rows, columns] for frame in frames]
+    return frames[:, rows, columns]
+
+
+def resize(frames: Frames, size: ViewSize, is_given: bool, where: str) -> Pixels:
+    """Bring the frames of a view to the size of its images.
+
+    Args:
+        frames: As recorded.
+        size: Size of the images, and the rule.
+        is_given: Whether the user gave that size; otherwise frames must have it.
+        where: File, demonstration, steps and view, for errors.
+
+    Returns:
+        ``(n, h, w, 3)``.
+
+    Raises:
+        ValueError: If they are not RGB of uint8, or change in size where no size is given.
+    """
+    groups = [frames] if isinstance(frames, np.ndarray) else [frame[None] for frame in frames]
+    for group in groups:
+        if group.shape[0::3] != (len(group), 3) or group.ndim != 4 or group.dtype != np.uint8:
+            raise ValueError(
+                f"{where}: expected (n, h, w, 3) of uint8, got {group.shape} of {group.dtype}."
+            )
+        if not is_given and group.shape[1:3] != (size.height, size.width):
+            raise ValueError(
+                f"{where}: expected frames of {size.height} x {size.width} pixels as in the first "
+                f"demonstration, got {group.shape[1]} x {group.shape[2]}. Give the size of the "
+                "images: data.views: {<view>: {height: …, width: …}}."
+            )
+    resized = [_resize_stored(group, size) for group in groups]
+    return resized[0] if len(resized) == 1 else np.concatenate(resized)
+
+
+def _resize_stored(frames: Pixels, size: ViewSize) -> Pixels:
+    """Resize frames; BGR ones, which are views of reversed channels, before they are copied."""
+    if frames.strides[-1] > 0:
+        return resize_frames(frames, size)
+    stored = resize_frames(frames[..., ::-1], size)
+    swapped = np.empty_like(stored)
+    for channel in range(3):  # numpy copies reversed channels at a fourth of the speed
+        swapped[..., channel] = stored[..., 2 - channel]
+    return swapped
 
 
 def is_vector(dataset: h5py.Dataset | h5py.Group, steps: int) -> bool:
@@ -184,7 +208,7 @@ def _from_unit(rows: NDArray[Any], dataset: h5py.Dataset, start: int) -> Pixels:
     low, high = rows.min(), rows.max()
     if not (low >= 0 and high <= 1):  # true for NaN as well
         raise ValueError(
-            f"{dataset.file.filename}: {dataset.name}, steps {start} to {start + len(rows)}: "
+            f"{dataset.file.filename}: {dataset.name}, frames {start} to {start + len(rows)}: "
             f"expected float pixels from 0 to 1, got {low:g} to {high:g}. Write pixels from 0 to "
             "255 as uint8."
         )
@@ -202,15 +226,24 @@ def _raw_size(data: Pixels) -> tuple[int, int] | None:
     return next((size for size in RAW_SIZES if len(data) == size[0] * size[1] * 3), None)
 
 
-def _encoded_size(data: Pixels, where: str) -> tuple[int, int]:
-    """Rows and columns in the header of an encoded frame."""
+class Header(NamedTuple):
+    """What the first bytes of an encoded frame say."""
+
+    height: int
+    width: int
+    is_rgb: bool
+    """Whether it is marked as RGB (`RGB_COMMENT`), whatever order the rest of the file has."""
+
+
+def _read_header(data: Pixels, where: str) -> Header:
     from PIL import Image
 
     if size := _raw_size(data):
-        return size
+        return Header(*size, is_rgb=False)
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG", "WEBP"]) as image:
+        with Image.open(io.BytesIO(data.tobytes()), formats=["JPEG", "PNG", "WEBP"]) as image:
             width, height = image.size
+            is_rgb = image.info.get("comment") == RGB_COMMENT
     except Exception as error:  # Pillow raises many kinds
         raise ValueError(
             f"{where}: expected a JPEG or PNG image, got {len(data)} bytes that are none "
@@ -218,37 +251,25 @@ def _encoded_size(data: Pixels, where: str) -> tuple[int, int]:
         ) from error
     if width * height > MAX_PIXELS:
         raise ValueError(
-            f"{where}: expected an image of at most {MAX_PIXELS} pixels, got {height} × {width}. "
+            f"{where}: expected an image of at most {MAX_PIXELS} pixels, got {height} x {width}. "
             "Copy or record the file again."
         )
-    return height, width
+    return Header(height, width, is_rgb)
 
 
-def _decode(data: Pixels, where: str) -> Pixels:
-    """Decode one frame, ``(h, w, 3)``, channels in their stored order."""
+def _decode(data: Pixels, where: str) -> tuple[Pixels, bool]:
+    """Decode one frame, ``(h, w, 3)``, and whether it is marked as RGB."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
-    height, width = _encoded_size(data, where)
+    height, width, is_rgb = _read_header(data, where)
     if _raw_size(data):
-        return data.reshape(height, width, 3)
+        return data.reshape(height, width, 3), is_rgb
     try:
         pixels = decode_image(torch.from_numpy(np.array(data)), ImageReadMode.RGB)
     except RuntimeError as error:
         raise ValueError(
-            f"{where}: its image of {len(data)} bytes is damaged and cannot be decoded. Copy or "
-            "record the file again, or remove that demonstration."
+            f"{where}: its image of {len(data)} bytes is damaged and cannot be decoded. Copy "
+            "or record the file again, or remove that demonstration."
         ) from error
-    return np.asarray(pixels.permute(1, 2, 0).numpy())
-
-
-def pad_to_square(frames: Pixels) -> Pixels:
-    """Center frames ``(n, h, w, 3)`` on black squares ``(n, S, S, 3)``, S the longer edge.
-
-    The server pads the images of its clients in the same way.
-    """
-    height, width = frames.shape[1:3]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    edges = (top, side - height - top), (left, side - width - left)
-    return frames if height == width else np.pad(frames, ((0, 0), *edges, (0, 0)))
+    return pixels.permute(1, 2, 0).numpy(), is_rgb

@@ -132,6 +132,14 @@ def control_mode(data: h5py.Group) -> str | None:
     return next(iter(modes.values()), None)
 
 
+def control_rate(data: h5py.Group) -> float:
+    """Control frequency in ``env_args``, Hz; 0 if it is not there."""
+    try:
+        return float(json.loads(data.attrs["env_args"])["env_kwargs"]["control_freq"])
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
 def _mode(controller: str, delta: bool) -> str:
     return controller.lower() + ("_delta" if delta else "")
 

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from e0_lightning.data.formats.hdf5 import find, members
+from e0_lightning.key_map import Key, parse_key
 
 ATTRIBUTES = "attrs"
 """Name under which a key finds the attributes of a group."""
@@ -27,6 +28,9 @@ FILES_BESIDE = (".json", ".csv", ".txt")
 
 MAX_LISTED = 2000
 """Keys of a file that are compared with one that is missing."""
+
+MAX_DEPTH = 8
+"""Groups within groups that are searched for them."""
 
 
 def look_up(group: h5py.Group, key: str) -> Any:
@@ -62,8 +66,9 @@ def look_up(group: h5py.Group, key: str) -> Any:
 def look_up_beside(path: str, key: str) -> Any:
     """Find a value in a file beside the HDF5 file.
 
-    ``../instructions/{stem}.json/seen/0`` leads into JSON, ``sentences.csv/{stem}`` to the last
-    column of the row that begins with the stem of the file, ``task.txt`` to its text.
+    ``../instructions/{stem}.json/seen/0`` leads into JSON, and ``task.txt`` to text. In a CSV, the
+    row counts whose first column names the file or one of its folders; its last column is the
+    value.
 
     Args:
         path: The HDF5 file.
@@ -75,15 +80,43 @@ def look_up_beside(path: str, key: str) -> Any:
     Raises:
         ValueError: If the file cannot be parsed.
     """
-    stem = PurePosixPath(path).stem
-    names = key.replace("{stem}", stem).split("/")
+    names = key.split("/")
     last = next(i for i, name in enumerate(names) if name.endswith(FILES_BESIDE))
-    folder, _, _ = path.rpartition("/")
-    source = "/".join(filter(None, [folder, *names[: last + 1]]))
+    source = path_beside(path, "/".join(names[: last + 1]))
+    if source is None:
+        return None
     found = _load_beside(source)
+    if source.endswith(".csv") and found is not None:
+        location = PurePosixPath(path)
+        parts = [location.stem, *reversed(location.parts[:-1])]
+        return next((found[part] for part in parts if part in found), None)
     for name in names[last + 1 :]:
         found = None if found is None else _look_inside(found, name, source)
     return found
+
+
+def path_beside(path: str, key: str) -> str | None:
+    """Path of a file by a key relative to the folder of the HDF5 file.
+
+    ``{stem}`` stands for the stem of the HDF5 file, other braces for the text under a key beside
+    it: ``video/{meta_*.json/camera}.mp4``.
+
+    Returns:
+        The path, the first of those that match ``*``; None if there is no text for braces.
+    """
+    names = {"stem": PurePosixPath(path).stem}
+    for nested in re.findall(r"\{([^{}]+)\}", key):
+        text = names[nested] if nested in names else read_text(look_up_beside(path, nested))
+        if text is None:
+            return None
+        key = key.replace(f"{{{nested}}}", text)
+    folder, slash, _ = path.rpartition("/")
+    found = folder + slash + key
+    if "*" not in key:
+        return found
+    system, root = fsspec.core.url_to_fs(folder or ".")
+    matches = sorted(system.glob(f"{root}/{key}"))
+    return str(system.unstrip_protocol(matches[0])) if matches else None
 
 
 def is_beside(key: str) -> bool:
@@ -165,25 +198,50 @@ def _expand(group: Any, parts: list[str]) -> Iterator[tuple[str, str]]:
             yield f"{key}/{path}", star or inner
 
 
-def describe_nearest(group: h5py.Group, key: str) -> str:
-    """The existing keys that are most like one that is missing."""
+def describe_nearest(group: h5py.Group, keys: Iterable[str]) -> str:
+    """The existing keys that are most like those that are missing."""
     names = [f"{ATTRIBUTES}/{name}" for name in group.attrs]
-    for path in _walk(group):
-        if len(names) == MAX_LISTED:
-            break
-        names.append(path)
-    nearest = get_close_matches(key, names, n=3, cutoff=0.4)
-    return ", ".join(nearest or names[:8]) or "nothing"
+    names += islice(_walk(group), MAX_LISTED)
+    nearest = [found for key in keys for found in get_close_matches(key, names, n=3, cutoff=0.4)]
+    return ", ".join(dict.fromkeys(nearest or names[:8])) or "nothing"
 
 
 def _walk(group: h5py.Group, lead: str = "") -> Iterator[str]:
+    """Paths of the data sets in a group, no deeper than links may loop."""
     for name, member in members(group).items():
-        if isinstance(member, h5py.Group):
-            yield from _walk(member, f"{lead}{name}/")
-        else:
-            yield f"{lead}{name}"
+        path = f"{lead}{name}"
+        if isinstance(member, h5py.Dataset):
+            yield path
+        elif path.count("/") < MAX_DEPTH:
+            yield from _walk(member, f"{path}/")
 
 
-def matches_any(name: str, patterns: list[str]) -> bool:
-    """Whether a name matches one of several patterns."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def has_marks(file: h5py.File, marks: Mapping[str, Any]) -> bool:
+    """Whether a file has certain keys with certain values.
+
+    Args:
+        file: The open file.
+        marks: Keys to values; None for any. A key with a slice needs as many numbers.
+    """
+    return bool(marks) and all(_has_mark(file, parse_key(key), marks[key]) for key in marks)
+
+
+def _has_mark(file: h5py.File, key: Key, value: Any) -> bool:
+    beside = is_beside(key.path)
+    found = look_up_beside(file.filename, key.path) if beside else look_up(file, key.path)
+    if key.part.stop is not None:
+        is_array = isinstance(found, h5py.Dataset) and bool(found.shape)
+        return is_array and found.shape[-1] >= key.part.stop
+    if found is None or value is None:
+        return found is not None
+    return bool(read_text(found) == value if isinstance(value, str) else found == value)
+
+
+def sort_by_number(names: list[str]) -> list[str]:
+    """Sort so that ``demo_2`` comes before ``demo_10``."""
+    return sorted(
+        names,
+        key=lambda name: [
+            int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)
+        ],
+    )

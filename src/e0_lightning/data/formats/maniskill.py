@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import h5py
 import numpy as np
 
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
-from e0_lightning.data.formats.frames import check_frames
+from e0_lightning.data.formats.frames import Frames, frame_size
 from e0_lightning.data.formats.hdf5 import members
 from e0_lightning.types import PolicySpec, ViewSize
 
@@ -40,7 +40,7 @@ class ManiSkillReader(DemoReader):
     unsuccessful are left out; episodes without a mark are kept.
     """
 
-    format: ClassVar[str] = "ManiSkill 3"
+    format = "ManiSkill 3"
 
     @classmethod
     def can_read(cls, file: h5py.File) -> bool:
@@ -80,6 +80,11 @@ class ManiSkillReader(DemoReader):
         """Trajectory name to its entry in the sidecar, in numeric order."""
         episodes = {f"traj_{e['episode_id']}": e for e in self.sidecar["episodes"]}
         return {name: episodes[name] for name in sorted(episodes, key=_number)}
+
+    @property
+    def rate(self) -> float:
+        """Control frequency of ManiSkill's simulations."""
+        return 20
 
     @property
     def task(self) -> str:
@@ -140,10 +145,8 @@ class ManiSkillReader(DemoReader):
     def read_spec(self, demo: str) -> PolicySpec:
         """Headers of a trajectory, control mode of the sidecar."""
         images, state = self.image_dataset(demo), self._state(demo)
-        for dataset in images.values():
-            check_frames(dataset, square=False)
         return PolicySpec(
-            views={view: ViewSize(*dataset.shape[1:3]) for view, dataset in images.items()},
+            views={view: ViewSize(*frame_size(dataset)) for view, dataset in images.items()},
             state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
             action_dim=self._actions(demo).shape[1],
             control_mode=self._control_mode,
@@ -157,10 +160,10 @@ class ManiSkillReader(DemoReader):
         """State parts of ``obs/agent`` and ``obs/extra``; flags and scalars have one dimension."""
         return {part: self.rows(d, start, stop) for part, d in self._state(demo).items()}
 
-    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Frames]:
         """Images as rendered: ManiSkill's are upright."""
         views = self.image_dataset(demo)
-        return {view: self.rows(dataset, start, stop) for view, dataset in views.items()}
+        return {view: self.frames(dataset, start, stop) for view, dataset in views.items()}
 
     def read_intrinsics(self, demo: str) -> dict[str, Floats]:
         """``intrinsic_cv`` of each camera, which is constant within a trajectory."""

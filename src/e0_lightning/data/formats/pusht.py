@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar
 
 import h5py
 import numpy as np
 
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
-from e0_lightning.data.formats.frames import check_frames
+from e0_lightning.data.formats.frames import Frames, frame_size
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.types import PolicySpec, ViewSize
 
@@ -58,7 +57,7 @@ class PushTReader(DemoReader):
     pose.
     """
 
-    format: ClassVar[str] = "PushT"
+    format = "PushT"
     control_mode = CONTROL_MODE
 
     @classmethod
@@ -67,6 +66,11 @@ class PushTReader(DemoReader):
         demos = members(file.get("data"))
         observed = members(find(demos[next(iter(demos))], "obs")) if demos else {}
         return {"agent_pos", "block_pose"} <= observed.keys()
+
+    @property
+    def rate(self) -> float:
+        """Control frequency of gym-pusht."""
+        return 10
 
     @cached_property
     def names(self) -> list[str]:
@@ -105,10 +109,10 @@ class PushTReader(DemoReader):
             "block_keypoints": block_keypoints(pose),
         }
 
-    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Frames]:
         """Frames as they are stored."""
         images = self.image_dataset(demo).items()
-        return {view: self.rows(dataset, start, stop) for view, dataset in images}
+        return {view: self.frames(dataset, start, stop) for view, dataset in images}
 
     def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
         """The frames of the view ``top``."""
@@ -128,10 +132,8 @@ class PushTReader(DemoReader):
                 "Change `state`."
             )
         images = self.image_dataset(demo)
-        for dataset in images.values():
-            check_frames(dataset, square=False)
         return PolicySpec(
-            views={view: ViewSize(*dataset.shape[1:3]) for view, dataset in images.items()},
+            views={view: ViewSize(*frame_size(dataset)) for view, dataset in images.items()},
             state={part: STATE[part] for part in parts},
             action_dim=2,
             control_mode=CONTROL_MODE,

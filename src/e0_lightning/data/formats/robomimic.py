@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import h5py
 import numpy as np
 
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
-from e0_lightning.data.formats.frames import check_frames, find_encoding, is_vector
+from e0_lightning.data.formats.frames import (
+    Frames,
+    find_encoding,
+    flip,
+    frame_size,
+    is_colored,
+    is_vector,
+)
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.data.formats.libero import (
     CAMERAS,
@@ -19,6 +26,7 @@ from e0_lightning.data.formats.libero import (
     DemoLayout,
     camera,
     control_mode,
+    control_rate,
     find_layout,
     read_instruction,
     sentence,
@@ -36,11 +44,11 @@ class RobomimicReader(DemoReader):
     LIBERO's official files record the observation after its action, so the first action of each
     demonstration has no observation and is dropped; LIBERO regenerated without no-ops and robomimic
     record the observation before the action. The content of the file decides which it is.
-    Demonstrations are read in the order of their numbers, which may have gaps. Frames
-    of robomimic's that are not square are padded with black.
+    Demonstrations are read in the order of their numbers, which may have gaps. MimicGen, RoboCasa
+    and Isaac Lab write robomimic's layout.
     """
 
-    format: ClassVar[str] = "LIBERO or robomimic"
+    format = "LIBERO or robomimic"
 
     @classmethod
     def can_read(cls, file: h5py.File) -> bool:
@@ -70,6 +78,11 @@ class RobomimicReader(DemoReader):
     def task(self) -> str:
         """The file's name without ending, which is LIBERO's name of the task."""
         return PurePosixPath(self.path).stem.removesuffix("_demo")
+
+    @property
+    def rate(self) -> float:
+        """Control frequency in ``env_args``."""
+        return control_rate(self.file["data"])
 
     def failed(self) -> list[str]:
         """Demonstrations whose attribute ``success``, which Isaac Lab writes, is false."""
@@ -127,16 +140,14 @@ class RobomimicReader(DemoReader):
     def read_spec(self, demo: str) -> PolicySpec:
         """Headers of a demonstration."""
         images, state = self.image_dataset(demo), self._state(demo)
-        for dataset in images.values():
-            check_frames(dataset, square=False)
         if self.layout.control_mode is None:
             raise ValueError(
                 f"{self.path}: expected a controller in its attributes (data: env_args, env_kwargs."
-                "controller_configs.type), got none. Extract it again with robomimic, or write "
-                "that attribute."
+                "controller_configs.type), got none. Extract it again with robomimic, write that "
+                "attribute, or read the file with a key map that has a control_mode."
             )
         return PolicySpec(
-            views={view: ViewSize(*dataset.shape[1:3]) for view, dataset in images.items()},
+            views={view: ViewSize(*frame_size(dataset)) for view, dataset in images.items()},
             state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
             action_dim=self._actions(demo).shape[1],
             control_mode=self.layout.control_mode,
@@ -150,33 +161,23 @@ class RobomimicReader(DemoReader):
         """State parts as they are stored."""
         return {part: self.rows(d, start, stop) for part, d in self._state(demo).items()}
 
-    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Array]:
+    def read_images(self, demo: str, start: int, stop: int) -> dict[str, Frames]:
         """Images, flipped vertically where they are stored upside down."""
         images = {}
         for view, dataset in self.image_dataset(demo).items():
-            rows = self.rows(dataset, start, stop)
-            rows = rows[:, ::-1] if self.layout.upside_down else rows
-            rows = rows[:, :, ::-1] if view.endswith(MIRRORED) else rows
-            images[view] = rows
+            frames = self.frames(dataset, start, stop)
+            frames = flip(frames, "vertical") if self.layout.upside_down else frames
+            images[view] = flip(frames, "horizontal") if view.endswith(MIRRORED) else frames
         return images
-
-    @cached_property
-    def _intrinsics(self) -> dict[str, dict[str, Floats]]:
-        return {}
 
     def read_intrinsics(self, demo: str) -> dict[str, Floats]:
         """Camera matrices from the demonstration's own model, for views that are not mirrored."""
-        if demo not in self._intrinsics:  # parsing the model takes longer than reading a block
-            self._intrinsics[demo] = self._parse_intrinsics(demo)
-        return self._intrinsics[demo]
-
-    def _parse_intrinsics(self, demo: str) -> dict[str, Floats]:
         found, cameras = {}, self.cameras(demo)
         for view, dataset in self.image_dataset(demo).items():
             known = self.layout.fields_of_view.get(view)
             fov = cameras[view].fov if view in cameras else known
             if fov is not None:
-                found[view] = camera_matrix(fov, *dataset.shape[1:3])
+                found[view] = camera_matrix(fov, *frame_size(dataset))
         return found
 
     def cameras(self, demo: str) -> dict[str, Camera]:
@@ -257,7 +258,7 @@ class RobomimicReader(DemoReader):
 def _robomimic_layout(file: h5py.File, demo: str) -> DemoLayout:
     group = file[f"data/{demo}"]
     observations = {k: v for k, v in members(group["obs"]).items() if isinstance(v, h5py.Dataset)}
-    views = {k: k for k, v in observations.items() if v.ndim == 4 and v.shape[3] == 3}
+    views = {k: k for k, v in observations.items() if is_colored(v)}
     views |= {k.removesuffix(IMAGE): k for k in observations if k.endswith(IMAGE)}
     named = {name for view, name in views.items() if view != name}
     actions = find(group, "actions")
@@ -268,8 +269,20 @@ def _robomimic_layout(file: h5py.File, demo: str) -> DemoLayout:
         parts=[k for k, v in observations.items() if k not in named and is_vector(v, steps)],
         lag=0,
         upside_down=False,
-        control_mode=control_mode(file["data"]),
+        control_mode=control_mode(file["data"]) or _isaac_control_mode(file["data"]),
     )
+
+
+ISAAC_CONTROL_MODES = {"IK-Rel": "ee_pose_delta", "IK-Abs": "ee_pose_absolute"}
+"""Part of the name of an Isaac Lab environment to its controller; the files hold no other."""
+
+
+def _isaac_control_mode(data: h5py.Group) -> str | None:
+    try:
+        name = str(json.loads(data.attrs["env_args"])["env_name"])
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return None
+    return next((mode for part, mode in ISAAC_CONTROL_MODES.items() if f"-{part}-" in name), None)
 
 
 def _own_instruction(demo: h5py.Group) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -74,7 +73,7 @@ class VLABenchReader(DemoReader):
     VLABench's, that view has no intrinsics.
     """
 
-    format: ClassVar[str] = "VLABench"
+    format = "VLABench"
 
     @classmethod
     def can_read(cls, file: h5py.File) -> bool:
@@ -83,6 +82,11 @@ class VLABenchReader(DemoReader):
             isinstance(demo, h5py.Group) and ("trajectory" in demo or "observation/rgb" in demo)
             for demo in members(file.get("data")).values()
         )
+
+    @property
+    def rate(self) -> float:
+        """Frequency of VLABench's recordings."""
+        return 10
 
     @property
     def task(self) -> str:
