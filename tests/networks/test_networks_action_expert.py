@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from e0_lightning.networks.action_expert import ActionExpert, AdaptiveRMSNorm, sine_cosine
+from e0_lightning.networks.action_expert import ActionExpert, AdaptiveRMSNorm
 from e0_lightning.networks.attention import rotary, rotate
 from e0_lightning.networks.prefix_encoder import Prefix
 
@@ -165,11 +165,6 @@ def test_adaptive_norm_is_plain_rms_norm_at_initialization():
     torch.testing.assert_close(out, reference)
     assert torch.equal(gate, torch.ones(2, 1, 16))
     torch.testing.assert_close(norm(x)[0], reference)
-
-
-def test_tau_embedding_separates_near_levels():
-    near = sine_cosine(torch.tensor([0.975, 0.98]), 64)
-    assert (near[0] - near[1]).norm() > 0.1
 
 
 def test_token_by_token_decoding_equals_one_causal_pass(expert):

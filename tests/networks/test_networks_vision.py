@@ -4,7 +4,6 @@ import torch
 from e0_lightning.networks.vision import (
     RelativeSphericalEmbedding,
     VisionEncoder,
-    sine_cosine_grid,
 )
 
 
@@ -50,14 +49,6 @@ def test_an_argument_of_another_family_is_refused():
 def test_the_displacement_embedding_is_zero_at_initialization():
     embedding = RelativeSphericalEmbedding(8)
     assert torch.equal(embedding(torch.randn(4, 3)), torch.zeros(4, 8))
-
-
-def test_cells_of_a_feature_map_have_distinct_positions():
-    for side in (8, 32):
-        grid = sine_cosine_grid(side, side, 34)
-        distances = torch.cdist(grid, grid) + torch.eye(side**2) * 10
-        assert distances.min() > 0.5
-        assert grid[:, 32:].eq(0).all()
 
 
 def test_an_unknown_stage_is_refused():

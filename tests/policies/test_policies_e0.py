@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from e0_lightning.actions.action_prefix import read_action_prefix
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
-from e0_lightning.networks.action_expert import sine_cosine
 from e0_lightning.networks.attention import rotary, rotate
+from e0_lightning.networks.positions import sine_cosine
 from e0_lightning.random import sample_uniform
 from tiny_policy import (
     ACTIONS,

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from e0_lightning.networks.attention import PrefixAttention, rotary
 from e0_lightning.networks.language import LanguageModel
+from e0_lightning.networks.positions import sine_cosine
 from e0_lightning.networks.prefix_encoder import Prefix
 
 
@@ -273,13 +274,3 @@ class GatedMLP(nn.Module):
             F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x)
         )
         return out
-
-
-def sine_cosine(tau: Tensor, width: int, shortest: float = 4e-3, longest: float = 4.0) -> Tensor:
-    """Embed τ ``(B,)`` in [0, 1] as sines and cosines ``(B, width)`` of geometric periods."""
-    # The shortest period repeats 250 times; in float32 its angle would be off by 1e-4.
-    precise = torch.float32 if tau.device.type == "mps" else torch.float64
-    steps = torch.linspace(0, 1, width // 2, device=tau.device, dtype=precise)
-    periods = shortest * (longest / shortest) ** steps
-    angles = 2 * torch.pi * tau.to(precise)[:, None] / periods
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

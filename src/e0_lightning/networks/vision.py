@@ -9,9 +9,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data.config import resolve_model_data_config
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
+from e0_lightning.networks.positions import sine_cosine_grid
 from e0_lightning.types import ViewSize
 
 
@@ -184,13 +184,3 @@ class RelativeSphericalEmbedding(nn.Module):
         """Embed δ = (radial, horizontal, vertical), ``(B, 3)``, in radians, to ``(B, W)``."""
         out: Tensor = self.project(offset)
         return out
-
-
-def sine_cosine_grid(height: int, width: int, channels: int) -> Tensor:
-    """Fixed 2-D positions ``(height · width, channels)``, half of the channels for each axis.
-
-    Periods are geometric from 6 to 63 cells, so that positions of grids up to 32 cells are unique.
-    The remainder of ``channels`` modulo 4 is zero.
-    """
-    positions = build_sincos2d_pos_embed([height, width], channels // 4 * 4, temperature=10.0)
-    return F.pad(positions, (0, channels % 4))
