@@ -17,6 +17,15 @@ MIRRORED = "_mirrored"
 openpi train on (LIBERO's frames rotated by 180 degrees)."""
 
 
+class History(TypedDict):
+    """The m observations before the current one, oldest first; the first of an episode repeated."""
+
+    images: dict[str, Tensor]
+    """View name to ``(B, m, 3, h, w)``, as in :class:`Observation`."""
+    state: Tensor
+    """``(B, m, Q)`` float32."""
+
+
 class Observation(TypedDict):
     """The input of a policy, in robot units and raw pixels."""
 
@@ -31,6 +40,8 @@ class Observation(TypedDict):
     view_offset: NotRequired[dict[str, Tensor]]
     """View name to camera displacement ``(B, 3)``: radial, horizontal, vertical, the angles in
     radians; zero where absent."""
+    history: NotRequired[History]
+    """The ``n_obs_steps - 1`` control steps before this one, if the spec has any."""
     action_prefix: NotRequired[list[Tensor]]
     """B tensors ``(n, D)`` float32, robot units, 0 ≤ n < H: the first actions of the new chunk,
     which are fixed because the robot executes them during inference (real-time chunking). The
@@ -124,6 +135,7 @@ class PolicySpec:
         action_dim: Action dimensions D.
         control_mode: Robot controller that the actions are meant for.
         horizon: Steps H of an action chunk.
+        n_obs_steps: Control steps that are observed: the current one and those before it.
     """
 
     views: dict[str, ViewSize] = field(default_factory=dict)
@@ -131,6 +143,7 @@ class PolicySpec:
     action_dim: int = 0
     control_mode: str = ""
     horizon: int = 0
+    n_obs_steps: int = 1
 
     def __post_init__(self) -> None:
         views = {view: _as_view_size(size) for view, size in self.views.items()}
@@ -175,7 +188,8 @@ class PolicySpec:
         """Validate an observation and put its views in the order of the spec.
 
         Raises:
-            ValueError: If views, image sizes or state dimensions are not those of the spec.
+            ValueError: If views, image sizes, state dimensions or the length of the history are not
+                those of the spec.
         """
         images, state = observation["images"], observation["state"]
         found = {view: tuple(frames.shape[1:]) for view, frames in images.items()}
@@ -190,8 +204,23 @@ class PolicySpec:
                 f"state: expected {self.state_dim} dimensions (parts {self.state}, concatenated), "
                 f"got {state.shape[-1]}."
             )
+        self._check_history(observation.get("history"))
         ordered = {view: images[view] for view in self.views}
         return Observation({**observation, "images": ordered})  # type: ignore[typeddict-item]
+
+    def _check_history(self, history: History | None) -> None:
+        steps, found = self.n_obs_steps - 1, {}
+        views = {view: (steps, 3, size.height, size.width) for view, size in self.views.items()}
+        expected = views | {"state": (steps, self.state_dim)} if steps else {}
+        if history is not None:
+            tensors = {**history["images"], "state": history["state"]}
+            found = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
+        if found != expected:
+            raise ValueError(
+                f"history: expected {expected or 'none'}, got {found or 'none'}. Pass the "
+                f"{steps} observations before the current one, oldest first; repeat the first "
+                "observation at the start of an episode."
+            )
 
     def check_compatible(self, other: PolicySpec, owner: str, other_owner: str) -> None:
         """Refuse another spec that differs in any field.

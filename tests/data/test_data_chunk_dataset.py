@@ -151,3 +151,21 @@ def test_samples_name_their_demo_and_step(record):
     assert batch["demo"] == ["demos/traj_0", "demos/traj_1", "demos/traj_1"]
     assert batch["step"].tolist() == [3, 0, 2]
     assert batch["step"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 40])
+def test_the_history_is_of_the_steps_before_and_repeats_the_first(record, chunk):
+    demos = read_demos(record(steps=(7, 12), chunk=chunk))
+    dataset = ChunkDataset(demos, horizon=4, n_obs_steps=4)
+    batch = dataset.__getitems__([0, 1, 6, 7, 12, 18])
+    expected = [[0, 0, 0], [0, 0, 0], [3, 4, 5], [0, 0, 0], [2, 3, 4], [8, 9, 10]]
+    demo_of_row = [[0], [0], [0], [1], [1], [1]]
+    assert batch["history"]["images"]["cam"].shape == (6, 3, 3, 8, 8)
+    assert batch["history"]["images"]["cam"][:, :, 1, 0, 0].tolist() == expected
+    assert batch["history"]["state"][..., 1].tolist() == expected
+    assert batch["history"]["state"][..., 0].tolist() == [row * 3 for row in demo_of_row]
+    without = ChunkDataset(demos, horizon=4).__getitems__([0, 1, 6, 7, 12, 18])
+    assert "history" not in without
+    assert batch["images"]["cam"].equal(without["images"]["cam"])
+    assert batch["state"].equal(without["state"])
+    assert batch["actions"].equal(without["actions"])

@@ -32,6 +32,16 @@ def test_batches_have_the_documented_shapes_and_types(real):
     assert batch["instruction"] == ["push the cube to the target region"] * 8
 
 
+def test_batches_have_the_history_that_the_spec_says(record):
+    module = demos(record(steps=(12,) * 3), n_obs_steps=3, val_fraction=0.4)
+    module.setup("fit")
+    assert module.spec.n_obs_steps == 3
+    for batch in (next(iter(module.train_dataloader())), next(iter(module.val_dataloader()[0]))):
+        module.spec.check_observation(batch)
+        past, steps = batch["history"]["images"]["cam"][:, :, 1, 0, 0], batch["step"][:, None]
+        assert past.equal((steps - torch.tensor([2, 1])).clamp(min=0).to(torch.uint8))
+
+
 def test_spec_is_read_from_headers(real):
     module = demos(str(real), views=["base_camera"], state=["qpos", "tcp_pose"])
     state = {"qpos": 9, "tcp_pose": 7}
@@ -157,6 +167,7 @@ def test_refuses_a_horizon_longer_than_every_demo(record):
         ({"views": [], "state": []}, "views and state: expected at least one name"),
         ({"val_fraction": 1.0}, "val_fraction: expected .*, got 1.0"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"n_obs_steps": 0}, "n_obs_steps: expected at least 1, got 0"),
         (
             {"demos": ["a", DemoSource("b", weight=2.0)]},
             "a positive weight for every entry",

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from e0_lightning.data.formats.base import DemoReader, Floats
 from e0_lightning.data.formats.frames import Pixels
-from e0_lightning.types import Batch
+from e0_lightning.types import Batch, History
 
 Ints = npt.NDArray[np.int64]
 
@@ -65,12 +65,27 @@ class BlockIndex(NamedTuple):
 
 
 class DecodedBlock(NamedTuple):
-    """A block in memory; rows are its samples."""
+    """A block in memory."""
 
+    first: int
+    """Step of the first image and state: of the block, or before it for the history."""
     images: dict[str, Pixels]
     states: Floats
     actions: Floats
+    """From the first step of the block on."""
     intrinsics: dict[str, Floats]
+
+
+class Sample(NamedTuple):
+    """One sample, before collation."""
+
+    images: dict[str, Pixels]
+    state: Floats
+    actions: Floats
+    intrinsics: dict[str, Floats]
+    past_images: dict[str, Pixels]
+    """Images of the steps before, oldest first."""
+    past_states: Floats
 
 
 class ChunkDataset(Dataset[Batch]):
@@ -86,11 +101,13 @@ class ChunkDataset(Dataset[Batch]):
     Args:
         demos: Demonstrations, in order.
         horizon: Steps in a chunk, H.
+        n_obs_steps: Steps that are observed, the current one and those before it.
     """
 
-    def __init__(self, demos: Sequence[Demo], horizon: int) -> None:
+    def __init__(self, demos: Sequence[Demo], horizon: int, n_obs_steps: int = 1) -> None:
         self.demos = list(demos)
         self.horizon = horizon
+        self.n_obs_steps = n_obs_steps
         self.steps: Ints = np.array([demo.steps for demo in demos])
         self.ends: Ints = self.steps.cumsum()
         spec = self.demos[0].reader.spec
@@ -98,7 +115,8 @@ class ChunkDataset(Dataset[Batch]):
         self.calibrated = self._find_calibrated()
         numbers = 4 * (spec.state_dim + spec.action_dim)
         step = numbers + sum(size.height * size.width * 3 for size in spec.views.values())
-        fitting = int(BUFFER_BYTES // (step * self.blocks().size.mean()))
+        steps = self.blocks().size.mean() + n_obs_steps - 1
+        fitting = int(BUFFER_BYTES // (step * steps))
         self.buffer_blocks = max(MIN_BUFFER_BLOCKS, fitting)
         self._cache: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
         self._open: OrderedDict[DemoReader, None] = OrderedDict()
@@ -133,22 +151,26 @@ class ChunkDataset(Dataset[Batch]):
         owners = np.searchsorted(self.ends, samples, side="right")
         steps = samples - (self.ends - self.steps)[owners]
         rows = [self._sample(int(d), int(s)) for d, s in zip(owners, steps, strict=True)]
-        images, states, actions, intrinsics = zip(*rows, strict=True)
         ahead = steps[:, None] + np.arange(self.horizon)
         batch = Batch(
-            images={view: _stack([row[view] for row in images]) for view in self.views},
+            images={view: _stack([row.images[view] for row in rows]) for view in self.views},
             instruction=[self.demos[d].instruction for d in owners],
-            state=torch.from_numpy(np.stack(states)),
-            actions=torch.from_numpy(np.stack(actions)),
+            state=torch.from_numpy(np.stack([row.state for row in rows])),
+            actions=torch.from_numpy(np.stack([row.actions for row in rows])),
             valid=torch.from_numpy(ahead < self.steps[owners][:, None]),
             demo=[self.demos[d].label for d in owners],
             step=torch.from_numpy(steps),
         )
         if self.calibrated:
             batch["intrinsics"] = {
-                view: torch.from_numpy(np.stack([row[view] for row in intrinsics]))
+                view: torch.from_numpy(np.stack([row.intrinsics[view] for row in rows]))
                 for view in self.calibrated
             }
+        if self.n_obs_steps > 1:
+            batch["history"] = History(
+                images={v: _stack([row.past_images[v] for row in rows]) for v in self.views},
+                state=torch.from_numpy(np.stack([row.past_states for row in rows])),
+            )
         return batch
 
     def blocks(self) -> BlockIndex:
@@ -168,23 +190,22 @@ class ChunkDataset(Dataset[Batch]):
         return zlib.crc32("\n".join(lines).encode())
 
     def read_block(self, demo: int, start: int) -> DecodedBlock:
-        """Read the block of a demonstration that begins at step ``start``."""
+        """Read the block of a demonstration that begins at step ``start``, and its history."""
         reader, name, steps, length, *_ = self.demos[demo]
         self._keep_open(reader)
-        stop = min(start + length, steps)
+        first, stop = max(0, start - self.n_obs_steps + 1), min(start + length, steps)
         actions = reader.actions(name, start, min(stop + self.horizon - 1, steps))
         return DecodedBlock(
-            reader.images(name, start, stop),
-            reader.states(name, start, stop),
+            first,
+            reader.images(name, first, stop),
+            reader.states(name, first, stop),
             _pad(actions, stop - start + self.horizon - 1),
             reader.intrinsics(name) if self.calibrated else {},
         )
 
-    def _sample(
-        self, demo: int, step: int
-    ) -> tuple[dict[str, Pixels], Floats, Floats, dict[str, Floats]]:
-        row = step % self.demos[demo].block_length
-        key = demo, step - row
+    def _sample(self, demo: int, step: int) -> Sample:
+        ahead = step % self.demos[demo].block_length
+        key = demo, step - ahead
         block = self._cache.get(key)
         if block is None:
             block = self._cache[key] = self.read_block(*key)
@@ -192,11 +213,15 @@ class ChunkDataset(Dataset[Batch]):
             # quarter more keeps blocks that begin late.
             if len(self._cache) > self.buffer_blocks * 5 // 4 + 1:
                 self._cache.popitem(last=False)
-        return (
+        row = step - block.first
+        past = np.maximum(np.arange(step - self.n_obs_steps + 1, step), 0) - block.first
+        return Sample(
             {view: pixels[row] for view, pixels in block.images.items()},
             block.states[row],
-            block.actions[row : row + self.horizon],
+            block.actions[ahead : ahead + self.horizon],
             block.intrinsics,
+            {view: pixels[past] for view, pixels in block.images.items()},
+            block.states[past],
         )
 
     def _keep_open(self, reader: DemoReader) -> None:
@@ -262,5 +287,5 @@ def _pad(actions: Floats, length: int) -> Floats:
 
 
 def _stack(images: Sequence[Pixels]) -> Tensor:
-    """Stack images ``(h, w, 3)`` into ``(B, 3, h, w)``, in memory with channels last as stored."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    """Stack images ``(…, h, w, 3)`` into ``(B, …, 3, h, w)``, in memory channels last as stored."""
+    return torch.from_numpy(np.stack(images)).movedim(-1, -3)

@@ -44,6 +44,8 @@ class RobotDemos(LightningDataModule):
         on_resume: ``exact`` refuses a checkpoint from the middle of an epoch of other batches
             (another number of processes, batch size or set of demonstrations); ``restart_epoch``
             samples that epoch from its start.
+        n_obs_steps: Steps that are observed: the current one and those before it, for policies with
+            a memory. Before the start of a demonstration its first step is repeated.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class RobotDemos(LightningDataModule):
         val_fraction: float = 0.05,
         episodes: LightningDataModule | None = None,
         on_resume: OnResume = "exact",
+        n_obs_steps: int = 1,
     ) -> None:
         super().__init__()
         if not demos:
@@ -67,8 +70,9 @@ class RobotDemos(LightningDataModule):
             raise ValueError(
                 f"val_fraction: expected a share from 0 to below 1, got {val_fraction}."
             )
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
+        for name, count in (("batch_size", batch_size), ("n_obs_steps", n_obs_steps)):
+            if count < 1:
+                raise ValueError(f"{name}: expected at least 1, got {count}.")
         if on_resume not in get_args(OnResume):
             raise ValueError(f"on_resume: expected one of {get_args(OnResume)}, got {on_resume!r}.")
         self.sources = [DemoSource(demo) if isinstance(demo, str) else demo for demo in demos]
@@ -87,6 +91,7 @@ class RobotDemos(LightningDataModule):
         self.val_fraction = val_fraction
         self.episodes = episodes
         self.on_resume: OnResume = on_resume
+        self.n_obs_steps = n_obs_steps
 
     @cached_property
     def readers(self) -> list[tuple[int, DemoReader]]:
@@ -105,7 +110,7 @@ class RobotDemos(LightningDataModule):
             first.spec.check_compatible(reader.spec, first.path, reader.path)
             reader.close()
         first.close()
-        return replace(first.spec, horizon=self.horizon)
+        return replace(first.spec, horizon=self.horizon, n_obs_steps=self.n_obs_steps)
 
     @property
     def source(self) -> str:
@@ -119,8 +124,9 @@ class RobotDemos(LightningDataModule):
         demos = [demo for index, reader in self.readers for demo in self._read_demos(index, reader)]
         check_horizon(demos, self.horizon)
         training, held_out = split(demos, self.val_fraction)
-        validation = ChunkDataset(held_out, self.horizon) if held_out else None
-        return ChunkDataset(training, self.horizon), validation
+        sizes = self.horizon, self.n_obs_steps
+        validation = ChunkDataset(held_out, *sizes) if held_out else None
+        return ChunkDataset(training, *sizes), validation
 
     def _read_demos(self, index: int, reader: DemoReader) -> list[Demo]:
         source, infos = self.sources[index], reader.demos()
