@@ -111,3 +111,44 @@ def test_a_missing_number_of_state_dimensions_is_refused_by_name():
     vision = VisionEncoder("convnext_atto", stage=1, size=32)
     with pytest.raises(ValueError, match=r"encoder.state_dim: expected .*, got None"):
         PrefixEncoder(vision, LanguageModel(config=LLAMA))
+
+
+def observed(steps=(10, 20, 30)):
+    """Grey images and states of three steps, the last of which is the current one."""
+    images = torch.stack([torch.full((3, 32, 32), step, dtype=torch.uint8) for step in steps])
+    states = torch.tensor(steps)[:, None].expand(-1, 3) / 100
+    return {
+        "images": {"cam": images[-1:]},
+        "instruction": ["push"],
+        "state": states[-1:],
+        "history": {"images": {"cam": images[None, :-1]}, "state": states[None, :-1]},
+    }
+
+
+def current(observation):
+    """The observation without its history."""
+    return {name: value for name, value in observation.items() if name != "history"}
+
+
+@torch.no_grad()
+def test_earlier_steps_are_further_tokens():
+    network, given = encoder(), observed()
+    lengths = [network(each).mask.sum() for each in (current(given), given)]
+    assert lengths[1] - lengths[0] == 2 * (16 + 1)
+    assert not network(given).keys[-1].allclose(network(observed((20, 10, 30))).keys[-1])
+
+
+@torch.no_grad()
+def test_the_age_tells_earlier_steps_with_equal_images_apart():
+    network = encoder()
+    tokens = network._past_images(observed((10, 10, 10)))[0].unflatten(1, (2, -1))
+    assert (tokens[:, 0] - tokens[:, 1]).norm(dim=-1).min() > 0.1
+
+
+@torch.no_grad()
+def test_earlier_states_are_binarized_too():
+    given, changed = observed(), observed()
+    changed["history"]["state"] = given["history"]["state"] * torch.tensor([1.0, 0.5, 1.0])
+    binarized = encoder({"gripper": [0]}).resolve_state(SPEC)
+    assert binarized(given).keys[-1].equal(binarized(changed).keys[-1])
+    assert not encoder()(given).keys[-1].equal(encoder()(changed).keys[-1])

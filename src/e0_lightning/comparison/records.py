@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from e0_lightning.benchmarks.latency import median_seconds
 from e0_lightning.evaluation.results_store import write_atomic
+from e0_lightning.policies.observation import select_row
 from e0_lightning.types import Observation
 
 CHECKPOINT, TRAINING, VALIDATION = "trained.ckpt", "training.json", "validation.json"
@@ -83,11 +84,7 @@ class ValidationRecord(Callback):
     ) -> None:
         """Keep the first observation."""
         if self._observation is None and isinstance(batch, dict):
-            self._observation = Observation(
-                images={view: frames[:1] for view, frames in batch["images"].items()},
-                instruction=batch["instruction"][:1],
-                state=batch["state"][:1],
-            )
+            self._observation = select_row(batch, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time `act` and write the file."""

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from e0_lightning.networks.language import LanguageModel
+from e0_lightning.networks.positions import sine_cosine
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
 from e0_lightning.types import Observation, PolicySpec
+
+AGE_PERIODS = (4.0, 100.0)
+"""Shortest and longest period of the embedding of ages, control steps."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class PrefixEncoder(nn.Module):
     """Encodes images, instruction and state to a :class:`Prefix` with bidirectional attention.
 
     The order is the paper's: the tokens of each view in the order of the observation, the
-    instruction, the state. The prefix does not depend on actions or noise.
+    instruction, the state. The prefix does not depend on actions or noise. Images and states of
+    earlier steps, oldest first, come before all images and before the state; sines and cosines of
+    their age are added to their tokens.
 
     Args:
         vision: Image encoder, shared by all views; None for policies of the state alone.
@@ -105,16 +111,14 @@ class PrefixEncoder(nn.Module):
         """Encode observations whose state ``(B, Q)`` is normalized.
 
         Returns:
-            Prefix of ``P = views · image tokens + instruction + 1`` tokens.
+            Prefix of ``P = n_obs_steps · (views · image tokens + 1) + instruction`` tokens.
         """
         device = next(self.parameters()).device
-        images = self._images(observation)
+        images = [*self._past_images(observation), *self._images(observation)]
         text, text_mask = self.language.embed(observation["instruction"], device)
-        parts, masks = [*images, text], [_all_true(image) for image in images] + [text_mask]
-        if self.state is not None:
-            state = self.state(self._binarize(observation["state"])).unsqueeze(1)
-            parts, masks = [*parts, state], [*masks, _all_true(state)]
-        mask = torch.cat(masks, dim=1)
+        states = self._states(observation)
+        masks = [*map(_all_true, images), text_mask, *map(_all_true, states)]
+        parts, mask = [*images, text, *states], torch.cat(masks, dim=1)
         embeddings = torch.cat([part.to(text.dtype) for part in parts], dim=1)
         keys, values = self.language(embeddings, mask)
         return Prefix(keys, values, mask, self.language.rope_theta)
@@ -130,23 +134,51 @@ class PrefixEncoder(nn.Module):
             )
         binarized = state.clone()
         indices = self._binary_indices
-        binarized[:, indices] = torch.where(state[:, indices] > 0, 1.0, -1.0)
+        binarized[..., indices] = torch.where(state[..., indices] > 0, 1.0, -1.0)
         return binarized
 
     def _images(self, observation: Observation) -> list[Tensor]:
         """Tokens of each view, ``(B, T, W)``."""
         if self.vision is None:
             return []
-        views = list(observation["images"])
-        batch = len(observation["instruction"])
-        by_view = [self.vision(observation["images"][view], view) for view in views]
-        offsets = observation.get("view_offset", {})
+        images = observation["images"]
+        encoded = {view: self.vision(frames, view) for view, frames in images.items()}
+        return [self._project(features, view, observation) for view, features in encoded.items()]
+
+    def _past_images(self, observation: Observation) -> list[Tensor]:
+        """Tokens of each view at earlier steps, ``(B, m · T, W)``; none without a history."""
+        if self.vision is None or "history" not in observation:
+            return []
         tokens = []
-        for view, image in zip(views, by_view, strict=True):
-            projected: Tensor = self.projector(image)
-            offset = offsets.get(view, projected.new_zeros(batch, 3))
-            tokens.append(projected + self.view_offset(offset.to(projected.dtype)).unsqueeze(1))
+        for view in observation["images"]:
+            frames = observation["history"]["images"][view]
+            features = self.vision(frames.flatten(0, 1), view).unflatten(0, frames.shape[:2])
+            projected = self._project(features, view, observation)
+            tokens.append((projected + _ages(projected)[:, None]).flatten(1, 2))
         return tokens
+
+    def _project(self, features: Tensor, view: str, observation: Observation) -> Tensor:
+        """Tokens ``(B, …, W)`` of features, with the displacement of the view's camera."""
+        tokens: Tensor = self.projector(features)
+        offset = observation.get("view_offset", {}).get(view, tokens.new_zeros(len(tokens), 3))
+        embedded: Tensor = self.view_offset(offset.to(tokens.dtype))
+        return tokens + embedded.view(len(tokens), *(1,) * (tokens.ndim - 2), -1)
+
+    def _states(self, observation: Observation) -> list[Tensor]:
+        """Tokens of earlier states, ``(B, m, W)``, if any, and of the state, ``(B, 1, W)``."""
+        if self.state is None:
+            return []
+        current = self.state(self._binarize(observation["state"])).unsqueeze(1)
+        if "history" not in observation:
+            return [current]
+        past: Tensor = self.state(self._binarize(observation["history"]["state"]))
+        return [past + _ages(past), current]
+
+
+def _ages(tokens: Tensor) -> Tensor:
+    """Embeddings ``(m, W)`` of the ages m, …, 1 of tokens ``(B, m, …, W)`` of earlier steps."""
+    ages = torch.arange(tokens.shape[1], 0, -1, device=tokens.device)
+    return sine_cosine(ages, tokens.shape[-1], *AGE_PERIODS).to(tokens.dtype)
 
 
 def _all_true(tokens: Tensor) -> Tensor:

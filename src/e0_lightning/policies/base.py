@@ -154,8 +154,12 @@ class Policy(pl.LightningModule):
         """Encode observations in robot units."""
         if self._spec is not None:
             observation = self._spec.check_observation(observation)
-        state = self.state_normalizer(observation["state"])
-        prefix: Prefix = self.encoder(cast(Observation, {**observation, "state": state}))
+        normalized: Any = {**observation, "state": self.state_normalizer(observation["state"])}
+        if "history" in observation:
+            history = observation["history"]
+            state = self.state_normalizer(history["state"])
+            normalized["history"] = {**history, "state": state}
+        prefix: Prefix = self.encoder(normalized)
         return prefix
 
     def compute_losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -38,27 +38,35 @@ def check_values(observation: Observation) -> Observation:
             f"instruction: expected a list of B sentences, got {instruction!r:.80}. "
             "Pass [sentence] for one observation."
         )
-    for name, tensor in (("state", state), *images.items()):
+    states, frames = {"state": state}, dict(images)
+    if "history" in observation:
+        history = observation["history"]
+        states["history.state"] = history["state"]
+        frames |= {f"history.{view}": past for view, past in history["images"].items()}
+    for name, tensor in (states | frames).items():
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"{name}: expected a torch.Tensor, got {type(tensor).__name__}. "
                 "Convert it with torch.as_tensor."
             )
-    if state.ndim != 2 or not (state.is_floating_point() and state.isfinite().all()):
-        raise ValueError(
-            "state: expected finite float numbers of shape (B, Q), got "
-            f"{_describe(state)}. Check the sensors of the robot."
-        )
-    for view, frames in images.items():
-        is_float = frames.is_floating_point()
-        in_range = not is_float or bool(((frames >= 0) & (frames <= MAX_PIXEL)).all())
-        if not (is_float or frames.dtype == torch.uint8) or not in_range:
+    for name, values in states.items():
+        shape = "(B, Q)" if name == "state" else "(B, m, Q)"
+        is_float = values.is_floating_point()
+        if values.ndim != shape.count(",") + 1 or not (is_float and values.isfinite().all()):
             raise ValueError(
-                f"images[{view!r}]: expected uint8, or float in [0, 1], got {_describe(frames)}. "
+                f"{name}: expected finite float numbers of shape {shape}, got "
+                f"{_describe(values)}. Check the sensors of the robot."
+            )
+    for view, pixels in frames.items():
+        is_float = pixels.is_floating_point()
+        in_range = not is_float or bool(((pixels >= 0) & (pixels <= MAX_PIXEL)).all())
+        if not (is_float or pixels.dtype == torch.uint8) or not in_range:
+            raise ValueError(
+                f"images[{view!r}]: expected uint8, or float in [0, 1], got {_describe(pixels)}. "
                 "Convert frames with .to(torch.uint8)."
             )
-    sizes = {"instruction": len(instruction), "state": len(state)}
-    sizes |= {view: len(frames) for view, frames in images.items()}
+    sizes = {"instruction": len(instruction)}
+    sizes |= {name: len(tensor) for name, tensor in (states | frames).items()}
     if "noise_seed" in observation:
         sizes["noise_seed"] = len(observation["noise_seed"])
     if len(set(sizes.values())) != 1 or len(state) == 0:
@@ -81,7 +89,8 @@ def sample_seeded(
     if not by_row:
         return sample(observation, generators)
     samples = [
-        sample(_row(observation, index), [generator]) for index, generator in enumerate(generators)
+        sample(select_row(observation, index), [generator])
+        for index, generator in enumerate(generators)
     ]
     uncertainty = [each.uncertainty for each in samples if each.uncertainty is not None]
     return ActionSample(
@@ -90,10 +99,10 @@ def sample_seeded(
     )
 
 
-def _row(value: Any, index: int) -> Any:
-    """An observation of batch size 1."""
+def select_row(value: Any, index: int) -> Any:
+    """One row of an observation, as an observation of batch size 1."""
     if isinstance(value, dict):
-        return {name: _row(inner, index) for name, inner in value.items()}
+        return {name: select_row(inner, index) for name, inner in value.items()}
     return value[index : index + 1]
 
 
