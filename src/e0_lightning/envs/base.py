@@ -49,12 +49,14 @@ class EnvObservation:
         state: ``(Q,)`` float32, the state parts of the spec concatenated.
         instruction: Instruction of the task.
         intrinsics: View name to ``(3, 3)`` camera matrix in pixels, where known.
+        history: Observations before this one, oldest first; rollouts add them.
     """
 
     images: dict[str, Frame]
     state: NDArray[np.float32]
     instruction: str
     intrinsics: dict[str, NDArray[np.float32]]
+    history: tuple[EnvObservation, ...] = ()
 
 
 class StepResult(NamedTuple):

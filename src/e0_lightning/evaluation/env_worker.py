@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -32,6 +33,9 @@ Response = EnvObservation | EpisodeResult | Unsupported
 class EnvWorker:
     """Handles requests; keeps its environment as long as the task stays the same.
 
+    For a policy that observes n steps, the environment is observed after each of the last n actions
+    of a request; at the start of an episode its first observation is repeated.
+
     Args:
         make_environment: Builds the environment of a task.
         spec: Spec of the actor.
@@ -44,6 +48,7 @@ class EnvWorker:
         self.steps = 0
         self.score: float | None = None
         self.video: Video | None = None
+        self.observed: deque[EnvObservation] = deque(maxlen=spec.n_obs_steps)
 
     def handle(self, request: Request) -> Response:
         """Start an episode or continue it; any exception ends it with an error."""
@@ -68,20 +73,35 @@ class EnvWorker:
                 return Unsupported(str(error))
         self.video = None if episode.video is None else Video(Path(episode.video))
         try:
-            return self.environment.reset(episode.seed, episode.camera)
+            first = self.environment.reset(episode.seed, episode.camera)
         except CameraError as error:
             return Unsupported(f"{episode.task}: {error}")
+        self.observed.extend([first] * self.spec.n_obs_steps)
+        return self._latest()
 
     def _execute(self, actions: NDArray[np.float32]) -> EnvObservation | EpisodeResult:
         assert self.environment is not None
         remaining = self.episode.max_steps - self.steps
-        result = self.environment.run(
-            actions[:remaining],
-            last=len(actions) >= remaining,
-            on_frame=None if self.video is None else self.video.add,
-        )
-        self.steps, self.score = self.steps + result.steps, result.score
-        return self._finish(result.success) if result.observation is None else result.observation
+        is_last = len(actions) >= remaining
+        for part in [actions[:remaining]] if is_last else self._parts(actions):
+            result = self.environment.run(
+                part, last=is_last, on_frame=None if self.video is None else self.video.add
+            )
+            self.steps, self.score = self.steps + result.steps, result.score
+            if result.observation is None:
+                return self._finish(result.success)
+            self.observed.append(result.observation)
+        return self._latest()
+
+    def _parts(self, actions: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Actions, cut after each step that is observed."""
+        observed = range(max(1, len(actions) - self.spec.n_obs_steps + 1), len(actions))
+        return np.split(actions, list(observed))
+
+    def _latest(self) -> EnvObservation:
+        """The last observation with those before it."""
+        *past, last = self.observed
+        return replace(last, history=tuple(past))
 
     def _finish(self, success: bool, error: str = "") -> EpisodeResult:
         outcome = "error" if error else "success" if success else "failure"

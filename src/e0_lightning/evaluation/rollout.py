@@ -17,7 +17,7 @@ from e0_lightning.envs.base import EnvObservation, EvalEpisode, MakeEnvironment
 from e0_lightning.evaluation.env_worker import Response, Unsupported
 from e0_lightning.evaluation.results_store import Key, key
 from e0_lightning.evaluation.worker_handle import WorkerHandle
-from e0_lightning.types import Actor, EpisodeResult, Observation, PolicySpec
+from e0_lightning.types import Actor, EpisodeResult, History, Observation, PolicySpec
 
 OnResult = Callable[[EpisodeResult], None]
 """Called with the result of each episode as soon as it ends."""
@@ -189,12 +189,19 @@ def collate(observations: Sequence[EnvObservation]) -> Observation:
         name: torch.from_numpy(np.stack([each.intrinsics[name] for each in observations]))
         for name in first.intrinsics
     }
-    return {
+    batch: Observation = {
         "images": {name: rgb.permute(0, 3, 1, 2).contiguous() for name, rgb in images.items()},
         "instruction": [each.instruction for each in observations],
         "state": torch.from_numpy(np.stack([each.state for each in observations])),
         "intrinsics": intrinsics,
     }
+    if first.history:
+        past = [collate(each.history) for each in observations]
+        batch["history"] = History(
+            images={name: torch.stack([each["images"][name] for each in past]) for name in images},
+            state=torch.stack([each["state"] for each in past]),
+        )
+    return batch
 
 
 def choose_actions(
