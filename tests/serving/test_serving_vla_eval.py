@@ -1,11 +1,13 @@
 """vla-eval's client, codec and harness: against the server and in one process."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
-from scripted_server import ScriptedActor, observe, running
+import torch
+from scripted_server import SPEC, ScriptedActor, observe, running
 
 from e0_lightning.serving import BatchingConfig, model_server
 
@@ -65,6 +67,38 @@ def test_a_new_chunk_is_sampled_after_n_action_steps():
     with running(n_action_steps=2) as server:
         assert run_script(server, script) == [0, 0, 2, 2, 4, 4]
     assert model_server(ScriptedActor(), n_action_steps=2).chunk_size == 2
+
+
+class Memory(ScriptedActor):
+    """Returns the first joint of each observed step."""
+
+    def act(self, observation):
+        past = observation["history"]["state"][:, :, 0]
+        steps = torch.cat([past, observation["state"][:, :1]], dim=1)
+        return steps[:, None].expand(-1, self.spec.horizon, -1)
+
+
+def test_the_steps_of_an_episode_are_the_history_of_its_next_chunk():
+    async def script(connection):
+        actions = []
+        for episode in range(2):
+            await connection.start_episode({"task": {"name": "push"}})
+            for step in range(5):
+                reply = await connection.act(observe(10.0 * episode + step))
+                actions.append(reply["actions"].tolist())
+            await connection.end_episode({"metrics": {"success": True}})
+        return actions[0:5:2] + actions[5:10:2]
+
+    actor = Memory(spec=replace(SPEC, n_obs_steps=3))
+    with running(actor, n_action_steps=2) as server:
+        chunks = run_script(server, script)
+    assert chunks[:3] == [[0, 0, 0], [0, 1, 2], [2, 3, 4]]
+    assert chunks[3:] == [[10, 10, 10], [10, 11, 12], [12, 13, 14]]
+
+
+def test_a_model_server_in_one_process_refuses_a_policy_of_several_steps():
+    with pytest.raises(ValueError, match=r"n_obs_steps: expected 1 .* got 3"):
+        model_server(ScriptedActor(spec=replace(SPEC, n_obs_steps=3)))
 
 
 def test_an_error_names_the_key_and_leaves_the_connection_open(server):

@@ -16,7 +16,14 @@ from e0_lightning.serving.limits import log
 from e0_lightning.serving.parser import ACTION_PREFIX, stack
 from e0_lightning.serving.server_metrics import ServerMetrics
 from e0_lightning.serving.threads import DaemonThreads
-from e0_lightning.types import ActionSample, ActionSampler, Actor, Observation, PolicySpec
+from e0_lightning.types import (
+    ActionSample,
+    ActionSampler,
+    Actor,
+    History,
+    Observation,
+    PolicySpec,
+)
 
 
 @dataclass(frozen=True)
@@ -195,17 +202,24 @@ class Batcher:
 
 def _random_observation(spec: PolicySpec) -> Observation:
     """Noise images, a state of zeros and a short instruction."""
-    generator = seeded_generator("warm-up")
-    return Observation(
-        images={
-            view: torch.randint(
-                256, (1, 3, size.height, size.width), generator=generator, dtype=torch.uint8
-            )
-            for view, size in spec.views.items()
-        },
+    generator, steps = seeded_generator("warm-up"), spec.n_obs_steps
+    clips = {
+        view: torch.randint(
+            256, (1, steps, 3, size.height, size.width), generator=generator, dtype=torch.uint8
+        )
+        for view, size in spec.views.items()
+    }
+    observation = Observation(
+        images={view: clip[:, -1] for view, clip in clips.items()},
         instruction=["pick up the cube"],
         state=torch.zeros(1, spec.state_dim),
     )
+    if steps > 1:
+        observation["history"] = History(
+            images={view: clip[:, :-1] for view, clip in clips.items()},
+            state=torch.zeros(1, steps - 1, spec.state_dim),
+        )
+    return observation
 
 
 def sample_actions(actor: Actor, observation: Observation) -> ActionSample:

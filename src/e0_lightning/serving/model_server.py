@@ -32,11 +32,17 @@ def model_server(
         A ``vla_eval.model_servers.predict.PredictModelServer``.
 
     Raises:
-        ValueError: If the key map does not fit the policy's spec.
+        ValueError: If the key map does not fit the policy's spec, or the policy observes several
+            steps.
     """
     from vla_eval.model_servers.predict import PredictModelServer
     from vla_eval.specs import DimSpec
 
+    if actor.spec.n_obs_steps > 1:
+        raise ValueError(
+            "n_obs_steps: expected 1 for a model server in one process, which is given no "
+            f"observation during a chunk, got {actor.spec.n_obs_steps}. Use `e0 serve`."
+        )
     parser = ObservationParser(load_key_map(key_map), actor.spec, instruction, n_action_steps)
     actions, observations = dim_specs(parser)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,12 +14,16 @@ from e0_lightning.key_map import ClientLayout, Key, KeyMap, Keys, as_list, keys_
 from e0_lightning.serving.images import count_pixels, to_frame
 from e0_lightning.serving.limits import MAX_INSTRUCTION, MAX_MAGNITUDE, ServerLimits
 from e0_lightning.serving.message import find, has
-from e0_lightning.types import Observation, PolicySpec
+from e0_lightning.types import History, Observation, PolicySpec
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 ACTION_PREFIX: Final = "action_prefix"
 """Key of the action prefix, whatever the key map."""
+
+HISTORY: Final = "history"
+"""Key of the earlier observations, whatever the key map: a list of maps with the keys of the
+current one, oldest first, without the instruction."""
 
 
 class StateSource(NamedTuple):
@@ -75,19 +80,21 @@ class ObservationParser:
         """
         if not isinstance(message, dict):
             raise ValueError(f"expected a map of observations, got a {type(message).__name__}.")
-        images = {}
-        for view, keys in self.images.items():
-            key, image = find(message, keys, f"the image of view {view!r}")
-            frame = to_frame(image, self.spec.views[view], key, self.max_pixels)
-            images[view] = _upright(frame, view, self.key_map.client)[None]
-        parts = [self._vector(message, source) for source in self.state]
-        state = np.concatenate([np.zeros(0, np.float32), *parts])
-        state[self.inverted] = 1 - state[self.inverted]
+        images, state = self._images(message), self._state(message)
         observation = Observation(
-            images=images,
+            images={view: frame[None] for view, frame in images.items()},
             instruction=[self._instruction(message)],
-            state=torch.from_numpy(state)[None],
+            state=state[None],
         )
+        if self.spec.n_obs_steps > 1:
+            past = [(self._images(each), self._state(each)) for each in self._earlier(message)]
+            # The first observation of an episode is repeated.
+            first = past[0] if past else (images, state)
+            past = [first] * (self.spec.n_obs_steps - 1 - len(past)) + past
+            observation["history"] = History(
+                images={v: torch.stack([frames[v] for frames, _ in past])[None] for v in images},
+                state=torch.stack([values for _, values in past])[None],
+            )
         if ACTION_PREFIX in message:
             prefix = self._action_prefix(message[ACTION_PREFIX])
             observation["action_prefix"] = [torch.from_numpy(prefix)]
@@ -96,16 +103,17 @@ class ObservationParser:
     def count_pixels(self, message: Any) -> int:
         """Pixels that :meth:`parse` has to decode or resize, from the headers of the images."""
         total = 0
-        for keys in self.images.values() if isinstance(message, dict) else ():
-            try:
-                total += count_pixels(find(message, keys, "an image")[1])
-            except ValueError:  # `parse` reports it by key
-                continue
+        earlier = message.get(HISTORY) if isinstance(message, dict) else None
+        listed = earlier[: self.spec.n_obs_steps - 1] if isinstance(earlier, list) else []
+        for each in [message, *listed]:
+            for keys in self.images.values() if isinstance(each, dict) else ():
+                with suppress(ValueError):  # `parse` reports it by key
+                    total += count_pixels(find(each, keys, "an image")[1])
         return total
 
     def describe(self) -> dict[str, Any]:
         """Metadata for clients: the keys and shapes that this server expects."""
-        views = self.spec.views
+        views, earlier = self.spec.views, self.spec.n_obs_steps - 1
         return {
             "images": {
                 keys[0]: [views[v].height, views[v].width, 3] for v, keys in self.images.items()
@@ -115,7 +123,37 @@ class ObservationParser:
             "actions": [self.n_action_steps, self.spec.action_dim],
             "control_mode": self.spec.control_mode,
             ACTION_PREFIX: [self.spec.horizon - 1, self.spec.action_dim],
+            **({HISTORY: earlier} if earlier else {}),
         }
+
+    def _images(self, message: dict[Any, Any]) -> dict[str, Tensor]:
+        """View to its frame, ``(3, h, w)`` uint8."""
+        images = {}
+        for view, keys in self.images.items():
+            key, image = find(message, keys, f"the image of view {view!r}")
+            frame = to_frame(image, self.spec.views[view], key, self.max_pixels)
+            images[view] = _upright(frame, view, self.key_map.client)
+        return images
+
+    def _state(self, message: dict[Any, Any]) -> Tensor:
+        """The state parts of the spec, ``(Q,)`` float32."""
+        parts = [self._vector(message, source) for source in self.state]
+        state = np.concatenate([np.zeros(0, np.float32), *parts])
+        state[self.inverted] = 1 - state[self.inverted]
+        return torch.from_numpy(state)
+
+    def _earlier(self, message: dict[Any, Any]) -> list[dict[Any, Any]]:
+        """The observations before the current one, oldest first."""
+        given, most = message.get(HISTORY), self.spec.n_obs_steps - 1
+        is_listed = isinstance(given, list) and all(isinstance(each, dict) for each in given)
+        if not is_listed or len(given) > most:
+            got = f"{len(given)} maps" if is_listed else f"a {type(given).__name__}"
+            raise ValueError(
+                f"{HISTORY}: expected a list of at most {most} maps, the observations of the "
+                "control steps before this one, oldest first ([] at the start of an episode), got "
+                f"{got}."
+            )
+        return list(given)
 
     def _state_sources(self) -> list[StateSource]:
         state, mapping = self.spec.state, self.key_map.state
@@ -222,6 +260,12 @@ def stack(observations: list[Observation]) -> Observation:
         instruction=[text for each in observations for text in each["instruction"]],
         state=torch.cat([each["state"] for each in observations]),
     )
+    if HISTORY in observations[0]:
+        past = [each["history"] for each in observations]
+        stacked["history"] = History(
+            images={v: torch.cat([each["images"][v] for each in past]) for v in past[0]["images"]},
+            state=torch.cat([each["state"] for each in past]),
+        )
     prefixes = [prefix for each in observations for prefix in each.get(ACTION_PREFIX, [])]
     if prefixes:
         empty = [prefixes[0][:0]]

@@ -10,7 +10,7 @@ from typing import Any
 from e0_lightning.serving.batching import Response
 from e0_lightning.serving.codec import encode
 from e0_lightning.serving.limits import shorten
-from e0_lightning.serving.parser import ObservationParser
+from e0_lightning.serving.parser import HISTORY, ObservationParser
 from e0_lightning.serving.service import Connection, Service
 
 NAME = "vla-eval"
@@ -45,11 +45,15 @@ async def handle_connection(connection: Connection, service: Service) -> None:
 
 
 class _Session:
-    """One harness and the remaining steps of its action chunk."""
+    """One harness, the remaining steps of its action chunk, and its earlier observations.
+
+    The harness sends every step of an episode, so that the history is kept here.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.chunk: deque[dict[str, Any]] = deque()
+        self.past: deque[dict[Any, Any]] = deque(maxlen=service.parser.spec.n_obs_steps - 1)
 
     async def reply(self, kind: str, payload: dict[Any, Any]) -> tuple[str, dict[str, Any]]:
         """Type and payload of the reply to a message; an empty type means no reply."""
@@ -57,14 +61,17 @@ class _Session:
             return kind, self._hello(payload)
         if kind == "observation":
             if not self.chunk:
-                response = await self.service.sample(payload, NAME)
+                message = {**payload, HISTORY: list(self.past)}
+                response = await self.service.sample(message, NAME)
                 self.chunk.extend(_steps(response, self.service.parser.n_action_steps))
+            self.past.append(payload)
             return "action", self.chunk.popleft()
         if kind not in _TYPES:
             raise ValueError(
                 f"type: expected one of {', '.join(_TYPES)}, got {shorten(repr(kind), 80)}."
             )
         self.chunk.clear()
+        self.past.clear()
         return "", {}
 
     def _hello(self, payload: dict[Any, Any]) -> dict[str, Any]:
