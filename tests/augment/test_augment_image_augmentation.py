@@ -178,3 +178,17 @@ def test_a_rotated_view_is_shifted_after_its_rotation():
     shift = given["intrinsics"]["top"][:, :2, 2] - matrix[:, :2, 2]
     torch.testing.assert_close(shift, shift.round(), atol=1e-4, rtol=0)
     assert shift.abs().amax() > 0
+
+
+@pytest.mark.parametrize("intrinsics", [{}, {"top": torch.eye(3).repeat(6, 1, 1)}])
+def test_earlier_images_are_transformed_like_the_current_one(intrinsics):
+    given = batch() | {"intrinsics": intrinsics}
+    past = {view: images[:, None].repeat(1, 2, 1, 1, 1) for view, images in given["images"].items()}
+    given["history"] = {"images": past, "state": torch.zeros(6, 2, 3)}
+    result = augmented(ImageAugmentation([SHIFT, JITTER]), given)
+    for view, images in result["images"].items():
+        assert not images.equal(given["images"][view])
+        for step in range(2):
+            assert result["history"]["images"][view][:, step].equal(images)
+    assert result["history"]["state"].equal(given["history"]["state"])
+    assert given["history"]["images"]["top"].equal(past["top"])

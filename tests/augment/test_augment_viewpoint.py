@@ -313,3 +313,15 @@ def test_images_are_logged_to_any_logger_that_takes_them():
     ViewpointPerturbation().on_train_batch_start(trainer, None, batch(), 0)
     ((key, (image,), step),) = logged
     assert (key, image.shape, step) == ("viewpoint/base_camera", (2 * SIDE, 4 * SIDE, 3), 0)
+
+
+def test_earlier_images_are_warped_like_the_current_one():
+    given = batch()
+    past = {view: images[:, None].repeat(1, 2, 1, 1, 1) for view, images in given["images"].items()}
+    given["history"] = {"images": past, "state": torch.zeros(4, 2, 3)}
+    result = perturbed(ViewpointPerturbation(), given)
+    assert not result["images"]["base_camera"].equal(given["images"]["base_camera"])
+    for view, images in result["images"].items():
+        for step in range(2):
+            assert result["history"]["images"][view][:, step].equal(images)
+    assert given["history"]["images"] is past

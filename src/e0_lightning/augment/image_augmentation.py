@@ -25,7 +25,8 @@ class ImageAugmentation(Callback):
 
     Each image of each view is transformed with random parameters of its own, which depend only on
     Lightning's seed, the step, the batch, the rank and the view's name: a resumed run repeats them.
-    The global random state is left as it is.
+    Earlier images of a view are transformed like its current one. The global random state is left
+    as it is.
 
     Where the batch has a view's camera matrix ``C``, the transforms may be crops, shifts, scales,
     rotations and shears: the map ``A`` of pixels is affine, and the matrix becomes ``A C``.
@@ -72,29 +73,37 @@ class ImageAugmentation(Callback):
                 reflect or bend one whose camera matrix is known.
         """
         images, intrinsics = dict(batch["images"]), dict(batch.get("intrinsics", {}))
+        past = dict(batch["history"]["images"]) if "history" in batch else {}
         for view in self._select_views(list(images)):
+            clips = images[view].unsqueeze(1)
+            if view in past:
+                clips = torch.cat([past[view], clips], dim=1)
             key = ("augmentation", trainer.global_step, batch_idx, trainer.global_rank, view)
-            with seed_global_generator(images[view].device, *key):
+            with seed_global_generator(clips.device, *key):
                 if view in intrinsics:
-                    images[view], moved = self._transform_with_points(images[view], view)
+                    clips, moved = self._transform_with_points(clips, view)
                     intrinsics[view] = matrix_product(moved.to(intrinsics[view]), intrinsics[view])
                 else:
-                    changed = [self.transform(image) for image in images[view]]
-                    images[view] = _stack(changed, images[view], view)
+                    clips = _stack([self.transform(clip) for clip in clips], clips, view)
+            images[view] = clips[:, -1]
+            if view in past:
+                past[view] = clips[:, :-1]
         # New dicts: other references to the batch's own keep the original images.
         batch["images"] = images
         if intrinsics:
             batch["intrinsics"] = intrinsics
+        if past:
+            batch["history"] = {**batch["history"], "images": past}
 
-    def _transform_with_points(self, images: Tensor, view: str) -> tuple[Tensor, Tensor]:
-        """Transformed images, and the maps ``(B, 3, 3)`` that move their pixels."""
-        size = tuple(images.shape[-2:])
-        points = tv_tensors.KeyPoints(_grid(images), canvas_size=size)
+    def _transform_with_points(self, clips: Tensor, view: str) -> tuple[Tensor, Tensor]:
+        """Transformed clips, and the maps ``(B, 3, 3)`` that move their pixels."""
+        size = tuple(clips.shape[-2:])
+        points = tv_tensors.KeyPoints(_grid(clips), canvas_size=size)
         changed, moved = zip(
-            *(self.transform(tv_tensors.Image(image), points) for image in images), strict=True
+            *(self.transform(tv_tensors.Image(clip), points) for clip in clips), strict=True
         )
-        stacked = _stack([image.as_subclass(Tensor) for image in changed], images, view)
-        maps = _affine(torch.stack([each.as_subclass(Tensor) for each in moved]), images, view)
+        stacked = _stack([clip.as_subclass(Tensor) for clip in changed], clips, view)
+        maps = _affine(torch.stack([each.as_subclass(Tensor) for each in moved]), clips, view)
         return stacked, maps
 
     def _select_views(self, available: list[str]) -> list[str]:
@@ -107,14 +116,16 @@ class ImageAugmentation(Callback):
         return selected
 
 
-def _stack(changed: Sequence[Tensor], images: Tensor, view: str) -> Tensor:
-    """Transformed images as a batch, if they have the size and type of the original ones."""
-    for image in changed:
-        if image.shape != images.shape[1:] or image.dtype != images.dtype:
+def _stack(changed: Sequence[Tensor], clips: Tensor, view: str) -> Tensor:
+    """Transformed clips as a batch, if their images have the size and type of the original ones."""
+    expected = clips[0, 0]
+    for clip in changed:
+        if clip.shape != clips.shape[1:] or clip.dtype != clips.dtype:
             raise ValueError(
                 f"ImageAugmentation: expected transforms that return images of view {view!r} as "
-                f"{tuple(images.shape[1:])} {images.dtype}, got {tuple(image.shape)} {image.dtype}."
-                " Scale to the size of the view, or crop with RandomAffine's translate and scale."
+                f"{tuple(expected.shape)} {expected.dtype}, got {tuple(clip.shape[1:])} "
+                f"{clip.dtype}. Scale to the size of the view, or crop with RandomAffine's "
+                "translate and scale."
             )
     return torch.stack(list(changed))
 

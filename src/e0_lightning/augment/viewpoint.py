@@ -30,7 +30,7 @@ class ViewpointPerturbation(Callback):
     A camera that is rotated by Q in its own frame (x right, y down, z forward) observes the scene
     rotated by ``Q^T``: turned left it has a positive horizontal offset, turned down a positive
     vertical one. Other views have the offset zero. Where the batch already has an offset, the new
-    one is added to it.
+    one is added to it. Earlier images of a view are warped like its current one.
 
     The angles depend only on Lightning's seed, the step, the batch, the rank and the view's name: a
     resumed run repeats them, and the angles of a view do not change with the other views.
@@ -107,6 +107,7 @@ class ViewpointPerturbation(Callback):
                 "callback."
             )
         images, offsets = dict(batch["images"]), dict(batch.get("view_offset", {}))
+        past = dict(batch["history"]["images"]) if "history" in batch else {}
         for view, image in images.items():
             offsets.setdefault(view, torch.zeros(len(image), 3, device=image.device))
         for view in self._select_views(list(images)):
@@ -115,6 +116,8 @@ class ViewpointPerturbation(Callback):
             yaw, pitch, kept = self._sample(key, original)
             intrinsics = self._intrinsics(batch, view, original)
             images[view], _ = self.warp.warp(original, yaw, pitch, intrinsics)
+            if view in past:
+                past[view] = self._warp_clips(past[view], yaw, pitch, intrinsics)
             offset = torch.stack((yaw * 0, yaw, pitch), dim=-1)
             offsets[view] = offsets[view] + offset * kept[:, None]
             if trainer.global_step % self.log_every_n_steps == 0 and trainer.is_global_zero:
@@ -122,6 +125,15 @@ class ViewpointPerturbation(Callback):
                 _log_image(trainer.loggers, f"viewpoint/{view}", pair, trainer.global_step)
         # New dicts: other references to the batch's own keep the original images.
         batch["images"], batch["view_offset"] = images, offsets
+        if past:
+            batch["history"] = {**batch["history"], "images": past}
+
+    def _warp_clips(self, clips: Tensor, *cameras: Tensor) -> Tensor:
+        """Warp all of the m images of each clip, ``(B, m, 3, h, w)``, alike."""
+        batch, steps = clips.shape[:2]
+        repeated = (each.repeat_interleave(steps, dim=0) for each in cameras)
+        warped, _ = self.warp.warp(clips.flatten(0, 1), *repeated)
+        return warped.unflatten(0, (batch, steps))
 
     def _select_views(self, available: list[str]) -> list[str]:
         selected = self.views
