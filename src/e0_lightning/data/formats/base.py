@@ -194,7 +194,8 @@ class DemoReader(ABC):
         Raises:
             ValueError: If the file has none.
         """
-        found = self.read_instruction(demo)
+        with name_damage(self.path):
+            found = self.read_instruction(demo)
         if not found:
             raise ValueError(
                 f"{self.path}: {demo} has no instruction. Give one with the demonstrations: "
@@ -249,7 +250,8 @@ class DemoReader(ABC):
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """View to the camera matrix of its images, ``(3, 3)`` in pixels, where it is known."""
         if demo not in self._intrinsics:  # reading headers takes as long as reading a frame
-            self._intrinsics[demo] = self._scaled_intrinsics(demo)
+            with name_damage(self.path):
+                self._intrinsics[demo] = self._scaled_intrinsics(demo)
         return self._intrinsics[demo]
 
     def _scaled_intrinsics(self, demo: str) -> dict[str, Floats]:

@@ -171,7 +171,8 @@ class ManiSkillReader(DemoReader):
         for view in self.image_dataset(demo):
             matrix = self.find(f"{demo}/obs/sensor_param/{view}/intrinsic_cv")
             if isinstance(matrix, h5py.Dataset):
-                found[view] = matrix[()].reshape(-1, 3, 3)[0].astype(np.float32)
+                rows = self.rows(matrix, 0, len(matrix))
+                found[view] = rows.reshape(-1, 3, 3)[0].astype(np.float32)
         return found
 
     def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
