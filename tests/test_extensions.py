@@ -25,6 +25,7 @@ from e0_lightning import (
 )
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.random import sample_uniform
+from e0_lightning.types import ViewSize
 
 
 class MeanPolicy(Policy):
@@ -238,7 +239,7 @@ def test_augmentation_callback(research, config, tmp_path):
 
 def test_reader(research, config, tmp_path):
     datamodule = fit(config, tmp_path).datamodule
-    assert datamodule.spec.views == {"front": 32}
+    assert datamodule.spec.views == {"front": ViewSize(32, 32)}
     assert (datamodule.spec.state, datamodule.spec.action_dim) == ({"joints": 3}, 3)
 
 

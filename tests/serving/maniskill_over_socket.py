@@ -75,12 +75,12 @@ def _make_env(task, spec):
     import gymnasium
     import mani_skill.envs  # noqa: F401  # registers its tasks
 
-    (side,) = set(spec.views.values())
+    ((height, width),) = {size.camera_size for size in spec.views.values()}
     return gymnasium.make(
         task,
         obs_mode="rgb",
         control_mode=spec.control_mode,
-        sensor_configs={"shader_pack": "default", "width": side, "height": side},
+        sensor_configs={"shader_pack": "default", "width": width, "height": height},
         max_episode_steps=MAX_STEPS[task],
     )
 

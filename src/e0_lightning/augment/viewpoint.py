@@ -133,7 +133,7 @@ class ViewpointPerturbation(Callback):
         batch, steps = clips.shape[:2]
         repeated = (each.repeat_interleave(steps, dim=0) for each in cameras)
         warped, _ = self.warp.warp(clips.flatten(0, 1), *repeated)
-        return warped.unflatten(0, (batch, steps))
+        return warped.reshape(batch, steps, *warped.shape[1:])
 
     def _select_views(self, available: list[str]) -> list[str]:
         selected = self.views

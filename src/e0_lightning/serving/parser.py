@@ -144,7 +144,8 @@ class ObservationParser:
 
     def _earlier(self, message: dict[Any, Any]) -> list[dict[Any, Any]]:
         """The observations before the current one, oldest first."""
-        given, most = message.get(HISTORY), self.spec.n_obs_steps - 1
+        given: Any = message.get(HISTORY)
+        most = self.spec.n_obs_steps - 1
         is_listed = isinstance(given, list) and all(isinstance(each, dict) for each in given)
         if not is_listed or len(given) > most:
             got = f"{len(given)} maps" if is_listed else f"a {type(given).__name__}"
