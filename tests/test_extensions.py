@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from e0_lightning.cli import run
+from e0_lightning.types import ViewSize
 
 RESEARCH = '''
 from typing import Any
@@ -25,7 +26,6 @@ from e0_lightning import (
 )
 from e0_lightning.networks.action_projection import ActionProjection
 from e0_lightning.random import sample_uniform
-from e0_lightning.types import ViewSize
 
 
 class MeanPolicy(Policy):
