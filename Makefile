@@ -47,7 +47,7 @@ space := $(empty) $(empty)
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help install renderer libero aloha fit fit-aloha compare fit-libero eval-libero compare-libero \
+.PHONY: help install renderer libero aloha pusht fit fit-aloha compare fit-libero eval-libero compare-libero \
   test test-fast lint types benchmark clean always check-task
 
 help:  ## list the targets
@@ -96,11 +96,17 @@ always:
 compare: check-task renderer $(call demo_files,$(COMPARED_TASK))  ## policies and ablations side by side [TASK=PushPull] [BUDGET=steps] [EPISODES] [ONLY=E0,argmax]
 	$(call comparison,$(call experiment,$(COMPARED_TASK)),$(COMPARED_TASK))
 
-# gym-aloha
+# gym-aloha and gym-pusht
 aloha: .venv/aloha  ## install gym-aloha
 
 .venv/aloha: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[aloha]'
+	@touch $@
+
+pusht: .venv/pusht  ## install gym-pusht
+
+.venv/pusht: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[pusht]'
 	@touch $@
 
 fit-aloha: aloha renderer  ## the same on gym-aloha's AlohaTransferCube-v0, with two arms
