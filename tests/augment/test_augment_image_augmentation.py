@@ -104,7 +104,7 @@ def ramps(height: int, width: int, size: int) -> torch.Tensor:
 )
 def test_camera_matrices_follow_the_pixels(transform):
     """A point stays on the ray of the pixel at which the transformed image shows it."""
-    matrix = torch.from_numpy(camera_matrix(60.0, 48)).repeat(4, 1, 1)
+    matrix = torch.from_numpy(camera_matrix(60.0, 48, 48)).repeat(4, 1, 1)
     images = ramps(36, 48, 4)
     is_coloured = transform is JITTER
     given = {"images": {"top": images.byte() if is_coloured else images}}
@@ -168,7 +168,7 @@ def test_it_follows_the_viewpoint_perturbation():
 
 def test_a_rotated_view_is_shifted_after_its_rotation():
     """The offset is that of the recorded camera, and the matrix that of the shifted image."""
-    matrix = torch.from_numpy(camera_matrix(60.0, 32)).repeat(2, 1, 1)
+    matrix = torch.from_numpy(camera_matrix(60.0, 32, 32)).repeat(2, 1, 1)
     given = {"images": {"top": ramps(32, 32, 2)}, "intrinsics": {"top": matrix}}
     trainer = SimpleNamespace(global_step=0, global_rank=0, is_global_zero=False)
     ViewpointPerturbation(max_yaw=10, max_pitch=0).on_train_batch_start(trainer, None, given, 0)

@@ -12,6 +12,7 @@ from e0_lightning.collection.libero_recorder import Demonstrator
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.envs import mujoco_gl
 from e0_lightning.envs.libero import tasks
+from e0_lightning.types import ViewSize
 
 BUTTER = "libero_object/pick_up_the_butter_and_place_it_in_the_basket"
 
@@ -121,7 +122,7 @@ def collected(libero_assets, tmp_path_factory):
 def test_collected_file_is_read_like_an_official_one(collected):
     file = open_demos(str(collected), ["agentview"], ["ee_pos", "ee_ori", "gripper_states"])
     assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
-    assert file.spec.views == {"agentview": 64}
+    assert file.spec.views == {"agentview": ViewSize(64, 64)}
     assert [demo.name for demo in file.demos()] == ["demo_0", "demo_1"]
     steps = file.demos()[0].steps
     gripper = file.states("demo_0", 0, steps)[:, 6]

@@ -37,6 +37,7 @@ APPLICABLE = {
     "ablation/one_hot_targets.yaml": DIFFUSION,
     "ablation/token_per_dimension.yaml": {"E0"},
     "ablation/wide_codes.yaml": DIFFUSION,
+    "augment/color.yaml": ALL_POLICIES,
     "augment/none.yaml": ALL_POLICIES,
     "augment/viewpoint.yaml": ALL_POLICIES,
     "backbone/paligemma.yaml": ALL_POLICIES,

@@ -140,7 +140,7 @@ def test_it_trains_by_class_path_and_its_checkpoint_is_served(checkpoint):
     assert policy.spec == SPEC
     assert isinstance(policy, Actor)
     request = {
-        "images": {view: np.zeros((s, s, 3), np.uint8) for view, s in SPEC.views.items()},
+        "images": {v: np.zeros((s.height, s.width, 3), np.uint8) for v, s in SPEC.views.items()},
         "state": {part: np.zeros(size, np.float32) for part, size in SPEC.state.items()},
         "prompt": "push the cube",
     }

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from e0_lightning.serving.key_map import load_key_map
 from scripted_server import SPEC, ScriptedActor, observe, running
 
+from e0_lightning.key_map import load_key_map
 from e0_lightning.serving.parser import ObservationParser, stack
 
 LONG = replace(SPEC, n_obs_steps=3)

@@ -136,8 +136,9 @@ def ping_flood(port: int) -> None:
     with suppress(OSError):
         for _ in range(20):
             client.socket.sendall(ping * 100)
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    client.socket.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):  # the server may have hung up first
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.socket.shutdown(socket.SHUT_RDWR)
 
 
 def idle_sockets(port: int, count: int, seconds: float) -> int:
