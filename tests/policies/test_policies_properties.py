@@ -75,7 +75,7 @@ def fit(policy, batch, steps):
 
 
 def test_four_chunks_are_overfitted(policy, batch):
-    fit(policy, batch, 200)
+    fit(policy, batch, 300)
     error = (act_seeded(policy, batch) - batch["actions"]).abs().mean()
     assert error < 0.05  # a bin of 32 over [-1, 1] is 0.0625 wide
 
