@@ -35,6 +35,9 @@ class Observation(TypedDict):
     """B sentences."""
     state: Tensor
     """``(B, Q)`` float32, the state parts of the spec concatenated."""
+    image_mask: NotRequired[dict[str, Tensor]]
+    """View name to ``(B,)`` bool, false where there is no such camera and the images are black: the
+    policy attends to no token of them. True where absent."""
     intrinsics: NotRequired[dict[str, Tensor]]
     """View name to camera matrix ``(B, 3, 3)``, pixels, for the views where it is known."""
     view_offset: NotRequired[dict[str, Tensor]]

@@ -141,7 +141,7 @@ def test_earlier_steps_are_further_tokens():
 @torch.no_grad()
 def test_the_age_tells_earlier_steps_with_equal_images_apart():
     network = encoder()
-    tokens = network._past_images(observed((10, 10, 10)))[0].unflatten(1, (2, -1))
+    tokens = network._past_images(observed((10, 10, 10)))["cam"].unflatten(1, (2, -1))
     assert (tokens[:, 0] - tokens[:, 1]).norm(dim=-1).min() > 0.1
 
 
@@ -152,3 +152,23 @@ def test_earlier_states_are_binarized_too():
     binarized = encoder({"gripper": [0]}).resolve_state(SPEC)
     assert binarized(given).keys[-1].equal(binarized(changed).keys[-1])
     assert not encoder()(given).keys[-1].equal(encoder()(changed).keys[-1])
+
+
+@torch.no_grad()
+def test_a_masked_view_is_as_good_as_none():
+    network, given = encoder(), observed()
+    noise = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
+    past = torch.randint(256, (1, 2, 3, 32, 32), dtype=torch.uint8)
+    history = given["history"]
+    more = {
+        **given,
+        "images": {"wrist": noise, **given["images"]},
+        "history": {**history, "images": {"wrist": past, **history["images"]}},
+        "image_mask": {"wrist": torch.tensor([False])},
+    }
+    prefix, expected = network(more), network(given)
+    assert prefix.lengths.equal(expected.lengths)
+    kept = prefix.mask[0]
+    torch.testing.assert_close(prefix.keys[-1][:, :, kept], expected.keys[-1], atol=1e-5, rtol=0)
+    del more["image_mask"]
+    assert network(more).mask.all()

@@ -50,7 +50,7 @@ class PrefixEncoder(nn.Module):
     The order is the paper's: the tokens of each view in the order of the observation, the
     instruction, the state. The prefix does not depend on actions or noise. Images and states of
     earlier steps, oldest first, come before all images and before the state; sines and cosines of
-    their age are added to their tokens.
+    their age are added to their tokens. No token attends to images that ``image_mask`` masks.
 
     Args:
         vision: Image encoder, shared by all views; None for policies of the state alone.
@@ -114,11 +114,12 @@ class PrefixEncoder(nn.Module):
             Prefix of ``P = n_obs_steps · (views · image tokens + 1) + instruction`` tokens.
         """
         device = next(self.parameters()).device
-        images = [*self._past_images(observation), *self._images(observation)]
+        views = [*self._past_images(observation).items(), *self._images(observation).items()]
         text, text_mask = self.language.embed(observation["instruction"], device)
-        states = self._states(observation)
-        masks = [*map(_all_true, images), text_mask, *map(_all_true, states)]
-        parts, mask = [*images, text, *states], torch.cat(masks, dim=1)
+        states, known = self._states(observation), observation.get("image_mask", {})
+        masks = [_mask(tokens, known.get(view)) for view, tokens in views]
+        mask = torch.cat([*masks, text_mask, *map(_mask, states)], dim=1)
+        parts = [*(tokens for _, tokens in views), text, *states]
         embeddings = torch.cat([part.to(text.dtype) for part in parts], dim=1)
         keys, values = self.language(embeddings, mask)
         return Prefix(keys, values, mask, self.language.rope_theta)
@@ -137,24 +138,24 @@ class PrefixEncoder(nn.Module):
         binarized[..., indices] = torch.where(state[..., indices] > 0, 1.0, -1.0)
         return binarized
 
-    def _images(self, observation: Observation) -> list[Tensor]:
-        """Tokens of each view, ``(B, T, W)``."""
+    def _images(self, observation: Observation) -> dict[str, Tensor]:
+        """View to its tokens, ``(B, T, W)``."""
         if self.vision is None:
-            return []
+            return {}
         images = observation["images"]
         encoded = {view: self.vision(frames, view) for view, frames in images.items()}
-        return [self._project(features, view, observation) for view, features in encoded.items()]
+        return {view: self._project(each, view, observation) for view, each in encoded.items()}
 
-    def _past_images(self, observation: Observation) -> list[Tensor]:
-        """Tokens of each view at earlier steps, ``(B, m · T, W)``; none without a history."""
+    def _past_images(self, observation: Observation) -> dict[str, Tensor]:
+        """View to its tokens at earlier steps, ``(B, m · T, W)``; none without a history."""
         if self.vision is None or "history" not in observation:
-            return []
-        tokens = []
+            return {}
+        tokens = {}
         for view in observation["images"]:
             frames = observation["history"]["images"][view]
             features = self.vision(frames.flatten(0, 1), view).unflatten(0, frames.shape[:2])
             projected = self._project(features, view, observation)
-            tokens.append((projected + _ages(projected)[:, None]).flatten(1, 2))
+            tokens[view] = (projected + _ages(projected)[:, None]).flatten(1, 2)
         return tokens
 
     def _project(self, features: Tensor, view: str, observation: Observation) -> Tensor:
@@ -181,5 +182,8 @@ def _ages(tokens: Tensor) -> Tensor:
     return sine_cosine(ages, tokens.shape[-1], *AGE_PERIODS).to(tokens.dtype)
 
 
-def _all_true(tokens: Tensor) -> Tensor:
-    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+def _mask(tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Mask ``(B, T)`` of tokens ``(B, T, W)``, false for rows ``(B,)`` that are; None: all true."""
+    if rows is None:
+        return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    return rows[:, None].expand(tokens.shape[:2])

@@ -67,6 +67,13 @@ def check_values(observation: Observation) -> Observation:
             )
     sizes = {"instruction": len(instruction)}
     sizes |= {name: len(tensor) for name, tensor in (states | frames).items()}
+    for view, mask in observation.get("image_mask", {}).items():
+        if view not in images or mask.dtype != torch.bool:
+            raise ValueError(
+                f"image_mask[{view!r}]: expected bool of a view among {list(images)}, got "
+                f"{mask.dtype}."
+            )
+        sizes[f"image_mask[{view!r}]"] = len(mask)
     if "noise_seed" in observation:
         sizes["noise_seed"] = len(observation["noise_seed"])
     if len(set(sizes.values())) != 1 or len(state) == 0:
