@@ -3,6 +3,7 @@
 import threading
 import time
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -291,3 +292,21 @@ class Network(torch.nn.Module):
 def test_a_policy_with_nan_weights_or_actions_is_not_served(network, error):
     with pytest.raises(ValueError, match=error):
         running(network).__enter__()
+
+
+class StateActor(ScriptedActor):
+    """Returns the first joint."""
+
+    def act(self, observation):
+        assert observation["images"] == {}
+        return observation["state"][:, :1, None].expand(-1, 4, 3)
+
+
+def test_a_policy_of_the_state_alone_is_served():
+    with running(StateActor(spec=replace(SPEC, views={}))) as server:
+        client = connect(server)
+        assert client.get_server_metadata()["e0"]["images"] == {}
+        observation = observe(2.5)
+        del observation["images"]
+        assert client.infer(observation)["actions"][0, 0] == 2.5
+        close(client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from e0_lightning.data.formats.base import DemoReader, Floats
 from e0_lightning.data.formats.frames import Pixels
-from e0_lightning.types import Batch, History
+from e0_lightning.geometry import camera_matrix
+from e0_lightning.types import Batch, History, ViewSize
 
 Ints = npt.NDArray[np.int64]
 
@@ -102,31 +103,45 @@ class ChunkDataset(Dataset[Batch]):
         demos: Demonstrations, in order.
         horizon: Steps in a chunk, H.
         n_obs_steps: Steps that are observed, the current one and those before it.
+        views: View to the size of its images; None: those of the first demonstration. Images of a
+            view that a file lacks are black, and masked.
     """
 
-    def __init__(self, demos: Sequence[Demo], horizon: int, n_obs_steps: int = 1) -> None:
+    def __init__(
+        self,
+        demos: Sequence[Demo],
+        horizon: int,
+        n_obs_steps: int = 1,
+        views: Mapping[str, ViewSize] | None = None,
+    ) -> None:
         self.demos = list(demos)
         self.horizon = horizon
         self.n_obs_steps = n_obs_steps
         self.steps: Ints = np.array([demo.steps for demo in demos])
         self.ends: Ints = self.steps.cumsum()
         spec = self.demos[0].reader.spec
-        self.views = list(spec.views)
+        self.views = dict(spec.views if views is None else views)
+        self.lacks_views = any(self._lacking(demo.reader) for demo in self.demos)
         self.calibrated = self._find_calibrated()
         numbers = 4 * (spec.state_dim + spec.action_dim)
-        step = numbers + sum(size.height * size.width * 3 for size in spec.views.values())
+        step = numbers + sum(size.height * size.width * 3 for size in self.views.values())
         steps = self.blocks().size.mean() + n_obs_steps - 1
         fitting = int(BUFFER_BYTES // (step * steps))
         self.buffer_blocks = max(MIN_BUFFER_BLOCKS, fitting)
         self._cache: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
         self._open: OrderedDict[DemoReader, None] = OrderedDict()
 
+    def _lacking(self, reader: DemoReader) -> list[str]:
+        """Views that a file has not."""
+        return [view for view in self.views if view not in reader.spec.views]
+
     def _find_calibrated(self) -> list[str]:
-        """Views whose camera matrix every file has, so that all batches have the same keys."""
+        """Views whose camera matrix is in every file that has them: all batches have equal keys."""
         first_demos = {id(demo.reader): demo for demo in reversed(self.demos)}.values()
         known = {}
         for demo in first_demos:
-            known[demo.reader.path] = set(demo.reader.intrinsics(demo.name))
+            found = set(demo.reader.intrinsics(demo.name))
+            known[demo.reader.path] = found.union(self._lacking(demo.reader))
             demo.reader.close()
         for view in self.views:
             lacking = [path for path, views in known.items() if view not in views]
@@ -166,6 +181,11 @@ class ChunkDataset(Dataset[Batch]):
                 view: torch.from_numpy(np.stack([row.intrinsics[view] for row in rows]))
                 for view in self.calibrated
             }
+        if self.lacks_views:
+            specs = [self.demos[d].reader.spec for d in owners]
+            batch["image_mask"] = {
+                view: torch.tensor([view in spec.views for spec in specs]) for view in self.views
+            }
         if self.n_obs_steps > 1:
             batch["history"] = History(
                 images={v: _stack([row.past_images[v] for row in rows]) for v in self.views},
@@ -195,12 +215,19 @@ class ChunkDataset(Dataset[Batch]):
         self._keep_open(reader)
         first, stop = max(0, start - self.n_obs_steps + 1), min(start + length, steps)
         actions = reader.actions(name, start, min(stop + self.horizon - 1, steps))
+        images = reader.images(name, first, stop)
+        intrinsics = dict(reader.intrinsics(name)) if self.calibrated else {}
+        for view in self._lacking(reader):
+            height, width = self.views[view].height, self.views[view].width
+            black = np.zeros((1, height, width, 3), np.uint8)
+            images[view] = np.broadcast_to(black, (stop - first, height, width, 3))
+            intrinsics[view] = camera_matrix(90.0, height, width)
         return DecodedBlock(
             first,
-            reader.images(name, first, stop),
+            images,
             reader.states(name, first, stop),
             _pad(actions, stop - start + self.horizon - 1),
-            reader.intrinsics(name) if self.calibrated else {},
+            intrinsics,
         )
 
     def _sample(self, demo: int, step: int) -> Sample:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from e0_lightning.data.block_sampler import BlockSampler, OnResume, ResumableLoader
 from e0_lightning.data.chunk_dataset import ChunkDataset, Demo
 from e0_lightning.data.formats.base import DemoReader
-from e0_lightning.data.sources import DemoSource, open_sources
+from e0_lightning.data.sources import DemoSource, drop_missing_views, open_sources
 from e0_lightning.data.split import check_horizon, read_split, split
 from e0_lightning.random import derive_seed
 from e0_lightning.types import Batch, PolicySpec, ViewSize
@@ -31,7 +31,8 @@ class RobotDemos(LightningDataModule):
         demos: Files, glob patterns, or sources with a weight, an instruction or a reader. Without
             weights every sample is used once per epoch; with them, all entries need one.
         views: Cameras to read, or camera to the size of its images (null for the recorded size);
-            empty for policies of the state alone.
+            empty for policies of the state alone. Where some of several files lack a camera, its
+            images are black there and masked (``image_mask``).
         state: State parts to read, concatenated in this order.
         horizon: Steps in an action chunk, H.
         batch_size: Samples in a batch, per process.
@@ -96,7 +97,8 @@ class RobotDemos(LightningDataModule):
     @cached_property
     def readers(self) -> list[tuple[int, DemoReader]]:
         """The readers of all files, each with the index of its source."""
-        return open_sources(self.sources, self.views, self.state)
+        readers = open_sources(self.sources, self.views, self.state)
+        return drop_missing_views(self.sources, readers)
 
     @cached_property
     def spec(self) -> PolicySpec:
@@ -105,12 +107,20 @@ class RobotDemos(LightningDataModule):
         Raises:
             ValueError: If two files differ in theirs.
         """
-        (_, first), *others = self.readers
-        for _, reader in others:
-            first.spec.check_compatible(reader.spec, first.path, reader.path)
+        first = self.readers[0][1]
+        sizes: dict[str, ViewSize] = {}
+        for _, reader in self.readers:
+            sizes = {**reader.spec.views, **sizes}
+            views = {view: sizes[view] for view in reader.spec.views}
+            expected = replace(first.spec, views=views)
+            expected.check_compatible(reader.spec, first.path, reader.path)
             reader.close()
-        first.close()
-        return replace(first.spec, horizon=self.horizon, n_obs_steps=self.n_obs_steps)
+        return replace(
+            first.spec,
+            views={view: sizes[view] for view in self.views},
+            horizon=self.horizon,
+            n_obs_steps=self.n_obs_steps,
+        )
 
     @property
     def source(self) -> str:
@@ -120,11 +130,11 @@ class RobotDemos(LightningDataModule):
     @cached_property
     def datasets(self) -> tuple[ChunkDataset, ChunkDataset | None]:
         """Samples to train on and to validate on; the latter None if ``val_fraction`` is 0."""
-        _ = self.spec  # refuses files that differ before reading the headers of each demonstration
+        views = self.spec.views  # refuses files that differ before reading each demonstration
         demos = [demo for index, reader in self.readers for demo in self._read_demos(index, reader)]
         check_horizon(demos, self.horizon)
         training, held_out = split(demos, self.val_fraction)
-        sizes = self.horizon, self.n_obs_steps
+        sizes = self.horizon, self.n_obs_steps, views
         validation = ChunkDataset(held_out, *sizes) if held_out else None
         return ChunkDataset(training, *sizes), validation
 

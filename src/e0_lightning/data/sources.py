@@ -45,7 +45,7 @@ class DemoSource:
     key_map: str | None = None
     use_masks: bool = True
 
-    def open(self, path: str, views: Views, state: Sequence[str]) -> DemoReader:
+    def open(self, path: str, views: Views | None, state: Sequence[str]) -> DemoReader:
         """Create the reader of one of the files."""
         return open_demos(path, views, state, self.reader, self.key_map)
 
@@ -88,6 +88,63 @@ def open_sources(
             name = "twice" if path == known else f"as {path}, too"
             warnings.warn(f"demos: {known} is named {name}; it is used once.", stacklevel=2)
     return readers
+
+
+def drop_missing_views(
+    sources: Sequence[DemoSource], readers: Sequence[tuple[int, DemoReader]]
+) -> list[tuple[int, DemoReader]]:
+    """Readers of those views that each file has, for a mixture whose files differ in cameras.
+
+    Args:
+        sources: The entries of the mixture.
+        readers: Readers of the same views, each with the index of its source.
+
+    Raises:
+        ValueError: If a file cannot be read, or a view is in none of several files.
+    """
+    if len(readers) == 1:
+        return [*readers]
+    kept = [(index, _read_present(sources[index], reader)) for index, reader in readers]
+    index, first = readers[0]
+    for view in first.views or ():
+        lacking = [reader.path for _, reader in kept if view not in (reader.views or ())]
+        if len(lacking) == len(kept):
+            present = ", ".join(_views_of(sources[index], first)) or "none"
+            raise ValueError(
+                f"data.views: expected views that some of the {len(kept)} files have, got "
+                f"{view!r}; {first.path} has {present}."
+            )
+        if lacking:
+            warnings.warn(
+                f"{lacking[0]} has no view {view!r} ({len(lacking)} of {len(kept)} files have "
+                "none): its samples have black images there, to which no token attends.",
+                stacklevel=2,
+            )
+    return kept
+
+
+def _read_present(source: DemoSource, reader: DemoReader) -> DemoReader:
+    """The reader, or one of the views that its file has if it lacks some of them."""
+    try:
+        _ = reader.spec
+    except ValueError:
+        present = _views_of(source, reader)
+        views = {view: reader.sizes.get(view) for view in reader.views or () if view in present}
+        if len(views) == len(reader.views or ()):
+            raise
+        reader.close()
+        return source.open(reader.path, views, reader.state or [])
+    finally:
+        reader.close()
+    return reader
+
+
+def _views_of(source: DemoSource, reader: DemoReader) -> list[str]:
+    """All views of a reader's file."""
+    whole = source.open(reader.path, None, reader.state or [])
+    views = list(whole.spec.views)
+    whole.close()
+    return views
 
 
 def _find_demos(source: DemoSource) -> list[str]:
