@@ -98,6 +98,24 @@ def test_episodes_of_a_test_are_run_and_their_success_rate_logged(fitted, tmp_pa
     assert logged == {"test/success_rate": 1.0}
 
 
+class WithoutDemos(pl.LightningDataModule):
+    """Episodes beside demonstrations that are not on this machine."""
+
+    @property
+    def spec(self):
+        raise ValueError("no such file")
+
+    def test_dataloader(self):
+        return DataLoader([Episodes([1, 2])], batch_size=None)
+
+
+def test_a_test_needs_no_demonstrations(fitted, tmp_path):
+    _, path = fitted
+    trainer = quiet_trainer(tmp_path)
+    trainer.test(load_policy(path), datamodule=WithoutDemos(), verbose=False)
+    assert trainer.callback_metrics["test/success_rate"] == 1
+
+
 def test_predict_returns_chunks_in_robot_units(fitted, tmp_path):
     policy, _ = fitted
     chunks = quiet_trainer(tmp_path).predict(policy, datamodule=InMemoryDemos())

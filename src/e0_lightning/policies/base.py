@@ -229,7 +229,7 @@ class Policy(pl.LightningModule):
             load_pretrained(self, self.weights)
         self.fine_tuning.apply(self)
         datamodule: Any = None if verb is None else cast(Any, self.trainer).datamodule
-        if hasattr(datamodule, "spec") and verb != "test":
+        if verb != "test" and hasattr(datamodule, "spec"):
             self.fit_normalizers(datamodule) if verb == "fit" else self._bind_data(datamodule)
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
