@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from e0_lightning.data.chunk_dataset import ChunkDataset, Demo
+from e0_lightning.data.chunk_dataset import ChunkDataset
 from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.samples import Demo
 from e0_lightning.data.split import check_horizon, split
 
 

@@ -10,9 +10,10 @@ from math import prod
 from multiprocessing import Value, active_children
 from pathlib import Path
 
-from e0_lightning.data.chunk_dataset import ChunkDataset, DecodedBlock, Demo
+from e0_lightning.data.chunk_dataset import ChunkDataset
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.samples import DecodedBlock, Demo
 
 DATA_MEMORY = ("Pss_Anon", "Pss_Shmem")
 """Memory without program code, shared pages divided among their processes."""

@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from e0_lightning.data.chunk_dataset import ChunkDataset, Ints
+from e0_lightning.data.chunk_dataset import ChunkDataset
+from e0_lightning.data.samples import Ints
 from e0_lightning.types import Batch
 
 OnResume = Literal["exact", "restart_epoch"]

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from e0_lightning.data.block_sampler import BlockSampler, OnResume, ResumableLoader
-from e0_lightning.data.chunk_dataset import ChunkDataset, Demo
+from e0_lightning.data.chunk_dataset import ChunkDataset
 from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.samples import Demo
 from e0_lightning.data.sources import DemoSource, drop_missing_views, open_sources
 from e0_lightning.data.split import check_horizon, read_split, split
 from e0_lightning.random import derive_seed

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from e0_lightning.data.chunk_dataset import Demo
 from e0_lightning.data.formats.base import DemoInfo, DemoReader
+from e0_lightning.data.samples import Demo
 
 
 def read_split(reader: DemoReader, infos: Sequence[DemoInfo]) -> dict[str, str | None]:
