@@ -45,8 +45,10 @@ class DemoSource:
     key_map: str | None = None
     use_masks: bool = True
 
-    def open(self, path: str, views: Views | None, state: Sequence[str]) -> DemoReader:
-        """Create the reader of one of the files."""
+    def open(
+        self, path: str, views: Views | None = None, state: Sequence[str] | None = None
+    ) -> DemoReader:
+        """Create the reader of one of the files; it reads all views and state parts if None."""
         return open_demos(path, views, state, self.reader, self.key_map)
 
     def same_settings(self, other: DemoSource) -> bool:
@@ -72,7 +74,7 @@ def open_sources(
     readers: list[tuple[int, DemoReader]] = []
     first: dict[object, tuple[int, str]] = {}
     for index, source in enumerate(sources):
-        for path in _find_demos(source):
+        for path in find_demos(source):
             identity = _identity(path)
             if identity not in first:
                 first[identity] = index, path
@@ -147,7 +149,7 @@ def _views_of(source: DemoSource, reader: DemoReader) -> list[str]:
     return views
 
 
-def _find_demos(source: DemoSource) -> list[str]:
+def find_demos(source: DemoSource) -> list[str]:
     """Files of an entry, without those beside them that are no demonstrations.
 
     Which these are is said by the key map (``file.ignore``): the entry's own, else that of the

@@ -26,6 +26,10 @@ READERS: tuple[type[DemoReader], ...] = (
 """Readers of the formats that are detected, in the order of trial."""
 
 
+class UnknownFormat(ValueError):
+    """A file is HDF5, but has none of the known formats of demonstrations."""
+
+
 def open_demos(
     path: str,
     views: Views | None = None,
@@ -43,7 +47,8 @@ def open_demos(
         key_map: Name or YAML file of a key map; detected, too, if None.
 
     Raises:
-        ValueError: If the file cannot be opened or has no known format.
+        UnknownFormat: If it has no known format.
+        ValueError: If the file cannot be opened.
     """
     if key_map is not None or reader is not None:
         return _create(path, views, state, reader or MappedReader, key_map)
@@ -55,7 +60,7 @@ def open_demos(
             return MappedReader(path, views, state, detected)
         found = ", ".join(list(file)[:5]) or "nothing"
     formats = ", ".join(known.format for known in READERS)
-    raise ValueError(
+    raise UnknownFormat(
         f"{path}: expected a known format of demonstrations ({formats}; key maps "
         f"{', '.join(key_map.name for key_map in _marked())}), got {found} at the top of the file. "
         "For another one, write a key map, {path: …, key_map: mine.yaml}, or name a reader, "
