@@ -41,7 +41,7 @@ def render_page(report: dict[str, Any], folder: Path) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("e0_lightning.evaluation", "report"),
+        loader=PackageLoader("e0_lightning", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -49,7 +49,7 @@ def render_page(report: dict[str, Any], folder: Path) -> str:
     )
     episodes = report["episodes"]
     configuration = {name: value for name, value in report.items() if name not in SHOWN}
-    return environment.get_template("html_report.html.j2").render(
+    return environment.get_template("evaluation/report/html_report.html.j2").render(
         report=report,
         headline=_headline(report),
         has_scores=has_scores,
