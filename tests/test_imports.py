@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "cli": None,
     "comparison": {*FOLDERS} - {"cli", "comparison"},
     "benchmarks": {*FOLDERS} - {"cli", "comparison", "benchmarks"},
+    "inspection": {"data", "actions"},
     "envs": {"data"},
     "collection": {"envs", "data"},
     "evaluation": {"envs", "data", "metrics"},

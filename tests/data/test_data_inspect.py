@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from e0_lightning.data.inspect import inspect
+from e0_lightning.inspection.inspect import inspect
 
 
 def test_describes_a_real_recording(real, capsys):
@@ -17,6 +17,9 @@ def test_describes_a_real_recording(real, capsys):
         "steps 128 in all; 63 / 64.0 / 65",
         "base_camera: 128 x 128 px, intrinsics known, chunks 17 × 32 × 32 × 1 (1 demonstrations)",
         "state qpos: 9",
+        "rate 20 Hz",
+        "lag 1 steps (50 ms) from action to motion; 7 dimensions",
+        "hazard constant: no motion in actions[7].",
     ):
         assert text in lines
 
@@ -26,15 +29,15 @@ def test_prints_the_range_of_each_action_and_state(record, capsys):
     inspect([path])
     expected = [0, 1.99, 197.01, 199]
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for name in ("1", "qpos[1]"):
+    for name in ("actions[1]", "qpos[1]"):
         (row,) = [row for row in rows if row[0] == name]
-        np.testing.assert_allclose([float(value) for value in row[1:]], expected)
+        np.testing.assert_allclose([float(value) for value in row[1:5]], expected)
     (row,) = [row for row in rows if row[0] == "qpos[0]"]
     assert row[-1] == "constant"
 
 
 def test_names_the_problems_of_one_file_and_continues(record, capsys):
-    bad, good = record("bad.h5"), record("good.h5")
+    bad, good = record("bad.h5"), record("good.h5", dim=2)
     with h5py.File(bad, "a") as file:
         file["traj_1/actions"][4, 2] = np.nan
     with pytest.raises(SystemExit) as stop:

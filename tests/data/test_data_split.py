@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from e0_lightning.data.datamodule import RobotDemos
-from e0_lightning.data.inspect import inspect
 from e0_lightning.data.sources import DemoSource
+from e0_lightning.inspection.inspect import inspect
 
 
 def masks(**lists):

@@ -22,11 +22,13 @@ class Verb(NamedTuple):
         help: One line.
         takes_experiment: Whether the options that describe an experiment to ``lightning fit`` are
             collected in its argument ``experiment``.
+        takes_paths: Whether leading words are files, collected in its argument ``paths``.
     """
 
     function: str
     help: str
     takes_experiment: bool = False
+    takes_paths: bool = False
 
 
 VERBS: dict[str, Verb] = {
@@ -42,7 +44,11 @@ VERBS: dict[str, Verb] = {
     "collect pusht": Verb(
         "collection.pusht:collect", "convert the published human demonstrations of PushT"
     ),
-    "inspect": Verb("data.inspect:inspect", "describe demonstration files and report problems"),
+    "inspect": Verb(
+        "inspection.inspect:inspect",
+        "describe demonstration files, and what of them hurts training",
+        takes_paths=True,
+    ),
     "serve": Verb("cli.serving:serve", "serve a checkpoint over WebSocket"),
     "compare": Verb(
         "comparison.compare:compare", "train and evaluate variants under one budget", True
@@ -147,7 +153,7 @@ def run_verb(name: str, argv: list[str]) -> None:
     argv = [with_underscores(word) for word in argv]
     if VERBS[name].takes_experiment:
         argv = collect_experiment(argv)
-    if name == "inspect":
+    if VERBS[name].takes_paths:
         argv = collect_paths(argv)
     try:
         arguments = parser.instantiate_classes(parser.parse_args(argv))

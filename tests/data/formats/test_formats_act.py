@@ -4,12 +4,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from recorders import write_act
 
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.sources import DemoSource
 from e0_lightning.types import ViewSize
+from recorders import write_act
 
 
 def test_a_simulated_episode_is_read_as_it_was_recorded(tmp_path):

@@ -6,10 +6,10 @@ import warnings
 import h5py
 import numpy as np
 import pytest
-from recorders import RED, write_act, write_mobile_aloha
 
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.sources import DemoSource, open_sources
+from recorders import RED, write_act, write_mobile_aloha
 
 SENTENCES = {
     "instruction": "Close the glasses box.",

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from recorders import RED, write_droid
 
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.sources import DemoSource
 from e0_lightning.types import ViewSize
+from recorders import RED, write_droid
 
 STATE = ["joint_position", "gripper_position"]
 SERIALS = {

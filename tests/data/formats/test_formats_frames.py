@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from e0_lightning.data.formats.detect import open_demos
-from e0_lightning.data.inspect import inspect
+from e0_lightning.inspection.inspect import inspect
 from e0_lightning.types import ViewSize
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from e0_lightning.data.formats.detect import open_demos
-from e0_lightning.data.inspect import inspect
+from e0_lightning.inspection.inspect import inspect
 
 STEPS = 24
 

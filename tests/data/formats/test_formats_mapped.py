@@ -5,7 +5,6 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from recorders import RED, encode_jpeg, make_frames
 
 from e0_lightning.cli import e0
 from e0_lightning.data.datamodule import RobotDemos
@@ -15,6 +14,7 @@ from e0_lightning.data.formats.mapped import MappedReader
 from e0_lightning.data.sources import DemoSource, open_sources
 from e0_lightning.key_map import load_key_map, shipped_names
 from e0_lightning.types import ViewSize
+from recorders import RED, encode_jpeg, make_frames
 
 KEY_MAP = """
 # A laboratory's own recorder.

@@ -3,10 +3,10 @@
 import h5py
 import numpy as np
 import pytest
-from recorders import RED, write_robomind
 
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.types import ViewSize
+from recorders import RED, write_robomind
 
 ROBOTS = {
     "franka": ({"joint_position": 8, "end_effector": 6}, True, "robomind", 8),

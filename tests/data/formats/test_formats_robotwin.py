@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from recorders import INTRINSICS, RED, write_robotwin, write_robotwin_xpolicylab
 
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.types import ViewSize
+from recorders import INTRINSICS, RED, write_robotwin, write_robotwin_xpolicylab
 
 
 def test_the_measured_joints_of_the_next_row_are_the_action(tmp_path):

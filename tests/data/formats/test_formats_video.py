@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from recorders import make_frames, write_video
 
 from e0_lightning.data.formats.video import Video
+from recorders import make_frames, write_video
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from e0_lightning.data import chunk_dataset
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.formats.hdf5 import read_chunks
-from e0_lightning.data.inspect import inspect
 from e0_lightning.data.sources import DemoSource
+from e0_lightning.inspection.inspect import inspect
 from e0_lightning.types import ViewSize
 from vlabench_recording import BASE, record, scene
 
