@@ -99,6 +99,11 @@ def test_main_experiment_trains_alone(demos, tmp_path):
     assert fit(demos, tmp_path, EXPERIMENTS / "maniskill.yaml") == 2
 
 
+def test_base_trains_on_data_that_are_given(demos, tmp_path):
+    options = ["--data.views=[base_camera]", "--data.state=[qpos]"]
+    assert fit(demos, tmp_path, EXPERIMENTS / "base.yaml", options=options) == 2
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_is_short_and_starts_with_its_purpose(path):
     lines = path.read_text().splitlines()

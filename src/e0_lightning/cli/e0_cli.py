@@ -49,6 +49,9 @@ VERBS: dict[str, Verb] = {
         "describe demonstration files, and what of them hurts training",
         takes_paths=True,
     ),
+    "init": Verb(
+        "cli.init:init", "write a config that trains on demonstration files", takes_paths=True
+    ),
     "serve": Verb("cli.serving:serve", "serve a checkpoint over WebSocket"),
     "compare": Verb(
         "comparison.compare:compare", "train and evaluate variants under one budget", True
