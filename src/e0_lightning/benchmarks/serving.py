@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from e0_lightning.serving.batching import BatchingConfig
+from e0_lightning.serving.memory import return_large_blocks
 from e0_lightning.serving.server import Server
 from e0_lightning.types import Actor, Observation, PolicySpec, ViewSize
 
@@ -111,6 +112,7 @@ def benchmark_hostile(
         Alone, then beside hostile clients.
     """
     actor = actor or Echo()
+    return_large_blocks()
     loads = []
     _print_header("clients")
     for name, is_hostile in (("quiet", False), ("hostile", True)):

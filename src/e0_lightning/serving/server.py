@@ -20,6 +20,7 @@ from e0_lightning.key_map import load_key_map
 from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.connection import HANDSHAKES, connection_class
 from e0_lightning.serving.limits import LogRateLimit, ServerLimits, log
+from e0_lightning.serving.memory import return_large_blocks
 from e0_lightning.serving.parser import ObservationParser
 from e0_lightning.serving.protocols.openpi import handle_connection as handle_openpi
 from e0_lightning.serving.protocols.vla_eval import handle_connection as handle_vla_eval
@@ -50,6 +51,7 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 8000) -> None:
         host: Address to listen on; 0.0.0.0 is every address of this machine.
         port: Port; 0 takes a free one.
     """
+    return_large_blocks()
     asyncio.run(server.run(host, port))
 
 

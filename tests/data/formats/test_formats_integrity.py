@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.formats.hdf5 import name_damage
 from e0_lightning.inspection.inspect import inspect
 
 STEPS = 24
@@ -195,6 +196,33 @@ def test_a_file_with_bit_flips_in_its_index_is_read_right_or_refused(record):
         else:
             np.testing.assert_array_equal(found, expected)
     assert refused > 20
+
+
+def test_errors_of_any_type_that_h5py_raises_name_the_file():
+    with (
+        pytest.raises(ValueError, match=r"demos\.h5: reading failed \(TypeError: "),
+        name_damage("demos.h5"),
+    ):
+        h5py.h5t.py_create(np.dtype(object))
+    with pytest.raises(TypeError), name_damage("demos.h5"):
+        raise TypeError("a defect of a reader")
+
+
+def test_camera_matrices_whose_chunks_are_lost_are_refused(record):
+    path = record(steps=(6,))
+    with h5py.File(path, "r+") as file:
+        shape = file["traj_0/obs/sensor_param/cam/intrinsic_cv"].shape
+        del file["traj_0/obs/sensor_param/cam/intrinsic_cv"]
+        matrices = file.create_dataset(
+            "traj_0/obs/sensor_param/cam/intrinsic_cv", shape, "f4", chunks=(1, 3, 3), fletcher32=True
+        )
+        matrices[:] = np.eye(3)
+        offset = matrices.id.get_chunk_info(0).byte_offset
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(b"\1")
+    with pytest.raises(ValueError, match=r"demos\.h5: .*intrinsic_cv.* damaged"):
+        open_demos(path, ["cam"], ["qpos"]).intrinsics("traj_0")
 
 
 def test_robomimics_env_args_may_be_missing_only_with_a_clear_error(write_robomimic):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,19 @@ def name_damage(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError | KeyError) and not _is_from_h5py(error):
+            raise
         raise ValueError(
             f"{path}: reading failed ({type(error).__name__}: {error}); the file may be damaged. "
             "Copy or record it again."
         ) from error
+
+
+def _is_from_h5py(error: Exception) -> bool:
+    """Whether h5py raised an error: of a damaged header it raises any type."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith("h5py.")
 
 
 def open_hdf5(path: str) -> h5py.File:
