@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_processes_run import fit as fit_policy
 from data_resume_run import fit
 
 STEPS = (20,) * 10  # 8 to train on: 160 samples, 10 batches of 16 in an epoch
@@ -98,3 +100,29 @@ def test_refuses_other_demonstrations_of_the_same_lengths(record, tmp_path):
     checkpoint = tmp_path / "a/step-step=4.ckpt"
     with pytest.raises(ValueError, match=r"epoch with demos \d+ \(now \d+\), so its"):
         fit(other, tmp_path / "b", tmp_path / "b.log", resume=checkpoint, **common)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_resumes_on_one_where_the_switch_allows_it(record, tmp_path):
+    demos = record(steps=(16, 16), side=32)  # 32 samples: 4 batches on two processes, 8 on one
+    script = Path(__file__).with_name("data_processes_run.py")
+    path = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, script, demos, tmp_path / "two", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        check=True,
+    )
+    resume = tmp_path / "two/step=3.ckpt"
+    message = r"epoch with processes 2 \(now 1\), batches 4 \(now 8\).*on_resume=restart_epoch"
+    with pytest.raises(ValueError, match=message):
+        fit_policy(demos, tmp_path / "exact", 1, steps=12, resume=resume)
+    with pytest.warns(UserWarning, match=r"processes 2 \(now 1\).*sampled from its start"):
+        batches = fit_policy(
+            demos, tmp_path / "one", 1, steps=12, resume=resume, on_resume="restart_epoch"
+        )
+    # Of the eight batches of the first epoch, five are left.
+    assert batches == [(0, step, 4) for step in range(3, 8)] + [
+        (1, step, 4) for step in range(8, 12)
+    ]
+    saved = torch.load(tmp_path / "one/step=12.ckpt", weights_only=True)
+    assert saved["global_step"] == 12

@@ -214,7 +214,11 @@ def test_camera_matrices_whose_chunks_are_lost_are_refused(record):
         shape = file["traj_0/obs/sensor_param/cam/intrinsic_cv"].shape
         del file["traj_0/obs/sensor_param/cam/intrinsic_cv"]
         matrices = file.create_dataset(
-            "traj_0/obs/sensor_param/cam/intrinsic_cv", shape, "f4", chunks=(1, 3, 3), fletcher32=True
+            "traj_0/obs/sensor_param/cam/intrinsic_cv",
+            shape,
+            "f4",
+            chunks=(1, 3, 3),
+            fletcher32=True,
         )
         matrices[:] = np.eye(3)
         offset = matrices.id.get_chunk_info(0).byte_offset
