@@ -153,17 +153,18 @@ def idle_sockets(port: int, count: int, seconds: float) -> int:
     return len(sockets)
 
 
-def _repeat(attack: Callable[[], Any], end: float, counts: dict[str, int], name: str) -> None:
+def _repeat(attack: Callable[[], Any], end: float, counts: dict[str, int]) -> None:
     while time.monotonic() < end:
         try:
-            attack()
+            is_accepted = attack() == ""
         except Exception:  # refused or disconnected, as it should be
+            is_accepted = False
             time.sleep(0.01)
-        counts[name] = counts.get(name, 0) + 1
+        counts["accepted" if is_accepted else "refused"] += 1
 
 
 def main(port: int, seconds: float) -> None:
-    """Run every attack over and over, each in a thread, and print how often, as JSON."""
+    """Run every attack over and over, each in a thread, and print the outcomes, as JSON."""
     os.nice(10)  # attackers use the network of the server, not its processor
     metadata = read_metadata(port)
     attacks: dict[str, Callable[[], Any]] = {
@@ -171,10 +172,10 @@ def main(port: int, seconds: float) -> None:
     }
     attacks["2000 pings"] = partial(ping_flood, port)
     attacks["200 idle sockets"] = partial(idle_sockets, port, 200, 1.0)
-    counts: dict[str, int] = {}
+    counts = {name: {"refused": 0, "accepted": 0} for name in attacks}
     end = time.monotonic() + seconds
     threads = [
-        threading.Thread(target=_repeat, args=(attack, end, counts, name), daemon=True)
+        threading.Thread(target=_repeat, args=(attack, end, counts[name]), daemon=True)
         for name, attack in attacks.items()
     ]
     for thread in threads:

@@ -161,7 +161,7 @@ async def _measure(server: Server, clients: int, seconds: float, is_hostile: boo
         wrong=results["wrong"],
         errors=tuple(results["errors"]),
         memory=_resident_memory(),
-        attacks=attacks[0] if attacks else {},
+        attacks={name: sum(each.values()) for name, each in attacks[0].items()} if attacks else {},
     )
 
 

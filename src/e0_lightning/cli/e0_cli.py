@@ -64,6 +64,10 @@ VERBS: dict[str, Verb] = {
     "benchmark serve": Verb(
         "cli.serving:benchmark_serving", "latency and throughput of the policy server"
     ),
+    "benchmark faults": Verb(
+        "benchmarks.faults.benchmark:benchmark",
+        "damaged files, killed processes, full disks, hostile clients",
+    ),
     "benchmark libero": Verb("benchmarks.libero:benchmark", "build and render LIBERO's tasks"),
     "benchmark memory": Verb(
         "cli.costs:benchmark_memory", "parameters and memory of a training step", True

@@ -1,0 +1,1 @@
+"""Faults: damaged files, killed processes, full disks, concurrent runs, hostile clients."""
