@@ -128,7 +128,8 @@ def demos_hash(path: Path) -> str:
     """Hash of all that a reader returns of demonstrations."""
     from e0_lightning.data.formats.detect import open_demos
 
-    reader, parts = open_demos(str(path)), []
+    reader = open_demos(str(path))
+    parts: list[Any] = []
     try:
         for demo in reader.demos():
             parts += [demo.name, reader.instruction(demo.name)]
