@@ -128,7 +128,7 @@ def test_an_entry_of_demos_names_its_key_map(recorded, key_map):
 def test_inspect_takes_a_key_map_or_a_reader(recorded, key_map, capsys):
     e0(["inspect", recorded[0], "--key-map", key_map])
     out = capsys.readouterr().out
-    assert "2, without 1 failed ones: runs/run_2" in out
+    assert "2, without 1 failed ones: recording/runs/run_2" in out
     assert "30 Hz" in out
     assert "'stack the cups'" in out
     e0(["inspect", recorded[0], "--reader", f"{__name__}.OwnReader"])

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import e0_lightning.benchmarks
 from e0_lightning.benchmarks.faults.results import Results, Trial
 
 MAX_LATENCY, MAX_MEMORY = 3.0, 1.1
@@ -31,7 +30,7 @@ class Load(NamedTuple):
 
 def run_script(name: str, *arguments: float) -> subprocess.Popen[bytes]:
     """Start a script of clients, which prints JSON."""
-    folder = Path(e0_lightning.benchmarks.__path__[0])
+    folder = Path(__file__).parents[1]
     command = [sys.executable, str(folder / name), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
