@@ -131,7 +131,7 @@ def find_no_ops(demo_set: DemoSet) -> tuple[list[NDArray[np.bool_]], bool]:
     extent = np.ptp(values, axis=0)
     size = np.quantile(np.abs(values), 0.99, axis=0) if len(values) else extent
     binary = np.array([is_binary(column) for column in values.T], dtype=bool)
-    found = []
+    found: list[NDArray[np.bool_]] = []
     for demo in demo_set.demos:
         before = np.concatenate([demo.actions[:1], demo.actions[:-1]])
         unchanged = np.abs(demo.actions - before) <= STILL * extent
@@ -147,17 +147,20 @@ def find_no_ops(demo_set: DemoSet) -> tuple[list[NDArray[np.bool_]], bool]:
 
 def _find_peaks(demos: list[DemoNumbers], dims: list[int], is_delta: bool) -> _Peaks:
     lags = np.arange(-MAX_LAG, MAX_LAG + 1)
-    products, commands, motions = 0.0, 0.0, 0.0
+    num_actions, num_states = demos[0].actions.shape[1], len(dims)
+    products = np.zeros((len(lags), num_actions, num_states))
+    commands = np.zeros((len(lags), num_actions))
+    motions = np.zeros((len(lags), num_states))
     for demo in demos:
         actions, states = demo.actions.astype(float), demo.states[:, dims].astype(float)
         command = actions[1:-1] if is_delta else actions[1:-1] - actions[:-2]
         motion = states[2:] - states[1:-1]
         command, motion = command - command.mean(axis=0), motion - motion.mean(axis=0)
-        pairs = [_shifted(command, motion, lag) for lag in lags]
-        products = products + np.stack([u.T @ m for u, m in pairs])
-        commands = commands + np.stack([(u**2).sum(axis=0) for u, _ in pairs])
-        motions = motions + np.stack([(m**2).sum(axis=0) for _, m in pairs])
-    scale = np.sqrt(np.asarray(commands)[:, :, None] * np.asarray(motions)[:, None])
+        pairs = [_shifted(command, motion, int(lag)) for lag in lags]
+        products += np.stack([u.T @ m for u, m in pairs])
+        commands += np.stack([(u**2).sum(axis=0) for u, _ in pairs])
+        motions += np.stack([(m**2).sum(axis=0) for _, m in pairs])
+    scale = np.sqrt(commands[:, :, None] * motions[:, None])
     correlation = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 1e-12)
     by_lag = correlation.max(axis=2)
     best = by_lag.argmax(axis=0)
