@@ -52,6 +52,11 @@ class CommandCase:
             raise RuntimeError(f"{self.name} fails without any fault: {ended.error}")
         return time.monotonic() - began, self.results(folder)
 
+    def resumed(self, folder: Path) -> list[Any]:
+        """Results of the last run in a folder: each training has a result of its own."""
+        found = self.results(folder)
+        return found[-1:] if self.name == "fit" else found
+
 
 def training(samples: Samples, folder: Path) -> CommandCase:
     """`lightning fit`, resumed from its last checkpoint where there is one."""

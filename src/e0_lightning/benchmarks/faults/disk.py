@@ -33,16 +33,23 @@ def limited_files(case: CommandCase, rng: np.random.Generator, count: int) -> It
 
     A limit on the size of files fails in a write as a full disk does, and needs no privileges.
     """
-    _, expected = case.reference
+    unlimited = case.folder / "unlimited"
+    _train_half(case, unlimited)
+    run(case.command(unlimited), unlimited)
+    expected = case.resumed(unlimited)
     for number in range(count):
         folder = case.folder / f"limited_{number}"
-        run([*case.command(folder), f"--trainer.max_steps={TRAINING_STEPS // 2}"], folder)
+        _train_half(case, folder)
         size = max(path.stat().st_size for path in folder.rglob("last.ckpt"))
         limit = int(rng.uniform(0.2, 1.0) * size)
         process = start(case.command(folder), folder)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         trial = refusal(finish(process, folder))
         yield trial if trial.outcome != "clear error" else _resume(case, folder, expected)
+
+
+def _train_half(case: CommandCase, folder: Path) -> None:
+    run([*case.command(folder), f"--trainer.max_steps={TRAINING_STEPS // 2}"], folder)
 
 
 def full_disks(case: CommandCase, rng: np.random.Generator, count: int) -> Iterator[Trial]:
@@ -80,7 +87,7 @@ def _resume(case: CommandCase, folder: Path, expected: list[object]) -> Trial:
         ended = run(case.command(folder), folder)
         if ended.status != 0:
             return Trial("crashed", f"not resumed: {ended.error}")
-        found = case.results(folder)
+        found = case.resumed(folder)
     except ValueError as error:
         return Trial("wrong", str(error))
     return Trial("clear error") if found == expected else Trial("wrong", f"got {found}, {folder}")

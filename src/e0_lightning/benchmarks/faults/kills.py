@@ -34,7 +34,7 @@ def _resume(case: CommandCase, folder: Path, expected: list[object], fault: str)
         ended = run(case.command(folder), folder)
         if ended.status != 0:
             return Trial("crashed" if ended.status else "hung", f"{fault}: {ended.error}")
-        found = case.results(folder)
+        found = case.resumed(folder)
     except (ValueError, OSError) as error:
         return Trial("wrong", f"{fault}: {error}")
     if found == expected:
