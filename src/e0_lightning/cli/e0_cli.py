@@ -76,7 +76,9 @@ VERBS: dict[str, Verb] = {
         "cli.costs:benchmark_speed", "time of a training step and of inference", True
     ),
     "benchmark multimodality": Verb(
-        "benchmarks.multimodality:benchmark", "policies on demonstrations with two modes"
+        "cli.multimodality:benchmark_multimodality",
+        "policies on demonstrations with two modes",
+        True,
     ),
     "benchmark chunk-boundary": Verb(
         "benchmarks.chunk_boundary:benchmark", "jumps between action chunks in real time"

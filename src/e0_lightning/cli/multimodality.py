@@ -1,0 +1,118 @@
+"""`e0 benchmark multimodality`: policies of experiments on demonstrations with two ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from e0_lightning.benchmarks.multimodality import Settings, compare_policies
+from e0_lightning.benchmarks.two_way_reach import HORIZON
+from e0_lightning.cli.lightning_cli import build_experiment
+from e0_lightning.policies.base import Policy
+
+SHIPPED = ["--config=maniskill.yaml"]
+WIDE_CODES = [*SHIPPED, "--config=ablation/wide_codes.yaml"]
+LARGE_K = [
+    "--model.process.num_bins=2048",
+    "--model.process.code_sigma=328",
+    "--model.process.target_sigma=32",
+    "--model.process.tau_distribution.num_bins=2048",
+    "--model.sampler.schedule.num_bins=2048",
+]
+"""The paper's K, with widths that are the same in robot units as those of 256 bins."""
+
+EXPERIMENTS: dict[str, list[str]] = {
+    "E0, shipped": SHIPPED,
+    "E0, wide codes": WIDE_CODES,
+    "E0, paper, K = 2048": [*SHIPPED, "--config=setting/paper.yaml"],
+    "E0, wide codes, K = 2048": [*WIDE_CODES, *LARGE_K],
+    "FlowMatching": [*SHIPPED, "--config=policy/flow_matching.yaml"],
+    "E0Hybrid": [*SHIPPED, "--config=policy/hybrid.yaml"],
+    "MaskedDiffusion": [*SHIPPED, "--config=policy/masked_diffusion.yaml"],
+    "Autoregressive": [*SHIPPED, "--config=policy/autoregressive.yaml"],
+    "Regression": [*SHIPPED, "--config=policy/regression.yaml"],
+}
+"""Options of the experiments that are compared without ``--config``."""
+
+TINY: dict[str, Any] = {
+    "data": None,
+    "trainer": {"callbacks": None},
+    "model": {
+        "init_args": {
+            "encoder": {
+                "vision": None,
+                "language": {
+                    "config": {
+                        "model_type": "llama",
+                        "hidden_size": 32,
+                        "intermediate_size": 64,
+                        "num_hidden_layers": 2,
+                        "num_attention_heads": 2,
+                        "num_key_value_heads": 2,
+                        "head_dim": 16,
+                    }
+                },
+                "state_dim": 1,
+                "binarize_state_at_inference": None,
+            },
+            "expert": {"width": 64, "depth": 2, "heads": 4, "mlp": 128},
+            "actions": {
+                "horizon": HORIZON,
+                "normalizer": {"class_path": "QuantileNormalizer", "init_args": {"dim": 2}},
+                "relative": None,
+            },
+            "optimizer": {"lr": 4e-3, "min_lr": 4e-5, "warmup_steps": 50},
+        }
+    },
+}
+"""Config that replaces networks, sizes and optimizer of an experiment, and nothing else."""
+
+
+def benchmark_multimodality(
+    out: Path,
+    experiment: list[str] | None = None,
+    steps: int = 1500,
+    share: float = 0.7,
+    num_chunks: int = 1000,
+    seeds: list[int] | None = None,
+    only: list[str] | None = None,
+) -> None:
+    """Train policies on a reach with two ways around an obstacle, and classify their chunks.
+
+    Process, sampler and tokens are those of the experiments; networks and optimizer are tiny. The
+    demonstrator goes over the obstacle with a known probability, and never changes its way within a
+    chunk. Columns: ``share`` of chunks over the obstacle, with its 95 % interval (over chunks, or
+    over trainings if there are several seeds); ``mode_consistency``, share of chunks that keep to
+    one way; ``off_manifold``, share of chunks that are on neither; seconds of training. E0 has rows
+    by its number N of denoising steps, and a table of token accuracy by signal-to-noise ratio.
+
+    Args:
+        out: Folder for ``multimodality.md``, ``.json`` and ``.png``, a picture of chunks.
+        experiment: Options that describe a policy to ``lightning fit``: ``--config FILE``, and any
+            of ``--model…``. Without, shipped experiments are compared.
+        steps: Optimizer steps of each policy.
+        share: Probability of the way over the obstacle in the demonstrations.
+        num_chunks: Chunks per policy, each for another obstacle.
+        seeds: Seeds of weights, training and sampling, a training each; None for 0.
+        only: Names of shipped experiments, as in the table; None for all.
+
+    Raises:
+        ValueError: If there is no such experiment.
+    """
+    experiments = {"the experiment": experiment} if experiment else EXPERIMENTS
+    if unknown := set(only or []) - set(experiments):
+        raise ValueError(f"only: expected names among {list(experiments)}, got {sorted(unknown)}.")
+    builders = {
+        name: lambda options=options: build_tiny_policy(options)
+        for name, options in experiments.items()
+        if only is None or name in only
+    }
+    settings = Settings(steps, share, num_chunks, tuple(seeds or [0]))
+    compare_policies(Path(out), builders, settings)
+
+
+def build_tiny_policy(experiment: list[str]) -> Policy:
+    """Policy of an experiment with tiny networks, for the two-way reach."""
+    policy: Policy = build_experiment([*experiment, f"--config={json.dumps(TINY)}"]).model
+    return policy
