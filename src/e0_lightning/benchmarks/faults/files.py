@@ -88,12 +88,12 @@ class FileReader:
             ``values`` and their hash; ``error``, ``crash`` or ``hung`` and what happened.
         """
         connection = self._worker.connection
-        connection.send(path)
         answer = ("hung", f"not read in {TIMEOUT:.0f} s")
         try:
+            connection.send(path)
             if connection.poll(TIMEOUT):
                 answer = connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             answer = ("crash", "the process died")
         if answer[0] == "hung" or answer == ("crash", "the process died"):
             self._worker.end()
