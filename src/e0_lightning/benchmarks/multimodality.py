@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -61,7 +61,7 @@ class Settings:
 
 
 def compare_policies(
-    out: Path, builders: dict[str, Callable[[], Policy]], settings: Settings
+    out: Path, builders: Mapping[str, Callable[[], Policy]], settings: Settings
 ) -> None:
     """Train policies on the two-way reach, and write and print how they represent both ways.
 

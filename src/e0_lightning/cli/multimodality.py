@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def benchmark_multimodality(
     if unknown := set(only or []) - set(experiments):
         raise ValueError(f"only: expected names among {list(experiments)}, got {sorted(unknown)}.")
     builders = {
-        name: lambda options=options: build_tiny_policy(options)
+        name: partial(build_tiny_policy, options)
         for name, options in experiments.items()
         if only is None or name in only
     }
