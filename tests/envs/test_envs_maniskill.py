@@ -113,6 +113,17 @@ def test_observations_equal_the_recorded_ones(environment, recorded):
     assert first.intrinsics["base_camera"].tolist() == [[64, 0, 64], [0, 64, 64], [0, 0, 1]]
 
 
+def test_an_episode_does_not_depend_on_those_before(environment, recorded):
+    def run(demo):
+        environment.reset(demo.seed)
+        return environment.run(demo.actions[: demo.steps - 1], False, None).observation
+
+    first, other = recorded[:2]
+    before, _, after = run(first), run(other), run(first)
+    assert np.array_equal(before.state, after.state)
+    assert np.array_equal(before.images["base_camera"], after.images["base_camera"])
+
+
 def test_every_step_gives_a_video_frame(environment, recorded):
     frames = []
     environment.reset(recorded[0].seed)

@@ -18,6 +18,7 @@ from typing import Any
 
 from e0_lightning.collection.episode_store import LIBVER
 from e0_lightning.collection.maniskill_episode_store import SIDECAR_DATASET
+from e0_lightning.envs.maniskill import RECONFIGURATION_FREQ
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Demonstrator:
             "sim_backend": "physx_cpu",
             "render_backend": config.render_backend,
             "num_envs": 1,
+            "reconfiguration_freq": RECONFIGURATION_FREQ,
         }
         self.planning_env = gymnasium.make(
             config.task, obs_mode="none", control_mode="pd_joint_pos", **common

@@ -31,6 +31,10 @@ MAX_STEPS = {
 DEFAULT_MAX_STEPS = 200
 """Maximum episode length of all other tasks."""
 
+RECONFIGURATION_FREQ = 1
+"""Every reset builds the scene anew, half a second: PhysX otherwise keeps contacts of the episode
+before, and the outcome of an episode depends on it."""
+
 
 class ManiSkillEnvironment:
     """One ManiSkill task on the CPU, observed and controlled according to a spec.
@@ -185,6 +189,7 @@ def _make(task: str, spec: PolicySpec) -> Any:
             sensor_configs=_cameras(spec),
             sim_backend="physx_cpu",
             render_backend=backend(),
+            reconfiguration_freq=RECONFIGURATION_FREQ,
         )
     except (AssertionError, AttributeError):
         # Most likely an unknown control mode or camera: list those of a plain environment.
