@@ -17,7 +17,7 @@ TIMEOUT = 300.0
 """Seconds after which a command counts as hung."""
 
 ERRORS = "stderr.txt"
-"""File in the working directory with the standard error of the last command."""
+"""File in the working directory with the standard error of a command."""
 
 
 class Ended(NamedTuple):
@@ -39,29 +39,33 @@ def e0(*words: str) -> list[str]:
     return [sys.executable, "-c", "from e0_lightning.cli.e0_cli import e0; e0()", *words]
 
 
-def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """Start a command in a folder and a process group of its own."""
+def start(
+    command: list[str], folder: Path, errors: str = ERRORS, **environment: str
+) -> subprocess.Popen[bytes]:
+    """Start a command in a folder and a process group of its own, its errors in a file there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ERRORS).open("wb") as errors:
+    with (folder / errors).open("wb") as stderr:
         return subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=errors,
+            stderr=stderr,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             start_new_session=True,
         )
 
 
-def finish(process: subprocess.Popen[bytes], folder: Path, timeout: float = TIMEOUT) -> Ended:
+def finish(
+    process: subprocess.Popen[bytes], folder: Path, timeout: float = TIMEOUT, errors: str = ERRORS
+) -> Ended:
     """Wait for the end of a command, and end what is left of its process group."""
     try:
         status = process.wait(timeout)
     except subprocess.TimeoutExpired:
         status = None
     end_group(process)
-    lines = (folder / ERRORS).read_text(errors="replace").strip().splitlines()
+    lines = (folder / errors).read_text(errors="replace").strip().splitlines()
     return Ended(status, "\n".join(lines[-30:]))
 
 

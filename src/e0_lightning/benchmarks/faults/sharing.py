@@ -16,8 +16,11 @@ def two_at_once(case: CommandCase) -> Iterator[Trial]:
     """
     _, expected = case.reference
     folder = case.folder / "two"
-    processes = [start(case.command(folder), folder) for _ in range(2)]
-    ends = [finish(process, folder) for process in processes]
+    files = ["first_stderr.txt", "second_stderr.txt"]
+    processes = [start(case.command(folder), folder, errors=name) for name in files]
+    ends = [
+        finish(process, folder, errors=name) for process, name in zip(processes, files, strict=True)
+    ]
     completed = [ended for ended in ends if ended.status == 0]
     for ended in ends:
         if ended.status != 0:
