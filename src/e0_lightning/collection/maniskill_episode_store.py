@@ -16,6 +16,9 @@ from e0_lightning.collection.episode_store import (
 Sidecar = dict[str, Any]
 """Content of ManiSkill's JSON file beside an HDF5 file: environment, and one entry per episode."""
 
+STATES = "state_dict"
+"""ManiSkill's observation mode of recordings without images."""
+
 SIDECAR_DATASET = "sidecar"
 """Dataset that holds the sidecar of a single episode, as JSON text."""
 
@@ -27,15 +30,23 @@ class ManiSkillEpisodeStore(EpisodeStore):
         out: The file to write or extend, ``*.h5``; its sidecar is the ``.json`` beside it.
         task: ManiSkill's name of the task.
         control_mode: Controller of the recorded actions.
+        images: Whether images are recorded.
         image_size: Image side in pixels; None for the task's default.
     """
 
     suffix = ".h5"
     group_prefix = "traj_"
 
-    def __init__(self, out: Path, task: str, control_mode: str, image_size: int | None) -> None:
+    def __init__(
+        self, out: Path, task: str, control_mode: str, images: bool, image_size: int | None
+    ) -> None:
         self.sidecar = out.absolute().with_suffix(".json")
-        config = {"task": task, "control_mode": control_mode, "image_size": image_size}
+        config = {
+            "task": task,
+            "control_mode": control_mode,
+            "images": images,
+            "image_size": image_size,
+        }
         super().__init__(out, config)
 
     def _read_published(self) -> dict[int, str]:
@@ -68,6 +79,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
         return {
             "task": info["env_id"],
             "control_mode": info["env_kwargs"]["control_mode"],
+            "images": info["env_kwargs"]["obs_mode"] != STATES,
             "image_size": cameras.get("width"),
         }
 

@@ -1,4 +1,4 @@
-"""One demonstration of a ManiSkill task: motion planning, then a replay that records images.
+"""One demonstration of a ManiSkill task: motion planning, then a replay that is recorded.
 
 Runs in the worker processes of `collect`, on ManiSkill's own planner, recorder and replay.
 """
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -17,8 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from e0_lightning.collection.episode_store import LIBVER
-from e0_lightning.collection.maniskill_episode_store import SIDECAR_DATASET
+from e0_lightning.collection.maniskill_episode_store import SIDECAR_DATASET, STATES
 from e0_lightning.envs.maniskill import RECONFIGURATION_FREQ
+
+Solution = Callable[..., Any]
+"""Plans and executes an episode, ``(env, seed, debug, vis)``; returns the result of the last step,
+or -1."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,14 @@ class CollectionConfig:
     Args:
         task: ManiSkill's name of the task.
         control_mode: Controller that the recorded actions are meant for.
+        images: Whether to record images; without them only states are recorded.
         image_size: Image side in pixels; None for the task's default.
         render_backend: Render device, ``cpu`` or ``gpu``.
     """
 
     task: str
     control_mode: str
+    images: bool
     image_size: int | None
     render_backend: str
 
@@ -44,6 +51,20 @@ class CollectionConfig:
             {} if self.image_size is None else {"width": self.image_size, "height": self.image_size}
         )
         return {"shader_pack": "default", **size}
+
+
+def solutions() -> dict[str, Solution]:
+    """Task to the function that solves it by motion planning, for a robot arm Panda.
+
+    Registers the tasks.
+    """
+    import mani_skill.envs  # noqa: F401
+    from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
+
+    import e0_lightning.envs.detour as detour
+    from e0_lightning.collection.detour_planner import solve
+
+    return {**MP_SOLUTIONS, detour.TASK: solve}
 
 
 class Demonstrator:
@@ -60,12 +81,10 @@ class Demonstrator:
 
     def __init__(self, config: CollectionConfig) -> None:
         import gymnasium
-        import mani_skill.envs  # noqa: F401  (registers the tasks)
-        from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
 
+        self.solve = solutions()[config.task]
         logging.getLogger("mani_skill ").setLevel(logging.ERROR)
         self.config = config
-        self.solve = MP_SOLUTIONS[config.task]
         common: dict[str, Any] = {
             "sim_backend": "physx_cpu",
             "render_backend": config.render_backend,
@@ -84,7 +103,7 @@ class Demonstrator:
             )
         self.recording_env = gymnasium.make(
             config.task,
-            obs_mode="rgb",
+            obs_mode="rgb" if config.images else STATES,
             control_mode=config.control_mode,
             sensor_configs=config.cameras,
             **common,
@@ -169,7 +188,7 @@ def _recorder(env: Any, name: str) -> Any:
         save_on_reset=False,
         record_reward=False,
         source_type="motionplanning",
-        source_desc="ManiSkill's motion planning solution, replayed to images",
+        source_desc="ManiSkill's motion planning solution, replayed",
     )
 
 

@@ -24,8 +24,9 @@ MAX_STEPS = {
     "StackCube-v1": 200,
     "PlugCharger-v1": 200,
     "PegInsertionSide-v1": 300,
+    "Detour-v1": 100,
 }
-"""Maximum episode lengths, those of ManiSkill's diffusion policy baselines. The registered ones
+"""Maximum episode lengths, those of ManiSkill's diffusion policy baselines. Its registered ones
 (50 steps) are shorter than the planner's demonstrations, so a cloned policy could not finish."""
 
 DEFAULT_MAX_STEPS = 200
@@ -159,6 +160,8 @@ def check_task(task: str, instructions: Mapping[str, str]) -> None:
     try:
         import mani_skill.envs  # noqa: F401  (registers the tasks)
         from mani_skill.utils.registration import REGISTERED_ENVS
+
+        import e0_lightning.envs.detour  # noqa: F401  (registers its task)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"ManiSkill is not installed ({error}): pip install 'e0-lightning[maniskill]'"
@@ -183,7 +186,8 @@ def _make(task: str, spec: PolicySpec) -> Any:
     try:
         return gymnasium.make(
             task,
-            obs_mode="rgb",
+            # Without views no camera is rendered, as in demonstrations without images.
+            obs_mode="rgb" if spec.views else "state_dict",
             control_mode=spec.control_mode,
             render_mode="rgb_array",
             sensor_configs=_cameras(spec),

@@ -28,6 +28,7 @@ INSTRUCTIONS = {
     "PullCubeTool-v1": "use the tool to pull the cube closer",
     "DrawTriangle-v1": "draw the outlined triangle on the canvas",
     "DrawSVG-v1": "draw the outlined figure on the canvas",
+    "Detour-v1": "move around the post to the goal",
 }
 """Task name to instruction; the files hold none."""
 

@@ -1,0 +1,49 @@
+"""Motion planner of ``Detour-v1``: passes the post on the left or on the right, by a coin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+CLEARANCE = 0.13
+"""Distance at which the hand passes the middle of the post, meters."""
+
+
+def solve(env: Any, seed: int, debug: bool = False, vis: bool = False) -> Any:
+    """Move around the post to the goal, on a side that depends on the seed.
+
+    The signature is that of ManiSkill's own solutions.
+
+    Args:
+        env: The environment, in ``pd_joint_pos``.
+        seed: Seed of the episode and of the coin.
+        debug: Whether to wait for a key after each plan, where `vis`.
+        vis: Whether to show the plans in ManiSkill's viewer.
+
+    Returns:
+        The result of the last step; -1 if there is no path.
+    """
+    import sapien
+    from mani_skill.examples.motionplanning.panda.motionplanner import PandaArmMotionPlanningSolver
+
+    env.reset(seed=seed)
+    task = env.unwrapped
+    planner = PandaArmMotionPlanningSolver(
+        env,
+        debug=debug,
+        vis=vis,
+        base_pose=task.agent.robot.pose,
+        visualize_target_grasp_pose=vis,
+        print_env_info=False,
+    )
+    planner.gripper_state = planner.CLOSED
+    hand, post, goal = task.agent.tcp.pose.sp, task.post.pose.sp.p, task.goal.pose.sp.p
+    left = np.random.default_rng(seed).random() < 0.5
+    beside = [post[0] + (-CLEARANCE if left else CLEARANCE), post[1], hand.p[2]]
+    for position in (beside, [*goal[:2], hand.p[2]]):
+        result = planner.move_to_pose_with_screw(sapien.Pose(position, hand.q))
+        if result == -1:
+            break
+    planner.close()
+    return result
