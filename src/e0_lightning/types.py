@@ -283,6 +283,7 @@ class EpisodeResult:
             change of the distance.
         score: The environment's measure of how well the task was done, from 0 to 1, where it has
             one besides the success.
+        flags: Further flags of the simulator at the end of the episode, by name, where it has any.
     """
 
     task: str
@@ -293,6 +294,7 @@ class EpisodeResult:
     video: str | None = None
     camera: tuple[float, float, float] = (0.0, 0.0, 0.0)
     score: float | None = None
+    flags: dict[str, bool] = field(default_factory=dict)
 
 
 class ActionSample(NamedTuple):

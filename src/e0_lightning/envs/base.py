@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -70,6 +71,8 @@ class StepResult(NamedTuple):
     """Number of executed actions: fewer than given after a success."""
     score: float | None = None
     """The score of the episode so far, from 0 to 1; None where the task has none."""
+    flags: Mapping[str, bool] = MappingProxyType({})
+    """Further flags of the simulator after the last of the steps, by name."""
 
 
 class Environment(Protocol):

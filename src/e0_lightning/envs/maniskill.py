@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
@@ -79,18 +80,23 @@ class ManiSkillEnvironment:
     def run(
         self, actions: NDArray[np.float32], last: bool, on_frame: Callable[[Frame], None] | None
     ) -> StepResult:
-        """Execute actions, ``(n, D)``, up to the first success."""
+        """Execute actions, ``(n, D)``, up to the first success.
+
+        The flags of the result are the other booleans of the task's evaluation.
+        """
         # Without an observation mode the inner steps render nothing.
         self._base._obs_mode = "none"
+        flags: dict[str, bool] = {}
         success, steps = False, 0
         for action in actions:
-            info = self._env.step(action)[-1]
-            success, steps = bool(info["success"].item()), steps + 1
+            flags = _flags(self._env.step(action)[-1])
+            success, steps = flags.pop("success"), steps + 1
             if on_frame is not None:
                 on_frame(self._env.render()[0].cpu().numpy())
             if success:
                 break
-        return StepResult(None if success or last else self._observe(), success, steps)
+        observation = None if success or last else self._observe()
+        return StepResult(observation, success, steps, flags=flags)
 
     def close(self) -> None:
         """Free the scene."""
@@ -258,6 +264,15 @@ def _frames(observation: dict[str, Any], view: str) -> NDArray[np.uint8]:
     """The rendered frame of a view, ``(1, height, width, 3)``."""
     frames: NDArray[np.uint8] = observation["sensor_data"][view]["rgb"].cpu().numpy()
     return frames
+
+
+def _flags(info: dict[str, Any]) -> dict[str, bool]:
+    """The booleans of an evaluation."""
+    return {
+        name: bool(value.item())
+        for name, value in info.items()
+        if getattr(value, "dtype", None) == torch.bool and value.numel() == 1
+    }
 
 
 def _state_parts(observation: dict[str, Any]) -> dict[str, NDArray[np.float32]]:

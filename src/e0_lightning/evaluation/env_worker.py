@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,6 +48,7 @@ class EnvWorker:
         self.episode = EvalEpisode("", 0, 0)
         self.steps = 0
         self.score: float | None = None
+        self.flags: Mapping[str, bool] = {}
         self.video: Video | None = None
         self.observed: deque[EnvObservation] = deque(maxlen=spec.n_obs_steps)
 
@@ -60,7 +62,8 @@ class EnvWorker:
             return self._finish(False, f"{type(error).__name__}: {error}")
 
     def _start(self, episode: EvalEpisode) -> EnvObservation | Unsupported:
-        task, self.episode, self.steps, self.score = self.episode.task, episode, 0, None
+        task, self.episode, self.steps = self.episode.task, episode, 0
+        self.score, self.flags = None, {}
         if self.environment is None or task != episode.task:
             # The reference is kept until the next environment exists: compiled shaders, which take
             # seconds to compile, are freed with the last environment.
@@ -87,7 +90,8 @@ class EnvWorker:
             result = self.environment.run(
                 part, last=is_last, on_frame=None if self.video is None else self.video.add
             )
-            self.steps, self.score = self.steps + result.steps, result.score
+            self.steps += result.steps
+            self.score, self.flags = result.score, result.flags
             if result.observation is None:
                 return self._finish(result.success)
             self.observed.append(result.observation)
@@ -108,7 +112,8 @@ class EnvWorker:
         video = None if self.video is None else self.video.finish(outcome)
         self.video = None
         task, seed, camera = self.episode.task, self.episode.seed, self.episode.camera
-        return EpisodeResult(task, seed, success, self.steps, error, video, camera, self.score)
+        end = (self.score, dict(self.flags))
+        return EpisodeResult(task, seed, success, self.steps, error, video, camera, *end)
 
 
 def serve(connection: Connection, make_environment: MakeEnvironment, spec: PolicySpec) -> None:

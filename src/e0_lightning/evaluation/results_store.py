@@ -162,6 +162,8 @@ def to_result(entry: dict[str, Any]) -> EpisodeResult:
         raise ValueError(f"expected video of type str, got {result.video!r}.")
     if not (result.score is None or isinstance(result.score, int | float)):
         raise ValueError(f"expected score of type float, got {result.score!r}.")
+    if not isinstance(result.flags, dict):
+        raise ValueError(f"expected flags of type dict, got {result.flags!r}.")
     return result
 
 

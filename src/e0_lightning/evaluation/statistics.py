@@ -12,7 +12,9 @@ from e0_lightning.types import EpisodeResult
 
 Summary = dict[str, Any]
 """``rate``, ``low`` and ``high`` of its 95 % interval, ``n``, ``successes``, ``errors``,
-``mean_steps``, and ``score`` where episodes have one: ``mean``, ``low``, ``high`` and ``n``."""
+``mean_steps``, and ``score`` where episodes have one: ``mean``, ``low``, ``high`` and ``n``. Where
+they have flags, ``flags``: name to the share of all ``episodes`` that ended with it, and of the
+``successes``, each as for successes."""
 
 MAX_CAMERA_ROWS = 25
 """More displacements than these, such as sampled ones, are grouped by angle."""
@@ -98,6 +100,7 @@ def _summarize(results: Sequence[EpisodeResult]) -> Summary:
         "errors": sum(bool(each.error) for each in results),
         "mean_steps": sum(each.steps for each in results) / len(results),
         **_scores(results),
+        **_flags(results),
     }
 
 
@@ -107,6 +110,26 @@ def _scores(results: Sequence[EpisodeResult]) -> Summary:
         return {}
     scores = [0.0 if each.error or each.score is None else each.score for each in results]
     return {"score": mean_score(scores)._asdict()}
+
+
+def _flags(results: Sequence[EpisodeResult]) -> Summary:
+    """How many episodes ended with a flag, without those with an error; empty where none has."""
+    names = sorted({name for each in results for name in each.flags})
+    if not names:
+        return {}
+    groups = {
+        "episodes": [each for each in results if not each.error],
+        "successes": [each for each in results if each.success],
+    }
+    flags = {
+        name: {
+            group: wilson(sum(each.flags.get(name, False) for each in some), len(some))._asdict()
+            for group, some in groups.items()
+            if some
+        }
+        for name in names
+    }
+    return {"flags": flags}
 
 
 def _is_complete(results: Sequence[EpisodeResult], protocol: dict[str, Any]) -> bool:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from e0_lightning.evaluation.report.tables import describe, has_scores, published_methods
+from e0_lightning.evaluation.report.tables import (
+    describe,
+    describe_flags,
+    has_scores,
+    published_methods,
+)
 from e0_lightning.evaluation.report.video import representative_videos, video_file
 
 HISTOGRAM_BINS = 20
@@ -60,6 +65,7 @@ def render_page(report: dict[str, Any], folder: Path) -> str:
         embedded=_embedded(folder, episodes),
         links=_links(folder, episodes),
         failed=[episode for episode in episodes if episode["error"]],
+        flags=describe_flags(report["tasks"]),
         settings=describe({**report, "notes": []}),
         configuration=json.dumps(configuration, indent=2, default=str),
     )

@@ -29,6 +29,8 @@ def markdown(report: dict[str, Any]) -> str:
     if cameras := report.get("cameras"):
         lines += ["", *_head("camera", cameras)]
         lines += [_row(camera, summary, cameras) for camera, summary in cameras.items()]
+    if flags := describe_flags(tasks):
+        lines += ["", "Flags at the end of an episode:", *(f"- {escape(line)}" for line in flags)]
     lines += ["", *(f"- {escape(line)}" for line in describe(report))]
     failed = [episode for episode in report["episodes"] if episode["error"]]
     if failed:
@@ -45,6 +47,19 @@ def describe(report: dict[str, Any]) -> list[str]:
     lines = [f"{name.replace('_', ' ')}: {report[name]}" for name in names]
     lines.append(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     return [*lines, *report.get("notes", [])]
+
+
+def describe_flags(tasks: dict[str, Summary]) -> list[str]:
+    """Shares of the episodes, and of the successes, that end with a flag, one flag per line."""
+    lines = []
+    for task, summary in tasks.items():
+        for name, shares in summary.get("flags", {}).items():
+            parts = [
+                f"{share['rate']:.1%} ({_interval(share, '.1%')}) of {share['n']} {group}"
+                for group, share in shares.items()
+            ]
+            lines.append(f"{task}, {name}: {', '.join(parts)}")
+    return lines
 
 
 def has_scores(summaries: dict[str, Summary]) -> bool:
