@@ -13,6 +13,9 @@ WITH ?=
 # Controllers in which the demonstrations of a task are recorded; pd_joint_pos elsewhere.
 CONTROL_PickCube-v1 := pd_ee_delta_pos
 CONTROL_StackCube-v1 := pd_ee_delta_pose
+CONTROL_Detour-v1 := pd_ee_delta_pos
+# Whether images are recorded; true elsewhere.
+IMAGES_Detour-v1 := false
 # Tasks whose demonstrations are mixed.
 MIXTURE_PushPull := PushCube-v1 PullCube-v1
 
@@ -89,7 +92,7 @@ check-task:
 # An existing file is kept, unless DEMOS is given: then missing episodes are added to it.
 data/maniskill/%.h5: $(call if_given,DEMOS,always) | renderer
 	$(BIN)/e0 collect maniskill --task $* --num_episodes $(DEMOS) --out $@ \
-	  --control_mode $(or $(CONTROL_$*),pd_joint_pos)
+	  --control_mode $(or $(CONTROL_$*),pd_joint_pos) --images $(or $(IMAGES_$*),true)
 
 always:
 

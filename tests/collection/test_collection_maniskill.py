@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from e0_lightning.collection.maniskill import collect
+from e0_lightning.data.formats.maniskill import ManiSkillReader
 
 
 def datasets(group):
@@ -143,6 +144,32 @@ def test_control_mode_and_image_size_can_be_chosen(tmp_path):
     [episode] = json.loads(out.with_suffix(".json").read_text())["episodes"]
     assert episode["control_mode"] == "pd_ee_delta_pos"
     assert episode["success"] is True
+
+
+@pytest.mark.simulator
+def test_a_recording_of_states_is_read_without_views(tmp_path):
+    out = collect("Detour-v1", 1, tmp_path / "detour.h5", images=False)
+    reader = ManiSkillReader(out, views=[])
+    (demo,) = reader.lengths()
+    spec = reader.read_spec(demo)
+    assert spec.views == {}
+    assert spec.state == {
+        "qpos": 9,
+        "qvel": 9,
+        "tcp_pose": 7,
+        "goal_pos": 3,
+        "obstacle_pos": 3,
+    }
+    assert reader.read_instruction(demo) == "move around the post to the goal"
+    with h5py.File(out) as file:
+        assert set(file["traj_0/obs"]) == {"agent", "extra"}
+    with pytest.raises(ValueError, match="with images True, got False"):
+        collect("Detour-v1", 2, out)
+
+
+def test_an_image_size_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="image_size: expected none without images, got 64"):
+        collect("Detour-v1", 1, tmp_path / "detour.h5", images=False, image_size=64)
 
 
 @pytest.mark.simulator

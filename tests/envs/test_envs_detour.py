@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from e0_lightning.collection.detour_planner import CLEARANCE, solve
+from e0_lightning.collection.detour_planner import CLEARANCE, goes_left, solve
 from e0_lightning.envs.base import EvalEpisode
 from e0_lightning.envs.maniskill import ManiSkillEnvironment
 from e0_lightning.evaluation.rollout import Rollouts
@@ -92,6 +92,12 @@ def test_the_planner_takes_both_ways_and_never_touches_the_post(environment):
     ends = [solve(environment, seed)[-1] for seed in range(12)]
     assert all(end["success"] for end in ends)
     assert not any(end["touched"] for end in ends)
-    coins = [np.random.default_rng(seed).random() < 0.5 for seed in range(12)]
-    assert [end["left"].item() for end in ends] == coins
-    assert {True, False} == set(coins)
+    assert [end["left"].item() for end in ends] == [goes_left(seed) for seed in range(12)]
+
+
+def test_half_of_the_demonstrations_go_left_in_random_order():
+    sides = np.array([goes_left(seed) for seed in range(200)])
+    assert sides.sum() == 100
+    # Neither a seed's parity nor the side before tells the side of an even seed.
+    assert 35 < sides[::2].sum() < 65
+    assert 35 < (sides[2::2] == sides[:-2:2]).sum() < 65

@@ -57,6 +57,16 @@ def test_tasks_without_a_score_have_no_such_column(tmp_path):
     assert "Score" not in (tmp_path / "results.html").read_text()
 
 
+def test_flags_are_listed_with_their_shares(tmp_path):
+    flags = [{"left": True}, {"left": False}]
+    evaluated = [EpisodeResult("push", i, i == 0, 5, flags=each) for i, each in enumerate(flags)]
+    shares = "push, left: 50.0% (9.5% – 90.5%) of 2 episodes, 100.0% (20.7% – 100.0%) of 1"
+    assert shares in write_report(tmp_path, evaluated, METADATA)
+    assert shares in (tmp_path / "results.html").read_text()
+    assert "Flags" not in write_report(tmp_path, results(), METADATA)
+    assert "Flags" not in (tmp_path / "results.html").read_text()
+
+
 def test_one_task_has_no_mean_of_tasks():
     text = markdown(report_of([EpisodeResult("push", 1, True, 5)]))
     assert "mean of tasks" not in text

@@ -19,7 +19,7 @@ from e0_lightning.types import EpisodeResult
 METADATA = {"max_steps": {"push": 9}, "n_action_steps": 4, "versions": {"simulator": "1"}}
 EPISODES = [EvalEpisode("push", seed, 9) for seed in range(4)]
 RESULTS = [EpisodeResult("push", seed, seed < 2, 5 + seed) for seed in range(2)]
-RESULTS.append(EpisodeResult("push", 2, False, 7, score=0.5))
+RESULTS.append(EpisodeResult("push", 2, False, 7, score=0.5, flags={"left": True}))
 
 
 def finished(path, metadata=METADATA, checkpoint="hash", policy=None):

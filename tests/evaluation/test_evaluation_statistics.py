@@ -32,6 +32,21 @@ def test_scores_are_averaged_by_task_and_an_error_scores_0():
     assert mean_of_scores(by_task(evaluated[-1:])) is None
 
 
+def test_flags_are_counted_among_all_episodes_and_among_successes():
+    evaluated = [
+        EpisodeResult("push", 1, True, 5, flags={"left": True}),
+        EpisodeResult("push", 2, True, 5, flags={"left": False}),
+        EpisodeResult("push", 3, False, 9, flags={"left": False}),
+        EpisodeResult("push", 4, False, 9, flags={"left": False}),
+        EpisodeResult("push", 5, False, 2, error="gone"),
+    ]
+    left = by_task(evaluated)["push"]["flags"]["left"]
+    assert (left["episodes"]["rate"], left["episodes"]["n"]) == (0.25, 4)
+    assert (left["successes"]["rate"], left["successes"]["n"]) == (0.5, 2)
+    assert "successes" not in by_task(evaluated[2:])["push"]["flags"]["left"]
+    assert "flags" not in by_task(results())["a/push"]
+
+
 def test_suites_pool_their_tasks():
     suites = by_suite(results("a/push", 3, 4) + results("a/pull", 1, 4) + results("b/push", 0, 4))
     assert (suites["a"]["rate"], suites["a"]["n"], suites["b"]["rate"]) == (0.5, 8, 0.0)
