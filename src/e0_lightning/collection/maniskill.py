@@ -61,7 +61,7 @@ def collect(
         raise ValueError(f"image_size: expected none without images, got {image_size}.")
     _check_planner(task)
     config = CollectionConfig(task, control_mode, images, image_size, backend())
-    with closing(ManiSkillEpisodeStore(out, task, control_mode, images, image_size)) as store:
+    with closing(ManiSkillEpisodeStore(out, task, control_mode, image_size, images)) as store:
         done = len(store.succeeded())
         if num_episodes <= done == len(store.published):
             print(f"{out} already holds {done} episodes of {task}: nothing to do.")

@@ -30,22 +30,27 @@ class ManiSkillEpisodeStore(EpisodeStore):
         out: The file to write or extend, ``*.h5``; its sidecar is the ``.json`` beside it.
         task: ManiSkill's name of the task.
         control_mode: Controller of the recorded actions.
-        images: Whether images are recorded.
         image_size: Image side in pixels; None for the task's default.
+        images: Whether images are recorded.
     """
 
     suffix = ".h5"
     group_prefix = "traj_"
 
     def __init__(
-        self, out: Path, task: str, control_mode: str, images: bool, image_size: int | None
+        self,
+        out: Path,
+        task: str,
+        control_mode: str,
+        image_size: int | None,
+        images: bool = True,
     ) -> None:
         self.sidecar = out.absolute().with_suffix(".json")
         config = {
             "task": task,
             "control_mode": control_mode,
-            "images": images,
             "image_size": image_size,
+            "images": images,
         }
         super().__init__(out, config)
 
@@ -79,8 +84,8 @@ class ManiSkillEpisodeStore(EpisodeStore):
         return {
             "task": info["env_id"],
             "control_mode": info["env_kwargs"]["control_mode"],
-            "images": info["env_kwargs"]["obs_mode"] != STATES,
             "image_size": cameras.get("width"),
+            "images": info["env_kwargs"].get("obs_mode") != STATES,
         }
 
     def _write_metadata(self, merged: Path, sources: list[EpisodeSource]) -> None:
