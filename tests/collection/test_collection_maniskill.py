@@ -149,7 +149,7 @@ def test_control_mode_and_image_size_can_be_chosen(tmp_path):
 @pytest.mark.simulator
 def test_a_recording_of_states_is_read_without_views(tmp_path):
     out = collect("Detour-v1", 1, tmp_path / "detour.h5", images=False)
-    reader = ManiSkillReader(out, views=[])
+    reader = ManiSkillReader(str(out), views=[])
     (demo,) = reader.lengths()
     spec = reader.read_spec(demo)
     assert spec.views == {}
