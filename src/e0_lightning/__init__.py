@@ -23,6 +23,7 @@ _MODULES = {
     "ConfidenceSampler": "diffusion.masked",
     "CosineAdamW": "training.optimizer",
     "DemoReader": "data.formats.base",
+    "DroidEpisodes": "evaluation.droid_episodes",
     "E0Hybrid": "policies.e0_hybrid",
     "FineTuning": "training.finetuning",
     "FlowMatching": "policies.flow_matching",

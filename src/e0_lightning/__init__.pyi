@@ -18,6 +18,7 @@ from e0_lightning.diffusion.samplers import (
     TweedieSampler,
 )
 from e0_lightning.evaluation.aloha_episodes import AlohaEpisodes
+from e0_lightning.evaluation.droid_episodes import DroidEpisodes
 from e0_lightning.evaluation.libero_episodes import LiberoEpisodes
 from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
 from e0_lightning.evaluation.pusht_episodes import PushTEpisodes
@@ -55,6 +56,7 @@ __all__ = [
     "ConfidenceSampler",
     "CosineAdamW",
     "DemoReader",
+    "DroidEpisodes",
     "E0Hybrid",
     "FineTuning",
     "FlowMatching",

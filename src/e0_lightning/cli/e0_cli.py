@@ -35,6 +35,9 @@ VERBS: dict[str, Verb] = {
     "collect aloha": Verb(
         "collection.aloha:collect", "record demonstrations of a scripted expert in gym-aloha"
     ),
+    "collect droid": Verb(
+        "collection.droid:collect", "record ManiSkill's motion planner in DROID's format"
+    ),
     "collect libero": Verb(
         "collection.libero:collect", "record demonstrations of a scripted expert in LIBERO"
     ),
@@ -63,6 +66,9 @@ VERBS: dict[str, Verb] = {
     "benchmark data": Verb("benchmarks.data:benchmark", "reading speed of demonstrations"),
     "benchmark serve": Verb(
         "cli.serving:benchmark_serving", "latency and throughput of the policy server"
+    ),
+    "benchmark droid": Verb(
+        "benchmarks.droid:benchmark", "openpi's DROID client in ManiSkill, with late responses"
     ),
     "benchmark faults": Verb(
         "benchmarks.faults.benchmark:benchmark",

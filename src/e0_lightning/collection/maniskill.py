@@ -59,7 +59,7 @@ def collect(
         raise ValueError(f"num_episodes: expected at least 1, got {num_episodes}.")
     if image_size is not None and not images:
         raise ValueError(f"image_size: expected none without images, got {image_size}.")
-    _check_planner(task)
+    check_planner(task)
     config = CollectionConfig(task, control_mode, images, image_size, backend())
     with closing(ManiSkillEpisodeStore(out, task, control_mode, image_size, images)) as store:
         done = len(store.succeeded())
@@ -96,8 +96,14 @@ def _collect(
         raise ValueError(f"{config.task} in {config.control_mode}: {reason}")
 
 
-def _check_planner(task: str) -> None:
-    """Refuse to start where ManiSkill's planner would fail in every process."""
+def check_planner(task: str) -> None:
+    """Refuse to start where ManiSkill's planner would fail in every process.
+
+    Raises:
+        ModuleNotFoundError: If ManiSkill or its planner is not installed.
+        RuntimeError: If NumPy is too new for the planner.
+        ValueError: If the planner has no solution of the task.
+    """
     try:
         planner, numpy = (importlib.metadata.version(name) for name in ("mplib", "numpy"))
         importlib.metadata.version("mani_skill")

@@ -1,0 +1,27 @@
+"""Evaluation episodes of ManiSkill with DROID's robot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from e0_lightning.envs.base import MakeEnvironment
+from e0_lightning.envs.droid import DroidEnvironment
+from e0_lightning.envs.droid_panda import CONTROL_PERIOD
+from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
+
+
+class DroidEpisodes(ManiSkillEpisodes):
+    """Closed-loop episodes of ManiSkill tasks, observed and controlled as DROID's robot at 15 Hz.
+
+    Arguments are those of :class:`ManiSkillEpisodes`; cameras cannot be displaced.
+    """
+
+    def make_environment(self) -> MakeEnvironment:
+        """Builds the environment of a task."""
+        return partial(DroidEnvironment, instructions=self.instructions)
+
+    def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """Seeds, instructions, versions and control frequency."""
+        return {**super().metadata(tasks), "control_freq": round(1 / CONTROL_PERIOD)}
