@@ -118,7 +118,8 @@ class DroidRecorder:
         """
         joints = self.panda.joint_position
         velocity, gripper = joint_velocity(action[:7], joints), (1 - action[7]) / 2
-        row = {
+        row: dict[str, Any] = {
+            "observation/controller_info/movement_enabled": True,
             "observation/robot_state/joint_positions": joints,
             "observation/robot_state/gripper_position": self.panda.gripper_position[0],
             "action/joint_velocity": velocity,
