@@ -9,9 +9,10 @@ the action that was late is soon replaced by the next one.
 Time is treated as follows.
 
 - The clock of the robot is simulated, in steps of the physics of 1/120 s.
-- A response takes as long as the client waits for it in real time, from the request to the decoded
-  response; injected delays are slept in real time, so that they are part of it. The robot's clock
-  advances by this time, rounded to steps of the physics, while the robot holds its last target.
+- A response takes as long as the client needs for it in real time, from the resizing of the images
+  to the decoded response; injected delays are slept in real time, so that they are part of it. The
+  robot's clock advances by this time, rounded to steps of the physics, while the robot holds its
+  last target.
 - Nothing else takes time: not the rendering of frames, which stands for cameras, and not the
   physics. Slow software rendering does not make the robot late.
 
@@ -42,8 +43,15 @@ Floats = NDArray[np.float32]
 class Robot(Protocol):
     """The part of :class:`DroidPanda` that the client uses."""
 
-    joint_position: Floats
-    gripper_position: Floats
+    @property
+    def joint_position(self) -> Floats:
+        """``(7,)``, radians."""
+        ...
+
+    @property
+    def gripper_position(self) -> Floats:
+        """``(1,)``, 0 open to 1 closed."""
+        ...
 
     def reset(self, seed: int) -> None:
         """Start the episode of a seed."""
@@ -146,7 +154,8 @@ class DroidClient:
         self.robot.reset(seed)
         cameras = LossyCameras(self.robot, self.dropped_frames, seed)
         responses: list[float] = []
-        success, step, time_steps, repeated, chunk = False, 0, 0, 0, np.zeros((0, 8))
+        chunk = np.zeros((0, 8), np.float32)
+        success, step, time_steps, repeated = False, 0, 0, 0
         while not success and step < max_steps:
             waited = 0
             index = step % self.n_action_steps
