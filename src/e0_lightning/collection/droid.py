@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections import defaultdict
 from contextlib import closing, redirect_stdout
 from itertools import count
@@ -26,8 +25,6 @@ FRAME_SIZE = ViewSize(180, 320)
 
 VIEWS = {"exterior_image_1_left": "varied_camera_1", "wrist_image_left": "hand_camera"}
 """View of a policy to DROID's name of its camera."""
-
-log = logging.getLogger(__name__)
 
 
 def collect(task: str, num_episodes: int, out: Path | None = None) -> Path:

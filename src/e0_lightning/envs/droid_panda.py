@@ -114,6 +114,7 @@ class DroidPanda:
         """Let time pass with the last targets; returns whether the task is solved then."""
         if physics_steps == 0:
             return False
+        # A step of ManiSkill is a control period, in which the targets are constant.
         self.simulation._sim_steps_per_control = physics_steps
         info = self.simulation.step(self._target)[-1]
         return bool(info["success"].item())
