@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from e0_lightning.envs.base import Frame
+from e0_lightning.envs.maniskill import RECONFIGURATION_FREQ
 from e0_lightning.envs.vulkan import backend
 
 Floats = NDArray[np.float32]
@@ -71,6 +72,7 @@ class DroidPanda:
             sensor_configs={"shader_pack": "default", "height": height, "width": width},
             sim_backend="physx_cpu",
             render_backend=backend(),
+            reconfiguration_freq=RECONFIGURATION_FREQ,
         )
         self.views = {view: CAMERAS[view] for view in views}
         self.simulation: Any = env.unwrapped
