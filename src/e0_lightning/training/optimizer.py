@@ -14,8 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 class CosineAdamW:
     """AdamW whose learning rate rises linearly, then falls by a cosine (E0, section 4).
 
-    The paper warms up for 10 000 of 30 000 steps and keeps ``lr = min_lr = 5e-5``. AdamW is fused,
-    so that its step takes 4 ms instead of 12 for ``experiments/maniskill.yaml`` on a CPU core.
+    The paper warms up for 10 000 of 30 000 steps and keeps ``lr = min_lr = 5e-5``.
 
     Args:
         lr: Peak learning rate, positive.
@@ -86,7 +85,7 @@ class CosineAdamW:
                 "fine_tuning: expected parameters to train, got none: every part is frozen. "
                 "Give a part a multiplier above 0."
             )
-        optimizer = AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
+        optimizer = AdamW(groups, lr=self.lr, betas=self.betas)
         schedule = LambdaLR(optimizer, lambda step: self.lr_at(step, num_steps) / self.lr)
         return {
             "optimizer": optimizer,
