@@ -63,8 +63,8 @@ def test_failed_episodes_are_left_out(record):
 
 
 def test_every_motion_planning_task_has_an_instruction():
-    assert len(INSTRUCTIONS) == 12
-    assert len(set(INSTRUCTIONS.values())) == 12
+    assert len(INSTRUCTIONS) == 13
+    assert len(set(INSTRUCTIONS.values())) == 13
 
 
 def test_is_pickled_without_its_open_file(record):
