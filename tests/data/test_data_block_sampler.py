@@ -24,7 +24,7 @@ def decodes(dataset, order, workers):
             if block not in cache:
                 cache[block] = None
                 count += 1
-                if len(cache) > dataset.buffer_blocks * 5 // 4 + 1:
+                if len(cache) > dataset.buffer.max_blocks * 5 // 4 + 1:
                     cache.popitem(last=False)
     return count
 
@@ -48,13 +48,13 @@ def test_order_is_a_function_of_seed_and_epoch(dataset):
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_each_block_is_decoded_about_once_with_any_number_of_workers(dataset, workers):
-    dataset.buffer_blocks = 10
+    dataset.buffer.max_blocks = 10
     order = BlockSampler(dataset, batch_size=16, num_workers=workers).order()
     assert decodes(dataset, order, workers) <= 1.1 * len(dataset.blocks().size)
 
 
 def test_a_batch_has_samples_of_many_blocks(dataset):
-    dataset.buffer_blocks = 40
+    dataset.buffer.max_blocks = 40
     order = BlockSampler(dataset, batch_size=16).order()
     blocks = np.searchsorted(dataset.blocks().first, order, side="right")
     distinct = [len(set(batch)) for batch in blocks]

@@ -110,15 +110,15 @@ def test_without_images_a_demonstration_is_read_once_and_whole(record):
     batch = dataset.__getitems__([8, 3, 18])
     assert batch["images"] == {}
     assert batch["state"].tolist() == [[1, 1], [0, 3], [1, 11]]
-    assert sorted(dataset._cache) == [(0, 0), (1, 0)]
+    assert sorted(dataset.buffer._blocks) == [(0, 0), (1, 0)]
 
 
 def test_memory_holds_a_bounded_number_of_blocks(record):
     dataset = ChunkDataset(read_demos(record(steps=(40, 40), chunk=2)), horizon=4)
-    dataset.buffer_blocks = 4
+    dataset.buffer.max_blocks = 4
     for step in range(len(dataset)):
         dataset[step]
-    assert len(dataset._cache) == 6
+    assert len(dataset.buffer._blocks) == 6
 
 
 def test_split_is_by_demo_and_always_the_same(record):

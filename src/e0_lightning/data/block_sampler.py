@@ -54,7 +54,7 @@ class BlockSampler(DistributedSampler[int]):
         super().__init__(
             cast("Dataset[int]", dataset), num_replicas=num_replicas, rank=rank, seed=seed
         )
-        self.blocks, self.buffer_blocks = dataset.blocks(), dataset.buffer_blocks
+        self.blocks, self.buffer_blocks = dataset.blocks(), dataset.buffer.max_blocks
         self.fingerprint = dataset.fingerprint()
         self.num_workers = num_workers
         total = len(dataset)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 
@@ -14,20 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from e0_lightning.data.formats.base import DemoReader, Floats
-from e0_lightning.data.formats.frames import Pixels
-from e0_lightning.data.samples import BlockIndex, DecodedBlock, Demo, Ints, Sample
-from e0_lightning.geometry import camera_matrix
+from e0_lightning.data.buffer import DemoBuffer
+from e0_lightning.data.formats.stored_frames import copy_frames
+from e0_lightning.data.samples import BlockIndex, Demo, Ints
 from e0_lightning.types import Batch, History, ViewSize
-
-BUFFER_BYTES = 64 * 2**20
-"""Decoded steps that one worker samples from, where that is enough blocks."""
-
-MIN_BUFFER_BLOCKS = 16
-"""Blocks that it samples from at least: about as many clips are in a batch."""
-
-OPEN_FILES = 64
-"""Files that a process keeps open; some data sets have thousands, one for each demonstration."""
 
 
 class ChunkDataset(Dataset[Batch]):
@@ -35,10 +24,6 @@ class ChunkDataset(Dataset[Batch]):
 
     Samples are numbered demonstration by demonstration, step by step. A chunk that reaches past the
     end of its demonstration repeats the last action there, with ``valid`` false.
-
-    Images are read a block at a time (the rows of an HDF5 chunk; without images, a whole
-    demonstration). Each process keeps the blocks it decoded last, first in first out, so memory
-    does not grow with the data set.
 
     Args:
         demos: Demonstrations, in order.
@@ -62,19 +47,10 @@ class ChunkDataset(Dataset[Batch]):
         self.ends: Ints = self.steps.cumsum()
         spec = self.demos[0].reader.spec
         self.views = dict(spec.views if views is None else views)
-        self.lacks_views = any(self._lacking(demo.reader) for demo in self.demos)
+        block_steps = float(self.blocks().size.mean())
+        self.buffer = DemoBuffer(self.demos, n_obs_steps, self.views, block_steps)
+        self.lacks_views = any(self.buffer.lacking(demo.reader) for demo in self.demos)
         self.calibrated = self._find_calibrated()
-        numbers = 4 * (spec.state_dim + spec.action_dim)
-        step = numbers + sum(size.height * size.width * 3 for size in self.views.values())
-        steps = self.blocks().size.mean() + n_obs_steps - 1
-        fitting = int(BUFFER_BYTES // (step * steps))
-        self.buffer_blocks = max(MIN_BUFFER_BLOCKS, fitting)
-        self._cache: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
-        self._open: OrderedDict[DemoReader, None] = OrderedDict()
-
-    def _lacking(self, reader: DemoReader) -> list[str]:
-        """Views that a file has not."""
-        return [view for view in self.views if view not in reader.spec.views]
 
     def _find_calibrated(self) -> list[str]:
         """Views whose camera matrix is in every file that has them: all batches have equal keys."""
@@ -82,7 +58,7 @@ class ChunkDataset(Dataset[Batch]):
         known = {}
         for demo in first_demos:
             found = set(demo.reader.intrinsics(demo.name))
-            known[demo.reader.path] = found.union(self._lacking(demo.reader))
+            known[demo.reader.path] = found.union(self.buffer.lacking(demo.reader))
             demo.reader.close()
         for view in self.views:
             lacking = [path for path, views in known.items() if view not in views]
@@ -106,20 +82,26 @@ class ChunkDataset(Dataset[Batch]):
         samples = np.asarray(indices)
         owners = np.searchsorted(self.ends, samples, side="right")
         steps = samples - (self.ends - self.steps)[owners]
-        rows = [self._sample(int(d), int(s)) for d, s in zip(owners, steps, strict=True)]
-        ahead = steps[:, None] + np.arange(self.horizon)
+        ahead, lengths = steps[:, None] + np.arange(self.horizon), self.steps[owners][:, None]
+        past = (steps[:, None] + np.arange(1 - self.n_obs_steps, 0)).clip(0)
+        images, past_images = self._read_images(owners, steps, past)
+        numbers = [self.buffer.numbers(demo) for demo in owners.tolist()]
+        within = ahead.clip(max=lengths - 1)
+        chunks = [demo.actions[rows] for demo, rows in zip(numbers, within, strict=True)]
+        states = [demo.states[step] for demo, step in zip(numbers, steps, strict=True)]
         batch = Batch(
-            images={view: _stack([row.images[view] for row in rows]) for view in self.views},
+            images=images,
             instruction=[self.demos[d].instruction for d in owners],
-            state=torch.from_numpy(np.stack([row.state for row in rows])),
-            actions=torch.from_numpy(np.stack([row.actions for row in rows])),
-            valid=torch.from_numpy(ahead < self.steps[owners][:, None]),
+            state=torch.from_numpy(np.stack(states)),
+            actions=torch.from_numpy(np.stack(chunks)),
+            valid=torch.from_numpy(ahead < lengths),
             demo=[self.demos[d].label for d in owners],
             step=torch.from_numpy(steps),
         )
         if self.calibrated:
+            intrinsics = [self.buffer.intrinsics(demo) for demo in owners.tolist()]
             batch["intrinsics"] = {
-                view: torch.from_numpy(np.stack([row.intrinsics[view] for row in rows]))
+                view: torch.from_numpy(np.stack([known[view] for known in intrinsics]))
                 for view in self.calibrated
             }
         if self.lacks_views:
@@ -128,11 +110,33 @@ class ChunkDataset(Dataset[Batch]):
                 view: torch.tensor([view in spec.views for spec in specs]) for view in self.views
             }
         if self.n_obs_steps > 1:
-            batch["history"] = History(
-                images={v: _stack([row.past_images[v] for row in rows]) for v in self.views},
-                state=torch.from_numpy(np.stack([row.past_states for row in rows])),
-            )
+            before = [demo.states[rows] for demo, rows in zip(numbers, past, strict=True)]
+            batch["history"] = History(images=past_images, state=torch.from_numpy(np.stack(before)))
         return batch
+
+    def _read_images(
+        self, owners: Ints, steps: Ints, past: Ints
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """View to the images ``(B, 3, h, w)`` of some steps, and ``(B, n, 3, h, w)`` before them.
+
+        In memory channels are last, as they are stored.
+        """
+        images, past_images = {}, {}
+        for view, size in self.views.items():
+            images[view] = np.empty((len(steps), size.height, size.width, 3), np.uint8)
+            past_images[view] = np.empty((*past.shape, size.height, size.width, 3), np.uint8)
+        observed = np.column_stack([past, steps]).tolist()
+        for row, (demo, rows) in enumerate(zip(owners.tolist(), observed, strict=True)):
+            block = self.buffer.block(demo, rows[-1])
+            *before, now = (step - block.first for step in rows)
+            # Copied at once, while they are in the cache of the processor.
+            for view, frames in block.images.items():
+                copy_frames(frames, [now], images[view][row : row + 1])
+                copy_frames(frames, before, past_images[view][row])
+        return (
+            {view: torch.from_numpy(pixels).movedim(-1, -3) for view, pixels in images.items()},
+            {view: torch.from_numpy(p).movedim(-1, -3) for view, p in past_images.items()},
+        )
 
     def blocks(self) -> BlockIndex:
         """All blocks, in the order of their samples."""
@@ -150,55 +154,6 @@ class ChunkDataset(Dataset[Batch]):
         lines = [f"{demo.label} {demo.steps} {demo.source}" for demo in self.demos]
         return zlib.crc32("\n".join(lines).encode())
 
-    def read_block(self, demo: int, start: int) -> DecodedBlock:
-        """Read the block of a demonstration that begins at step ``start``, and its history."""
-        reader, name, steps, length, *_ = self.demos[demo]
-        self._keep_open(reader)
-        first, stop = max(0, start - self.n_obs_steps + 1), min(start + length, steps)
-        actions = reader.actions(name, start, min(stop + self.horizon - 1, steps))
-        images = reader.images(name, first, stop)
-        intrinsics = dict(reader.intrinsics(name)) if self.calibrated else {}
-        for view in self._lacking(reader):
-            height, width = self.views[view].height, self.views[view].width
-            black = np.zeros((1, height, width, 3), np.uint8)
-            images[view] = np.broadcast_to(black, (stop - first, height, width, 3))
-            intrinsics[view] = camera_matrix(90.0, height, width)
-        return DecodedBlock(
-            first,
-            images,
-            reader.states(name, first, stop),
-            _pad(actions, stop - start + self.horizon - 1),
-            intrinsics,
-        )
-
-    def _sample(self, demo: int, step: int) -> Sample:
-        ahead = step % self.demos[demo].block_length
-        key = demo, step - ahead
-        block = self._cache.get(key)
-        if block is None:
-            block = self._cache[key] = self.read_block(*key)
-            # A sample comes at most `buffer_blocks` blocks after the first one of its block; the
-            # quarter more keeps blocks that begin late.
-            if len(self._cache) > self.buffer_blocks * 5 // 4 + 1:
-                self._cache.popitem(last=False)
-        row = step - block.first
-        past = np.maximum(np.arange(step - self.n_obs_steps + 1, step), 0) - block.first
-        return Sample(
-            {view: pixels[row] for view, pixels in block.images.items()},
-            block.states[row],
-            block.actions[ahead : ahead + self.horizon],
-            block.intrinsics,
-            {view: pixels[past] for view, pixels in block.images.items()},
-            block.states[past],
-        )
-
-    def _keep_open(self, reader: DemoReader) -> None:
-        """Mark a file as used; of too many open ones, close the least recently used."""
-        self._open[reader] = None
-        self._open.move_to_end(reader)
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[0].close()
-
     def action_chunks(
         self, weights: Sequence[float] | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -215,21 +170,19 @@ class ChunkDataset(Dataset[Batch]):
             yield from self._read_chunks(self._repeats(weights))
         finally:
             # Workers are forked later and open files of their own.
-            while self._open:
-                self._open.popitem()[0].close()
+            self.buffer.close()
 
     def _read_chunks(
         self, repeats: npt.NDArray[np.float64]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         passed = np.zeros(len(repeats), dtype=np.int64)
-        for demo in self.demos:
-            name, steps, source = demo.name, demo.steps, demo.source
-            self._keep_open(demo.reader)
-            actions = _pad(demo.reader.actions(name, 0, steps), steps + self.horizon - 1)
+        for index, demo in enumerate(self.demos):
+            steps, source = demo.steps, demo.source
+            numbers = self.buffer.numbers(index)
             ahead = np.arange(steps)[:, None] + np.arange(self.horizon)
             chunks = (
-                torch.from_numpy(actions[ahead]),
-                torch.from_numpy(demo.reader.states(name, 0, steps)),
+                torch.from_numpy(numbers.actions[ahead.clip(max=steps - 1)]),
+                torch.tensor(numbers.states),
                 torch.from_numpy(ahead < steps),
             )
             count = passed[source] + np.arange(steps + 1)
@@ -246,14 +199,3 @@ class ChunkDataset(Dataset[Batch]):
         if weights is None:
             return np.ones(len(own))
         return np.asarray(len(self) * np.array(weights) / sum(weights) / own)
-
-
-def _pad(actions: Floats, length: int) -> Floats:
-    """Repeat the last of ``actions (n, D)`` up to ``(length, D)``."""
-    missing = length - len(actions)
-    return np.concatenate([actions, np.repeat(actions[-1:], missing, axis=0)])
-
-
-def _stack(images: Sequence[Pixels]) -> Tensor:
-    """Stack images ``(…, h, w, 3)`` into ``(B, …, 3, h, w)``, in memory channels last as stored."""
-    return torch.from_numpy(np.stack(images)).movedim(-1, -3)

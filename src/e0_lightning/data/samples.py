@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from e0_lightning.data.formats.base import DemoReader, Floats
-from e0_lightning.data.formats.frames import Pixels
+from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,24 +47,17 @@ class BlockIndex(NamedTuple):
 
 
 class DecodedBlock(NamedTuple):
-    """A block in memory."""
+    """Images of a block."""
 
     first: int
-    """Step of the first image and state: of the block, or before it for the history."""
-    images: dict[str, Pixels]
+    """Step of the first image: of the block, or before it for the history."""
+    images: dict[str, Pixels | StoredFrames]
+
+
+class DemoNumbers(NamedTuple):
+    """What a demonstration has beside images."""
+
+    actions: Floats
+    """``(T, D)``."""
     states: Floats
-    actions: Floats
-    """From the first step of the block on."""
-    intrinsics: dict[str, Floats]
-
-
-class Sample(NamedTuple):
-    """One sample, before collation."""
-
-    images: dict[str, Pixels]
-    state: Floats
-    actions: Floats
-    intrinsics: dict[str, Floats]
-    past_images: dict[str, Pixels]
-    """Images of the steps before, oldest first."""
-    past_states: Floats
+    """``(T, Q)``."""

@@ -194,7 +194,9 @@ class DemoKeys:
         """The first data set that the key map names for a view or a part, and what of it."""
         if (kind, name) in self._found:  # following links takes longer than reading a row
             path, part = self._found[kind, name]
-            return self.reader.file[path], part
+            found = self.reader.find(path)
+            assert isinstance(found, h5py.Dataset)
+            return found, part
         keys = [parse_key(key) for key in keys_for(mapping, name, kind)]
         for key in keys:
             found = self.reader.find(self._absolute(key.path))

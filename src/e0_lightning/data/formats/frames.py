@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames
 from e0_lightning.geometry import resize_frames
 from e0_lightning.key_map import Flip
 from e0_lightning.types import ViewSize
 
-Pixels = NDArray[np.uint8]
-Frames = Pixels | list[Pixels]
+Frames = Pixels | StoredFrames | list[Pixels]
 """Frames ``(n, h, w, 3)``, or n frames ``(h, w, 3)`` of different sizes."""
 
 Color = Literal["rgb", "bgr"]
@@ -84,7 +84,7 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
     Raises:
         ValueError: If a frame cannot be decoded, or floats are not between 0 and 1.
     """
-    if dataset.ndim < 3:
+    if rows.ndim < 3:
         where = f"{dataset.file.filename}: {dataset.name}"
         decoded = [
             _decode(_to_bytes(row), f"{where}, frame {start + i}") for i, row in enumerate(rows)
@@ -130,14 +130,16 @@ def find_encoding(dataset: h5py.Dataset) -> str | None:
 
 def flip(frames: Frames, how: Flip | None) -> Frames:
     """Turn frames upright that are stored upside down, mirrored or both."""
+    if how is None:
+        return frames
     rows = slice(None, None, -1 if how in ("vertical", "both") else 1)
     columns = slice(None, None, -1 if how in ("horizontal", "both") else 1)
     if isinstance(frames, list):
         return [frame[rows, columns] for frame in frames]
-    return frames[:, rows, columns]
+    return np.asarray(frames)[:, rows, columns]
 
 
-def resize(frames: Frames, size: ViewSize, is_given: bool, where: str) -> Pixels:
+def resize(frames: Frames, size: ViewSize, is_given: bool, where: str) -> Pixels | StoredFrames:
     """Bring the frames of a view to the size of its images.
 
     Args:
@@ -147,11 +149,15 @@ def resize(frames: Frames, size: ViewSize, is_given: bool, where: str) -> Pixels
         where: File, demonstration, steps and view, for errors.
 
     Returns:
-        ``(n, h, w, 3)``.
+        ``(n, h, w, 3)``, as they are stored where they have that size.
 
     Raises:
         ValueError: If they are not RGB of uint8, or change in size where no size is given.
     """
+    if isinstance(frames, StoredFrames):
+        if frames.shape[1:] == (size.height, size.width, 3) and size.crop is None:
+            return frames
+        frames = np.asarray(frames)
     groups = [frames] if isinstance(frames, np.ndarray) else [frame[None] for frame in frames]
     for group in groups:
         if group.shape[0::3] != (len(group), 3) or group.ndim != 4 or group.dtype != np.uint8:

@@ -228,7 +228,9 @@ def _select(frames: Frames, rows: Rows) -> Frames:
     if isinstance(rows, range):
         return frames
     chosen = rows - rows[0]
-    return frames[chosen] if isinstance(frames, np.ndarray) else [frames[i] for i in chosen]
+    if isinstance(frames, list):
+        return [frames[i] for i in chosen]
+    return np.asarray(np.asarray(frames)[chosen])
 
 
 def _size(source: h5py.Dataset | Video) -> tuple[int, int]:
