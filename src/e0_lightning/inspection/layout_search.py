@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from e0_lightning.data.formats.frames import find_encoding, is_colored, is_vector
+from e0_lightning.data.formats.encoded import find_encoding
+from e0_lightning.data.formats.frames import is_colored, is_vector
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.data.formats.lookup import read_text
 from e0_lightning.inspection.tree import find_datasets

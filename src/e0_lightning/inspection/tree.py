@@ -8,7 +8,7 @@ from itertools import groupby
 
 import h5py
 
-from e0_lightning.data.formats.frames import find_encoding
+from e0_lightning.data.formats.encoded import find_encoding
 from e0_lightning.data.formats.hdf5 import members
 
 MAX_ATTRIBUTES = 8

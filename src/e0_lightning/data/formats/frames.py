@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.data.formats.encoded import decode, find_encoding, read_header, to_bytes
 from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames
 from e0_lightning.geometry import resize_frames
 from e0_lightning.key_map import Flip
@@ -18,18 +18,6 @@ Frames = Pixels | StoredFrames | list[Pixels]
 """Frames ``(n, h, w, 3)``, or n frames ``(h, w, 3)`` of different sizes."""
 
 Color = Literal["rgb", "bgr"]
-
-MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP"}
-"""First bytes of encoded images."""
-
-MAX_PIXELS: Final = 2**25
-"""Most pixels of an encoded frame; more are refused before they are decoded."""
-
-RAW_SIZES = ((720, 1280), (480, 640))
-"""Rows and columns of raw frames that RoboMIND stores as bytes among encoded ones."""
-
-RGB_COMMENT = b"XPL-RGB1"
-"""Comment in JPEG images of RoboTwin that are RGB, beside older ones that are BGR."""
 
 EXPECTED = (
     "expected frames of uint8 or of floats from 0 to 1, (T, h, w, 3), with one or four channels, "
@@ -45,7 +33,7 @@ def frame_size(dataset: h5py.Dataset) -> tuple[int, int]:
     """
     if find_encoding(dataset):
         where = f"{dataset.file.filename}: {dataset.name}, frame 0"
-        header = _read_header(_to_bytes(dataset[0]), where)
+        header = read_header(to_bytes(dataset[0]), where)
         return header.height, header.width
     axes = _find_axes(dataset)
     if dataset.dtype.kind == "f":
@@ -86,17 +74,11 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
     """
     if rows.ndim < 3:
         where = f"{dataset.file.filename}: {dataset.name}"
-        decoded = [
-            _decode(_to_bytes(row), f"{where}, frame {start + i}") for i, row in enumerate(rows)
-        ]
-        swap = [color == "bgr" and not is_rgb for _, is_rgb in decoded]
-        if len({(frame.shape, bgr) for (frame, _), bgr in zip(decoded, swap, strict=True)}) == 1:
-            frames = np.stack([frame for frame, _ in decoded])
-            return frames[..., ::-1] if swap[0] else frames
-        return [
-            frame[..., ::-1] if bgr else frame
-            for (frame, _), bgr in zip(decoded, swap, strict=True)
-        ]
+        frames = []
+        for step, row in enumerate(rows, start):
+            frame, is_rgb = decode(to_bytes(row), f"{where}, frame {step}")
+            frames.append(frame[..., ::-1] if color == "bgr" and not is_rgb else frame)
+        return frames[0][None] if len(frames) == 1 else _stack(frames)
     axes = _find_axes(dataset)
     if "c" not in axes:
         rows = rows[..., None]
@@ -108,24 +90,13 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
     return rows[..., ::-1] if color == "bgr" else rows
 
 
-def find_encoding(dataset: h5py.Dataset) -> str | None:
-    """Encoding of images stored as bytes, such as ``JPEG``; None if they are not.
-
-    Reads the first step only.
-    """
-    shape: tuple[int, ...] = dataset.shape or ()
-    if len(shape) not in (1, 2) or 0 in shape:
-        return None
-    if dataset.dtype.kind not in "SOV" and dataset.dtype != np.uint8:
-        return None
-    first = dataset[0]
-    if not isinstance(first, bytes | np.ndarray | np.void):
-        return None
-    data = _to_bytes(first)
-    if dataset.dtype.kind == "O" and _raw_size(data):
-        return "raw bytes"
-    head = data[:4].tobytes()
-    return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
+def _stack(frames: list[Pixels]) -> Pixels | list[Pixels]:
+    """Stack frames of one size and order of channels, which stays as it is in memory."""
+    if len({(frame.shape, frame.strides[-1] < 0) for frame in frames}) > 1:
+        return frames
+    if frames[0].strides[-1] < 0:
+        return np.stack([frame[..., ::-1] for frame in frames])[..., ::-1]
+    return np.stack(frames)
 
 
 def flip(frames: Frames, how: Flip | None) -> Frames:
@@ -219,63 +190,3 @@ def _from_unit(rows: NDArray[Any], dataset: h5py.Dataset, start: int) -> Pixels:
             "255 as uint8."
         )
     return np.asarray((rows.astype(np.float32) * 255).round().astype(np.uint8))
-
-
-def _to_bytes(row: Any) -> Pixels:
-    """Bytes of one row: variable-length, fixed-length, opaque or padded with zeros."""
-    if isinstance(row, np.ndarray) and row.dtype == np.uint8:
-        return row
-    return np.frombuffer(row if isinstance(row, bytes) else row.tobytes(), np.uint8)
-
-
-def _raw_size(data: Pixels) -> tuple[int, int] | None:
-    return next((size for size in RAW_SIZES if len(data) == size[0] * size[1] * 3), None)
-
-
-class Header(NamedTuple):
-    """What the first bytes of an encoded frame say."""
-
-    height: int
-    width: int
-    is_rgb: bool
-    """Whether it is marked as RGB (`RGB_COMMENT`), whatever order the rest of the file has."""
-
-
-def _read_header(data: Pixels, where: str) -> Header:
-    from PIL import Image
-
-    if size := _raw_size(data):
-        return Header(*size, is_rgb=False)
-    try:
-        with Image.open(io.BytesIO(data.tobytes()), formats=["JPEG", "PNG", "WEBP"]) as image:
-            width, height = image.size
-            is_rgb = image.info.get("comment") == RGB_COMMENT
-    except Exception as error:  # Pillow raises many kinds
-        raise ValueError(
-            f"{where}: expected a JPEG or PNG image, got {len(data)} bytes that are none "
-            f"({error}). Copy or record the file again."
-        ) from error
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{where}: expected an image of at most {MAX_PIXELS} pixels, got {height} x {width}. "
-            "Copy or record the file again."
-        )
-    return Header(height, width, is_rgb)
-
-
-def _decode(data: Pixels, where: str) -> tuple[Pixels, bool]:
-    """Decode one frame, ``(h, w, 3)``, and whether it is marked as RGB."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
-    height, width, is_rgb = _read_header(data, where)
-    if _raw_size(data):
-        return data.reshape(height, width, 3), is_rgb
-    try:
-        pixels = decode_image(torch.from_numpy(np.array(data)), ImageReadMode.RGB)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: its image of {len(data)} bytes is damaged and cannot be decoded. Copy "
-            "or record the file again, or remove that demonstration."
-        ) from error
-    return pixels.permute(1, 2, 0).numpy(), is_rgb

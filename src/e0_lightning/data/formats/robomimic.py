@@ -11,14 +11,8 @@ import h5py
 import numpy as np
 
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
-from e0_lightning.data.formats.frames import (
-    Frames,
-    find_encoding,
-    flip,
-    frame_size,
-    is_colored,
-    is_vector,
-)
+from e0_lightning.data.formats.encoded import find_encoding
+from e0_lightning.data.formats.frames import Frames, flip, frame_size, is_colored, is_vector
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.data.formats.libero import (
     CAMERAS,
