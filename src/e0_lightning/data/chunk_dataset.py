@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from e0_lightning.data.buffer import DemoBuffer
 from e0_lightning.data.formats.stored_frames import copy_frames
 from e0_lightning.data.samples import BlockIndex, Demo, Ints
+from e0_lightning.data.transport import ImageBuffers, LocalTensors
 from e0_lightning.types import Batch, History, ViewSize
 
 
@@ -51,6 +52,9 @@ class ChunkDataset(Dataset[Batch]):
         self.buffer = DemoBuffer(self.demos, n_obs_steps, self.views, block_steps)
         self.lacks_views = any(self.buffer.lacking(demo.reader) for demo in self.demos)
         self.calibrated = self._find_calibrated()
+        self.labels = [demo.label for demo in self.demos]
+        self.tensors = LocalTensors()
+        """Makes the tensors of batches; workers replace it."""
 
     def _find_calibrated(self) -> list[str]:
         """Views whose camera matrix is in every file that has them: all batches have equal keys."""
@@ -89,29 +93,31 @@ class ChunkDataset(Dataset[Batch]):
         within = ahead.clip(max=lengths - 1)
         chunks = [demo.actions[rows] for demo, rows in zip(numbers, within, strict=True)]
         states = [demo.states[step] for demo, step in zip(numbers, steps, strict=True)]
+        tensor = self.tensors.numbers
         batch = Batch(
             images=images,
             instruction=[self.demos[d].instruction for d in owners],
-            state=torch.from_numpy(np.stack(states)),
-            actions=torch.from_numpy(np.stack(chunks)),
-            valid=torch.from_numpy(ahead < lengths),
-            demo=[self.demos[d].label for d in owners],
-            step=torch.from_numpy(steps),
+            state=tensor(np.stack(states)),
+            actions=tensor(np.stack(chunks)),
+            valid=tensor(ahead < lengths),
+            demo=[self.labels[d] for d in owners],
+            step=tensor(steps),
         )
         if self.calibrated:
             intrinsics = [self.buffer.intrinsics(demo) for demo in owners.tolist()]
             batch["intrinsics"] = {
-                view: torch.from_numpy(np.stack([known[view] for known in intrinsics]))
+                view: tensor(np.stack([known[view] for known in intrinsics]))
                 for view in self.calibrated
             }
         if self.lacks_views:
             specs = [self.demos[d].reader.spec for d in owners]
             batch["image_mask"] = {
-                view: torch.tensor([view in spec.views for spec in specs]) for view in self.views
+                view: tensor(np.array([view in spec.views for spec in specs]))
+                for view in self.views
             }
         if self.n_obs_steps > 1:
             before = [demo.states[rows] for demo, rows in zip(numbers, past, strict=True)]
-            batch["history"] = History(images=past_images, state=torch.from_numpy(np.stack(before)))
+            batch["history"] = History(images=past_images, state=tensor(np.stack(before)))
         return batch
 
     def _read_images(
@@ -121,22 +127,22 @@ class ChunkDataset(Dataset[Batch]):
 
         In memory channels are last, as they are stored.
         """
-        images, past_images = {}, {}
+        now, before, tensors, past_tensors = {}, {}, {}, {}
         for view, size in self.views.items():
-            images[view] = np.empty((len(steps), size.height, size.width, 3), np.uint8)
-            past_images[view] = np.empty((*past.shape, size.height, size.width, 3), np.uint8)
+            shape = size.height, size.width, 3
+            now[view], tensors[view] = self.tensors.images((len(steps), *shape))
+            if past.size:
+                before[view], past_tensors[view] = self.tensors.images((*past.shape, *shape))
         observed = np.column_stack([past, steps]).tolist()
         for row, (demo, rows) in enumerate(zip(owners.tolist(), observed, strict=True)):
             block = self.buffer.block(demo, rows[-1])
-            *before, now = (step - block.first for step in rows)
+            *earlier, current = (step - block.first for step in rows)
             # Copied at once, while they are in the cache of the processor.
             for view, frames in block.images.items():
-                copy_frames(frames, [now], images[view][row : row + 1])
-                copy_frames(frames, before, past_images[view][row])
-        return (
-            {view: torch.from_numpy(pixels).movedim(-1, -3) for view, pixels in images.items()},
-            {view: torch.from_numpy(p).movedim(-1, -3) for view, p in past_images.items()},
-        )
+                copy_frames(frames, [current], now[view][row : row + 1])
+                if earlier:
+                    copy_frames(frames, earlier, before[view][row])
+        return tensors, past_tensors
 
     def blocks(self) -> BlockIndex:
         """All blocks, in the order of their samples."""
@@ -149,9 +155,17 @@ class ChunkDataset(Dataset[Batch]):
         size = np.minimum(length, self.steps[owner] - start)
         return BlockIndex((self.ends - self.steps)[owner] + start, size, source)
 
+    def image_buffers(self, num_workers: int, batch_size: int) -> ImageBuffers:
+        """Shared memory for workers that send batches of this size."""
+        pixels = max((size.height * size.width * 3 for size in self.views.values()), default=0)
+        steps = max(1, self.n_obs_steps - 1)
+        arrays = len(self.views) * min(2, self.n_obs_steps)
+        return ImageBuffers(num_workers, arrays, batch_size * steps * pixels)
+
     def fingerprint(self) -> int:
         """Checksum of files, demonstrations and their lengths: equal for the same samples."""
-        lines = [f"{demo.label} {demo.steps} {demo.source}" for demo in self.demos]
+        described = zip(self.labels, self.demos, strict=True)
+        lines = [f"{label} {demo.steps} {demo.source}" for label, demo in described]
         return zlib.crc32("\n".join(lines).encode())
 
     def action_chunks(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from multiprocessing import get_start_method
 from typing import Any, get_args
 
 import torch
@@ -18,6 +19,7 @@ from e0_lightning.data.formats.base import DemoReader
 from e0_lightning.data.samples import Demo
 from e0_lightning.data.sources import DemoSource, drop_missing_views, open_sources
 from e0_lightning.data.split import check_horizon, read_split, split
+from e0_lightning.data.transport import send_from_worker
 from e0_lightning.random import derive_seed
 from e0_lightning.types import Batch, PolicySpec, ViewSize
 
@@ -264,10 +266,16 @@ class RobotDemos(LightningDataModule):
     ) -> DataLoader[Batch]:
         # Remote file systems have threads, which do not survive a fork.
         remote = any("://" in source.path for source in self.sources)
+        send = None
+        if self.num_workers > 0 and not remote and get_start_method() == "fork":
+            send = partial(
+                send_from_worker, dataset.image_buffers(self.num_workers, self.batch_size)
+            )
         return kind(
             dataset,
             collate_fn=_identity,
             num_workers=self.num_workers,
+            worker_init_fn=send,
             persistent_workers=self.num_workers > 0,
             multiprocessing_context="spawn" if remote and self.num_workers > 0 else None,
             pin_memory=torch.cuda.is_available(),

@@ -362,7 +362,8 @@ class DemoReader(ABC):
         Raises:
             ValueError: If they are damaged or no frames.
         """
-        positions = self._locate(dataset) if color == "rgb" else None
+        is_raw = color == "rgb" and len(dataset.shape) == 4
+        positions = self._locate(dataset) if is_raw else None
         if positions is not None:
             shape = dataset.shape[1:]
             return StoredFrames(self._descriptor, positions[start:stop], shape, self.path)
@@ -370,12 +371,12 @@ class DemoReader(ABC):
 
     def _locate(self, dataset: h5py.Dataset) -> Sequence[int] | None:
         """Positions of the frames in this file; None if they cannot be used as they are."""
-        if dataset not in self._positions:
+        try:
+            return self._positions[dataset]
+        except KeyError:
             is_here = dataset.file.filename == self.file.filename
-            self._positions[dataset] = (
-                locate_frames(self.check_chunks(dataset)) if is_here else None
-            )
-        return self._positions[dataset]
+            found = locate_frames(self.check_chunks(dataset)) if is_here else None
+            return self._positions.setdefault(dataset, found)
 
     @cached_property
     def _lengths(self) -> dict[str, int]:

@@ -70,7 +70,7 @@ class Header(NamedTuple):
     """Whether it is marked as RGB (`RGB_COMMENT`), whatever order the rest of the file has."""
 
 
-def read_header(data: Pixels, where: str) -> Header:
+def read_header(data: Pixels) -> Header:
     """Size of an encoded frame, without decoding it.
 
     Raises:
@@ -78,10 +78,10 @@ def read_header(data: Pixels, where: str) -> Header:
     """
     if size := _raw_size(data):
         return Header(*size, is_rgb=False)
-    header = _scan_jpeg(memoryview(data)) or _open_header(data, where)
+    header = _scan_jpeg(memoryview(data)) or _open_header(data)
     if header.height * header.width > MAX_PIXELS:
         raise ValueError(
-            f"{where}: expected an image of at most {MAX_PIXELS} pixels, got {header.height} x "
+            f"expected an image of at most {MAX_PIXELS} pixels, got {header.height} x "
             f"{header.width}. Copy or record the file again."
         )
     return header
@@ -105,7 +105,7 @@ def _scan_jpeg(data: memoryview) -> Header | None:
     return None
 
 
-def _open_header(data: Pixels, where: str) -> Header:
+def _open_header(data: Pixels) -> Header:
     from PIL import Image
 
     try:
@@ -113,17 +113,16 @@ def _open_header(data: Pixels, where: str) -> Header:
             return Header(image.height, image.width, image.info.get("comment") == RGB_COMMENT)
     except Exception as error:  # Pillow raises many kinds
         raise ValueError(
-            f"{where}: expected a JPEG or PNG image, got {len(data)} bytes that are none "
-            f"({error}). Copy or record the file again."
+            f"expected a JPEG or PNG image, got {len(data)} bytes that are none ({error}). Copy or "
+            "record the file again."
         ) from error
 
 
-def decode(data: Pixels, where: str) -> tuple[Pixels, bool]:
+def decode(data: Pixels) -> tuple[Pixels, bool]:
     """Decode a frame.
 
     Args:
         data: Its bytes, which may be padded.
-        where: File, data set and step, for errors.
 
     Returns:
         ``(h, w, 3)``, and whether it is marked as RGB.
@@ -134,7 +133,7 @@ def decode(data: Pixels, where: str) -> tuple[Pixels, bool]:
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
-    height, width, is_rgb = read_header(data, where)
+    height, width, is_rgb = read_header(data)
     if _raw_size(data):
         return data.reshape(height, width, 3), is_rgb
     try:
@@ -143,7 +142,7 @@ def decode(data: Pixels, where: str) -> tuple[Pixels, bool]:
         pixels = decode_image(encoded, ImageReadMode.RGB)
     except RuntimeError as error:
         raise ValueError(
-            f"{where}: its image of {len(data)} bytes is damaged and cannot be decoded. Copy "
-            "or record the file again, or remove that demonstration."
+            f"its image of {len(data)} bytes is damaged and cannot be decoded. Copy or record the "
+            "file again, or remove that demonstration."
         ) from error
     return pixels.permute(1, 2, 0).numpy(), is_rgb

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import h5py
@@ -32,8 +34,8 @@ def frame_size(dataset: h5py.Dataset) -> tuple[int, int]:
         ValueError: If the data set holds no frames, naming what it holds.
     """
     if find_encoding(dataset):
-        where = f"{dataset.file.filename}: {dataset.name}, frame 0"
-        header = read_header(to_bytes(dataset[0]), where)
+        with _name_frame(dataset, 0):
+            header = read_header(to_bytes(dataset[0]))
         return header.height, header.width
     axes = _find_axes(dataset)
     if dataset.dtype.kind == "f":
@@ -73,10 +75,10 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
         ValueError: If a frame cannot be decoded, or floats are not between 0 and 1.
     """
     if rows.ndim < 3:
-        where = f"{dataset.file.filename}: {dataset.name}"
         frames = []
         for step, row in enumerate(rows, start):
-            frame, is_rgb = decode(to_bytes(row), f"{where}, frame {step}")
+            with _name_frame(dataset, step):
+                frame, is_rgb = decode(to_bytes(row))
             frames.append(frame[..., ::-1] if color == "bgr" and not is_rgb else frame)
         return frames[0][None] if len(frames) == 1 else _stack(frames)
     axes = _find_axes(dataset)
@@ -88,6 +90,16 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
     if rows.dtype != np.uint8:
         rows = _from_unit(rows, dataset, start)
     return rows[..., ::-1] if color == "bgr" else rows
+
+
+@contextmanager
+def _name_frame(dataset: h5py.Dataset, step: int) -> Iterator[None]:
+    """Name the frame in an error of decoding it."""
+    try:
+        yield
+    except ValueError as error:
+        where = f"{dataset.file.filename}: {dataset.name}, frame {step}"
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _stack(frames: list[Pixels]) -> Pixels | list[Pixels]:
