@@ -1,122 +1,154 @@
-"""`e0 benchmark data`: throughput, decoding and memory of reading demonstrations."""
+"""`e0 benchmark data`: reading speed beside the plain library calls and LeRobot's loader."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Sequence
-from math import prod
-from multiprocessing import Value, active_children
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 
-from e0_lightning.data.chunk_dataset import ChunkDataset
+import torch
+
+from e0_lightning.benchmarks.data_files import STORAGES, record, write_file
+from e0_lightning.benchmarks.data_rates import loader_rate, plain_rate
+from e0_lightning.benchmarks.lerobot_process import LeRobotProcess
 from e0_lightning.data.datamodule import RobotDemos
-from e0_lightning.data.formats.detect import open_demos
-from e0_lightning.data.samples import DecodedBlock, Demo
+from e0_lightning.data.sources import DemoSource, find_demos
+from e0_lightning.types import ViewSize
 
-DATA_MEMORY = ("Pss_Anon", "Pss_Shmem")
-"""Memory without program code, shared pages divided among their processes."""
+WORKERS = (0, 1)
+HORIZON = 12
 
-SAMPLING_INTERVAL = 0.5
-"""Seconds between two measurements of memory."""
+Rates = dict[str, float]
+"""Column of the table to frames per second or their ratio."""
 
-
-class _CountingDataset(ChunkDataset):
-    """A `ChunkDataset` that counts decoded blocks, across processes."""
-
-    def __init__(self, demos: Sequence[Demo], horizon: int) -> None:
-        super().__init__(demos, horizon)
-        self.num_decoded = Value("q", 0)
-
-    def read_block(self, demo: int, start: int) -> DecodedBlock:
-        with self.num_decoded:
-            self.num_decoded.value += 1
-        return super().read_block(demo, start)
-
-
-class _PeakMemory:
-    """Peak memory of this process and its data loader workers, in MB."""
-
-    def __init__(self) -> None:
-        pid = os.getpid()
-        self._before = _memory(pid, "Rss"), _memory(pid, *DATA_MEMORY)
-        self._updated = 0.0
-        self.main = self.worker = self.total = 0.0
-
-    def update(self) -> None:
-        """Measure, unless the last measurement is recent."""
-        if time.perf_counter() - self._updated < SAMPLING_INTERVAL:
-            return
-        pid = os.getpid()
-        workers = [child.pid for child in active_children() if child.pid]
-        total = sum(_memory(each, *DATA_MEMORY) for each in [pid, *workers])
-        self.main = max(self.main, _memory(pid, "Rss") - self._before[0])
-        self.worker = max([self.worker, *(_memory(each, "Rss") for each in workers)])
-        self.total = max(self.total, total - self._before[1])
-        self._updated = time.perf_counter()
+Measure = Callable[[], float]
 
 
 def benchmark(
-    path: str, num_workers: int = 2, batch_size: int = 64, horizon: int = 12
-) -> dict[str, float]:
-    """Measure an epoch of the data loader, and a plain read of the same frames with h5py.
+    path: str,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 16,
+    num_frames: int = 600,
+    rounds: int = 5,
+    lerobot: str | None = None,
+) -> dict[str, Rates]:
+    """Measure the training loader beside plain reads of the same frames, in each storage.
+
+    The first frames of the demonstrations are written to temporary files as raw, gzip, JPEG and PNG
+    frames. Everything is measured in turn, in short rounds and on one thread, and medians are
+    compared: then other work on the machine changes the ratios little.
 
     Args:
-        path: A file of demonstrations.
-        num_workers: Worker processes of the data loader.
+        path: A file of demonstrations, or a pattern of several.
+        size: Rows and columns of the images; None for the recorded frames.
         batch_size: Samples in a batch.
-        horizon: Steps in an action chunk.
+        num_frames: Frames of each storage that are written, and read in a round.
+        rounds: Number of rounds.
+        lerobot: Interpreter of an environment with LeRobot, whose loader is measured on videos of
+            the same frames.
 
     Returns:
-        Frames per second of the data loader and of the plain read in one process; mean number of
-        times that a block is decoded; and peak memory in MB: growth of the resident memory of this
-        process, resident memory of a worker (with the pages that it shares with this process), and
-        growth of all processes together, shared pages counted once. Memory is read from Linux's
-        ``/proc``.
+        Storage to frames per second: of the plain library calls (``plain``; with the reader's
+        resize in ``plain_resized``), of the loader without and with one worker (``workers_0``,
+        ``workers_1``), and the ratios of these to the former (``workers_0/plain`` …).
     """
-    reader = open_demos(path)
-    views = list(reader.spec.views)
-    reader.close()
-    plain_rate = _plain_rate(path, views)
-    memory = _PeakMemory()
-    datamodule = RobotDemos([path], views, [], horizon, batch_size, num_workers, val_fraction=0)
-    dataset = _CountingDataset(datamodule.datasets[0].demos, horizon)
-    datamodule.datasets = dataset, None
-    frames, start = 0, time.perf_counter()
-    for batch in datamodule.train_dataloader():
-        frames += len(batch["state"]) * len(views)
-        memory.update()
-    rate = frames / (time.perf_counter() - start)
-    report = {
-        "demos": len(dataset.demos),
-        "frames": frames,
-        "loader_frames_per_second": round(rate, 1),
-        "plain_frames_per_second": round(plain_rate, 1),
-        "loader_over_plain": round(rate / plain_rate, 3),
-        "decodes_per_block": round(dataset.num_decoded.value / len(dataset.blocks().size), 3),
-        "main_rss_growth_mb": round(memory.main, 1),
-        "worker_rss_mb": round(memory.worker, 1),
-        "total_memory_growth_mb": round(memory.total, 1),
+    threads = torch.get_num_threads()
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(1)  # as in workers
+        first = _Loading(path, None, batch_size)
+        recordings = list(record(first.demos(0), num_frames // len(first.views)))
+        files = {"as recorded": path}
+        for storage in STORAGES:
+            files[storage] = f"{folder}/{storage}.hdf5"
+            write_file(files[storage], recordings, storage)
+        measured = {
+            storage: _measures(_Loading(file, size, batch_size), num_frames)
+            for storage, file in files.items()
+        }
+        if lerobot is not None:
+            other = LeRobotProcess(
+                lerobot, Path(folder, "videos"), recordings, size, batch_size, HORIZON
+            )
+            stack.enter_context(other)
+            measured["LeRobot"] = {
+                f"workers_{workers}": partial(other.rate, workers, num_frames)
+                for workers in WORKERS
+            }
+        rates = _measure_in_turn(measured, rounds)
+    results = {storage: _with_ratios(found) for storage, found in rates.items()}
+    print(table(results))
+    return results
+
+
+class _Loading:
+    """How the demonstrations of a file are loaded."""
+
+    def __init__(self, path: str, size: tuple[int, int] | None, batch_size: int) -> None:
+        self.source = DemoSource(path, instruction="benchmark")
+        reader = self.source.open(find_demos(self.source)[0])
+        self.views, self.state = list(reader.spec.views), list(reader.spec.state)
+        reader.close()
+        self.size = None if size is None else ViewSize(*size)
+        self.batch_size = batch_size
+
+    def demos(self, num_workers: int) -> RobotDemos:
+        """A data module with nothing in memory."""
+        return RobotDemos(
+            [self.source],
+            dict.fromkeys(self.views, self.size),
+            self.state,
+            HORIZON,
+            self.batch_size,
+            num_workers,
+            val_fraction=0,
+        )
+
+
+def _measures(loading: _Loading, num_frames: int) -> dict[str, Measure]:
+    """Column to what measures it."""
+    plain = partial(plain_rate, partial(loading.demos, 0), num_frames)
+    measures: dict[str, Measure] = {"plain": partial(plain, None)}
+    if loading.size is not None:
+        measures["plain_resized"] = partial(plain, loading.size)
+    for workers in WORKERS:
+        create = partial(loading.demos, workers)
+        measures[f"workers_{workers}"] = partial(loader_rate, create, num_frames)
+    return measures
+
+
+def _measure_in_turn(measured: dict[str, dict[str, Measure]], rounds: int) -> dict[str, Rates]:
+    """Medians of some rounds, in each of which everything is measured once."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for storage, measures in measured.items():
+            for column, measure in measures.items():
+                found.setdefault(storage, {}).setdefault(column, []).append(measure())
+    return {
+        storage: {column: median(values) for column, values in columns.items()}
+        for storage, columns in found.items()
     }
-    print(json.dumps(report, indent=2))
-    return report
 
 
-def _memory(pid: int, *kinds: str) -> float:
-    """Return the memory of a process in MB, as the sum of these kinds in its ``smaps_rollup``."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {kind: float(size) for kind, size, _ in (line.split() for line in lines)}
-    return sum(sizes[f"{kind}:"] for kind in kinds) / 1024
+def _with_ratios(rates: Rates) -> Rates:
+    """Add the ratios of the loader's rates to the plain ones."""
+    ratios = {
+        f"workers_{workers}/{plain}": rates[f"workers_{workers}"] / rates[plain]
+        for plain in ("plain", "plain_resized")
+        for workers in WORKERS
+        if plain in rates
+    }
+    return rates | ratios
 
 
-def _plain_rate(path: str, views: list[str]) -> float:
-    """Return the frames per second of reading all image datasets in one process."""
-    reader = open_demos(path, views, [])
-    start, frames = time.perf_counter(), 0
-    for demo in reader.demos():
-        # A set, because several views may be in one dataset.
-        for dataset in set(reader.image_dataset(demo.name).values()):
-            frames += prod(dataset[()].shape[:-3])
-    reader.close()
-    return frames / (time.perf_counter() - start)
+def table(results: dict[str, Rates]) -> str:
+    """Markdown table: a row for each storage."""
+    columns = list(dict.fromkeys(column for rates in results.values() for column in rates))
+    rows = [["frames", *columns], ["---"] * (len(columns) + 1)]
+    for storage, rates in results.items():
+        cells = [f"{rates[name]:.3g}" if name in rates else "" for name in columns]
+        rows.append([storage, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

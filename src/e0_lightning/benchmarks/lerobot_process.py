@@ -1,0 +1,85 @@
+"""LeRobot's loader in an environment of its own: its dependencies exclude ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from e0_lightning.benchmarks import lerobot_loader
+from e0_lightning.benchmarks.data_files import Recording
+
+
+class LeRobotProcess:
+    """Writes recordings as LeRobot's videos and measures its loader; a context manager.
+
+    Args:
+        python: Interpreter of an environment with LeRobot.
+        folder: Empty folder to write to.
+        recordings: The demonstrations.
+        size: Rows and columns to resize to; None to keep the recorded frames.
+        batch_size: Samples in a batch.
+        horizon: Steps in an action chunk.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        folder: Path,
+        recordings: list[Recording],
+        size: tuple[int, int] | None,
+        batch_size: int,
+        horizon: int,
+    ) -> None:
+        self.python = python
+        folder.mkdir()
+        views = list(recordings[0].images)
+        for number, (actions, states, images) in enumerate(recordings):
+            np.savez(folder / f"{number}.npz", actions=actions, states=states, **images)
+        settings = {
+            "recordings": len(recordings),
+            "views": views,
+            "size": size,
+            "batch_size": batch_size,
+            "horizon": horizon,
+        }
+        (folder / "settings.json").write_text(json.dumps(settings))
+        self._process = subprocess.Popen(
+            [python, lerobot_loader.__file__, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> LeRobotProcess:
+        self._answer()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+    def rate(self, num_workers: int, num_frames: int) -> float:
+        """Frames per second of LeRobot's loader."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{num_workers} {num_frames}\n")
+        self._process.stdin.flush()
+        return float(self._answer().split()[-1])
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            raise RuntimeError(
+                f"{self.python} {lerobot_loader.__file__} ended with status {status}, with the "
+                "message above. Install LeRobot there: pip install lerobot==0.4.4."
+            )
+        return line
