@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from e0_lightning.data.formats.base import DemoReader, Floats
+from e0_lightning.data.formats.stored_frames import StoredFrames
 from e0_lightning.data.samples import DecodedBlock, Demo, DemoNumbers
 from e0_lightning.geometry import camera_matrix
 from e0_lightning.types import ViewSize
@@ -31,7 +32,7 @@ class DemoBuffer:
     Images are read a block at a time (the rows of an HDF5 chunk; without images, a whole
     demonstration), numbers for a whole demonstration. Blocks leave the buffer first in first out,
     so memory does not grow with the data set. Blocks of one step are not kept, because each is
-    sampled once in an epoch.
+    sampled once in an epoch. Of raw frames only their positions in the file are kept.
 
     Args:
         demos: Demonstrations, in order.
@@ -58,17 +59,27 @@ class DemoBuffer:
         self.max_blocks = max(MIN_BUFFER_BLOCKS, int(fitting))
         self.max_demos = max(1, int(NUMBER_BYTES // (numbers * steps)))
         self._blocks: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
+        self._stored: OrderedDict[int, DecodedBlock] = OrderedDict()
         self._numbers: OrderedDict[int, DemoNumbers] = OrderedDict()
         self._open: OrderedDict[DemoReader, None] = OrderedDict()
 
     def block(self, demo: int, step: int) -> DecodedBlock:
         """The block of a demonstration that has a step, with its history."""
-        length = self.demos[demo].block_length
+        reader, _, steps, length, *_ = self.demos[demo]
+        self._keep_open(reader)
+        if demo in self._stored:
+            return self._stored[demo]
         key = demo, step // length * length
         if key in self._blocks:
             return self._blocks[key]
-        block = self.read_block(*key)
-        if length > 1:
+        first, stop = max(0, key[1] - self.n_obs_steps + 1), min(key[1] + length, steps)
+        block = self.read_block(demo, first, stop)
+        # Frames that are still in the file cost nothing: those of all steps are kept.
+        if block.images and all(type(frames) is StoredFrames for frames in block.images.values()):
+            block = self._stored[demo] = self.read_block(demo, 0, steps)
+            if len(self._stored) > self.max_demos:
+                self._stored.popitem(last=False)
+        elif length > 1:
             self._blocks[key] = block
             # A sample comes at most `max_blocks` blocks after the first one of its block; the
             # quarter more keeps blocks that begin late.
@@ -76,17 +87,15 @@ class DemoBuffer:
                 self._blocks.popitem(last=False)
         return block
 
-    def read_block(self, demo: int, start: int) -> DecodedBlock:
-        """Read the block that begins at step ``start``, and its history."""
-        reader, name, steps, length, *_ = self.demos[demo]
-        self._keep_open(reader)
-        first, stop = max(0, start - self.n_obs_steps + 1), min(start + length, steps)
-        images = reader.stored_images(name, first, stop)
+    def read_block(self, demo: int, start: int, stop: int) -> DecodedBlock:
+        """Read the images of steps ``start`` to ``stop``."""
+        reader, name, *_ = self.demos[demo]
+        images = reader.stored_images(name, start, stop)
         for view in self.lacking(reader):
             height, width = self.views[view].height, self.views[view].width
             black = np.zeros((1, height, width, 3), np.uint8)
-            images[view] = np.broadcast_to(black, (stop - first, height, width, 3))
-        return DecodedBlock(first, images)
+            images[view] = np.broadcast_to(black, (stop - start, height, width, 3))
+        return DecodedBlock(start, images)
 
     def numbers(self, demo: int) -> DemoNumbers:
         """Actions and states of a demonstration."""

@@ -82,7 +82,7 @@ class DemoReader(ABC):
         self._checked: set[str] = set()
         self._members: OrderedDict[str, h5py.Dataset | h5py.Group] = OrderedDict()
         self._positions: WeakKeyDictionary[h5py.Dataset, Sequence[int] | None] = WeakKeyDictionary()
-        self._descriptor = -1
+        self._descriptor: int | None = None
         self._intrinsics: dict[str, dict[str, Floats]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -289,8 +289,16 @@ class DemoReader(ABC):
                 self._file.close()
             self._members.clear()
             self._file, self._pid = open_hdf5(self.path), os.getpid()
-            self._descriptor = self._file.id.get_vfd_handle() if "://" not in self.path else -1
+            self._descriptor = None
         return self._file
+
+    @property
+    def descriptor(self) -> int:
+        """Number that the system gave the open file, which is a local one."""
+        file = self.file
+        if self._descriptor is None:
+            self._descriptor = file.id.get_vfd_handle()
+        return self._descriptor
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -365,8 +373,7 @@ class DemoReader(ABC):
         is_raw = color == "rgb" and len(dataset.shape) == 4
         positions = self._locate(dataset) if is_raw else None
         if positions is not None:
-            shape = dataset.shape[1:]
-            return StoredFrames(self._descriptor, positions[start:stop], shape, self.path)
+            return StoredFrames(self, positions[start:stop], dataset.shape[1:])
         return to_rgb(dataset, self.rows(dataset, start, stop), start, color)
 
     def _locate(self, dataset: h5py.Dataset) -> Sequence[int] | None:

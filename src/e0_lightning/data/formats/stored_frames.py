@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+
+
+class LocalFile(Protocol):
+    """A file of this machine that is opened when it is read."""
+
+    path: str
+
+    @property
+    def descriptor(self) -> int:
+        """Number of the open file."""
 
 
 class StoredFrames:
@@ -20,19 +30,15 @@ class StoredFrames:
     an array of its own is copied into the batch once more. Anything but `read_into` reads them all.
 
     Args:
-        descriptor: The open file.
+        file: The file, which may be closed and opened again meanwhile.
         offsets: Position of each frame, bytes.
         shape: Rows, columns and channels of a frame.
-        where: File and data set, for errors.
     """
 
-    def __init__(
-        self, descriptor: int, offsets: Sequence[int], shape: tuple[int, ...], where: str
-    ) -> None:
-        self.descriptor = descriptor
+    def __init__(self, file: LocalFile, offsets: Sequence[int], shape: tuple[int, ...]) -> None:
+        self.file = file
         self.offsets = offsets
         self.shape = (len(offsets), *shape)
-        self.where = where
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -53,10 +59,14 @@ class StoredFrames:
             ValueError: If the file ends before.
         """
         offset, rest = self.offsets[index], memoryview(out).cast("B")
+        descriptor = self.file.descriptor
         while rest:
-            count = os.preadv(self.descriptor, [rest], offset)
+            count = os.preadv(descriptor, [rest], offset)
             if not count:
-                raise ValueError(f"{self.where}: the file has been cut. Copy or record it again.")
+                raise ValueError(
+                    f"{self.file.path}: expected a frame at byte {offset}, got the end of the "
+                    "file. Copy or record it again."
+                )
             offset, rest = offset + count, rest[count:]
 
 
