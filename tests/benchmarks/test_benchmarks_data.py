@@ -2,13 +2,37 @@ import sys
 
 import pytest
 
+from e0_lightning.benchmarks import data_rates, lerobot_loader
 from e0_lightning.benchmarks.data import benchmark
+from e0_lightning.benchmarks.data_files import STORAGES
+
+RATES = ["plain", "plain_resized", "workers_0", "workers_1"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_blocks_are_decoded_about_once(demos, num_workers):
-    report = benchmark(str(demos), num_workers=num_workers, batch_size=16, horizon=4)
-    assert (report["demos"], report["frames"]) == (2, 128)
-    assert 1 <= report["decodes_per_block"] <= (1 if num_workers == 0 else 1.13)
-    assert report["loader_frames_per_second"] > 0
+@pytest.fixture(autouse=True)
+def _once(monkeypatch):
+    monkeypatch.setattr(data_rates, "MIN_SECONDS", 0)
+
+
+def test_every_storage_is_measured_beside_plain_calls(demos, capsys):
+    results = benchmark(str(demos), size=(64, 48), batch_size=8, num_frames=64, rounds=1)
+    assert list(results) == ["as recorded", *STORAGES]
+    for rates in results.values():
+        assert [name for name in rates if "/" not in name] == RATES
+        for workers in ("workers_0", "workers_1"):
+            for plain in ("plain", "plain_resized"):
+                assert rates[f"{workers}/{plain}"] == rates[workers] / rates[plain] > 0
+    assert "| as recorded |" in capsys.readouterr().out
+
+
+def test_lerobots_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_path):
+    script = tmp_path / "loader.py"
+    script.write_text("print('written', flush=True)\nwhile input():\n    print(7.5, flush=True)\n")
+    monkeypatch.setattr(lerobot_loader, "__file__", str(script))
+    results = benchmark(str(demos), num_frames=16, rounds=1, lerobot=sys.executable)
+    assert results["LeRobot"] == {"workers_0": 7.5, "workers_1": 7.5}
+
+
+def test_an_interpreter_without_lerobot_is_named(demos):
+    with pytest.raises(RuntimeError, match=r"ended with status 1.*pip install lerobot"):
+        benchmark(str(demos), num_frames=16, rounds=1, lerobot=sys.executable)

@@ -114,7 +114,7 @@ def send_from_worker(buffers: ImageBuffers, worker: int) -> None:
     """Let the data set of this worker send its batches so; a ``worker_init_fn``."""
     info = get_worker_info()
     assert info is not None
-    info.dataset.tensors = SentTensors(buffers, worker)
+    cast("Any", info.dataset).tensors = SentTensors(buffers, worker)
 
 
 class _Sent:

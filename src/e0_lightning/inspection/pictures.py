@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from e0_lightning.data.formats.base import Floats
-from e0_lightning.data.formats.frames import Pixels
+from e0_lightning.data.formats.stored_frames import Pixels
 from e0_lightning.geometry import resize_frames
 from e0_lightning.inspection.demo_set import DemoSet
 from e0_lightning.types import ViewSize

@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from e0_lightning.data.formats.frames import Color, Frames, Pixels, resize, to_rgb
+from e0_lightning.data.formats.frames import Color, Frames, resize, to_rgb
 from e0_lightning.data.formats.hdf5 import find, name_damage, open_hdf5, read_chunks
 from e0_lightning.data.formats.integrity import check_chunks, check_storage
-from e0_lightning.data.formats.stored_frames import StoredFrames, locate_frames
+from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames, locate_frames
 from e0_lightning.geometry import place, resize_intrinsics
 from e0_lightning.types import PolicySpec, ViewSize
 

@@ -78,7 +78,7 @@ def read_header(data: Pixels) -> Header:
     """
     if size := _raw_size(data):
         return Header(*size, is_rgb=False)
-    header = _scan_jpeg(memoryview(data)) or _open_header(data)
+    header = _scan_jpeg(data.data) or _open_header(data)
     if header.height * header.width > MAX_PIXELS:
         raise ValueError(
             f"expected an image of at most {MAX_PIXELS} pixels, got {header.height} x "
@@ -89,7 +89,7 @@ def read_header(data: Pixels) -> Header:
 
 def _scan_jpeg(data: memoryview) -> Header | None:
     """Header of a JPEG image by its segments, five times as fast as Pillow's; None if unclear."""
-    if data[:2] != b"\xff\xd8":
+    if bytes(data[:2]) != b"\xff\xd8":
         return None
     height, width, is_rgb, position = 0, 0, False, 2
     while position + 9 <= len(data) and data[position] == 0xFF:
@@ -101,7 +101,7 @@ def _scan_jpeg(data: memoryview) -> Header | None:
             height = int.from_bytes(data[start + 1 : start + 3], "big")
             width = int.from_bytes(data[start + 3 : start + 5], "big")
         elif marker == COMMENT_MARKER:
-            is_rgb = data[start:position] == RGB_COMMENT
+            is_rgb = bytes(data[start:position]) == RGB_COMMENT
     return None
 
 

@@ -107,7 +107,8 @@ def _stack(frames: list[Pixels]) -> Pixels | list[Pixels]:
     if len({(frame.shape, frame.strides[-1] < 0) for frame in frames}) > 1:
         return frames
     if frames[0].strides[-1] < 0:
-        return np.stack([frame[..., ::-1] for frame in frames])[..., ::-1]
+        stored: Pixels = np.stack([frame[..., ::-1] for frame in frames])
+        return stored[..., ::-1]
     return np.stack(frames)
 
 

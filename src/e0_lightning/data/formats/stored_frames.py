@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -58,7 +59,7 @@ class StoredFrames:
         Raises:
             ValueError: If the file ends before.
         """
-        offset, rest = self.offsets[index], memoryview(out).cast("B")
+        offset, rest = self.offsets[index], out.data.cast("B")
         descriptor = self.file.descriptor
         while rest:
             count = os.preadv(descriptor, [rest], offset)
@@ -104,7 +105,7 @@ def locate_frames(dataset: h5py.Dataset) -> Sequence[int] | None:
         offsets[chunk.chunk_offset[0]] = chunk.byte_offset
 
     dataset.id.chunk_iter(note)
-    return offsets
+    return array("q", offsets.tobytes())
 
 
 def copy_frames(frames: Pixels | StoredFrames, rows: Sequence[int], out: Pixels) -> None:

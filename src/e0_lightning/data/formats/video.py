@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from e0_lightning.data.formats.frames import Pixels
+from e0_lightning.data.formats.stored_frames import Pixels
 
 BLOCK = 16
 """Frames that are decoded together: about as many as are decoded in vain after a seek."""
