@@ -11,7 +11,7 @@ RATES = ["plain", "plain_resized", "workers_0", "workers_1"]
 
 @pytest.fixture(autouse=True)
 def _once(monkeypatch):
-    monkeypatch.setattr(data_rates, "MIN_SECONDS", 0)
+    monkeypatch.setattr(data_rates, "MIN_SECONDS", 1e-6)
 
 
 def test_every_storage_is_measured_beside_plain_calls(demos, capsys):
@@ -29,10 +29,15 @@ def test_lerobots_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_
     script = tmp_path / "loader.py"
     script.write_text("print('written', flush=True)\nwhile input():\n    print(7.5, flush=True)\n")
     monkeypatch.setattr(lerobot_loader, "__file__", str(script))
-    results = benchmark(str(demos), num_frames=16, rounds=1, lerobot=sys.executable)
+    results = benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, lerobot=sys.executable)
     assert results["LeRobot"] == {"workers_0": 7.5, "workers_1": 7.5}
 
 
 def test_an_interpreter_without_lerobot_is_named(demos):
     with pytest.raises(RuntimeError, match=r"ended with status 1.*pip install lerobot"):
-        benchmark(str(demos), num_frames=16, rounds=1, lerobot=sys.executable)
+        benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, lerobot=sys.executable)
+
+
+def test_too_few_steps_are_refused(demos):
+    with pytest.raises(ValueError, match="expected at least 320 steps, 5 batches, got 128"):
+        benchmark(str(demos), batch_size=64)

@@ -20,6 +20,8 @@ from e0_lightning.types import ViewSize
 
 WORKERS = (0, 1)
 HORIZON = 12
+MIN_BATCHES = 5
+"""Batches that are measured at least: those that workers read ahead, and some more."""
 
 Rates = dict[str, float]
 """Column of the table to frames per second or their ratio."""
@@ -54,6 +56,10 @@ def benchmark(
         Storage to frames per second: of the plain library calls (``plain``; with the reader's
         resize in ``plain_resized``), of the loader without and with one worker (``workers_0``,
         ``workers_1``), and the ratios of these to the former (``workers_0/plain`` …).
+
+    Raises:
+        ValueError: If there are too few steps.
+        RuntimeError: If LeRobot's loader cannot be run.
     """
     threads = torch.get_num_threads()
     with TemporaryDirectory() as folder, ExitStack() as stack:
@@ -61,6 +67,12 @@ def benchmark(
         torch.set_num_threads(1)  # as in workers
         first = _Loading(path, None, batch_size)
         recordings = list(record(first.demos(0), num_frames // len(first.views)))
+        steps = sum(len(recording.actions) for recording in recordings)
+        if steps < MIN_BATCHES * batch_size:
+            raise ValueError(
+                f"expected at least {MIN_BATCHES * batch_size} steps, {MIN_BATCHES} batches, got "
+                f"{steps}. Give more demonstrations, a larger num_frames or a smaller batch_size."
+            )
         files = {"as recorded": path}
         for storage in STORAGES:
             files[storage] = f"{folder}/{storage}.hdf5"
