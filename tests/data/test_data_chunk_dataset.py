@@ -144,7 +144,7 @@ def test_no_file_is_left_open_for_workers_to_inherit(record):
     held = read_demos(record())
     dataset = ChunkDataset(held, horizon=4)
     assert len(list(dataset.action_chunks())) == 3
-    assert held[0].reader._file is None
+    assert held[0].reader._storage._file is None
 
 
 def test_samples_name_their_demo_and_step(record):

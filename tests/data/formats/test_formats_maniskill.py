@@ -71,7 +71,7 @@ def test_is_pickled_without_its_open_file(record):
     reader = open_demos(record(), ["cam"], ["qpos"])
     reader.actions("traj_0", 0, 1)
     copy = pickle.loads(pickle.dumps(reader))
-    assert copy._file is None
+    assert copy._storage._file is None
     assert copy.actions("traj_1", 3, 4).tolist() == [[1, 3, 0]]
 
 

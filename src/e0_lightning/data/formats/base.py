@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from e0_lightning.data.formats.frames import Color, Frames, resize, to_rgb
-from e0_lightning.data.formats.hdf5 import find, name_damage, open_hdf5, read_chunks
-from e0_lightning.data.formats.integrity import check_chunks, check_storage
-from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames, locate_frames
+from e0_lightning.data.formats.hdf5 import name_damage
+from e0_lightning.data.formats.storage import Storage
+from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames
 from e0_lightning.geometry import place, resize_intrinsics
 from e0_lightning.types import PolicySpec, ViewSize
 
@@ -28,9 +25,6 @@ Array = npt.NDArray[Any]
 
 Views = Sequence[str] | Mapping[str, ViewSize | None]
 """Names of cameras, or name to the size of its images; None for the recorded size."""
-
-OPEN_MEMBERS = 512
-"""Data sets and groups of a file that stay open, about 30 KB each: opening takes 0.2 ms."""
 
 
 class DemoInfo(NamedTuple):
@@ -77,12 +71,7 @@ class DemoReader(ABC):
         if isinstance(views, Mapping):
             self.sizes = {view: size for view, size in views.items() if size is not None}
         self.state = None if state is None else list(state)
-        self._file: h5py.File | None = None
-        self._pid = 0
-        self._checked: set[str] = set()
-        self._members: OrderedDict[str, h5py.Dataset | h5py.Group] = OrderedDict()
-        self._positions: WeakKeyDictionary[h5py.Dataset, Sequence[int] | None] = WeakKeyDictionary()
-        self._descriptor: int | None = None
+        self._storage = Storage(path)
         self._intrinsics: dict[str, dict[str, Floats]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -283,29 +272,11 @@ class DemoReader(ABC):
     @property
     def file(self) -> h5py.File:
         """The open file of this process."""
-        if self._file is None or self._pid != os.getpid():
-            if self._file is not None:
-                # HDF5 would return the handle that was inherited from before a fork.
-                self._file.close()
-            self._members.clear()
-            self._file, self._pid = open_hdf5(self.path), os.getpid()
-            self._descriptor = None
-        return self._file
-
-    @property
-    def descriptor(self) -> int:
-        """Number that the system gave the open file, which is a local one."""
-        file = self.file
-        if self._descriptor is None:
-            self._descriptor = file.id.get_vfd_handle()
-        return self._descriptor
+        return self._storage.file
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        if self._file is not None and self._pid == os.getpid():
-            self._file.close()
-        self._file = None
-        self._members.clear()
+        self._storage.close()
 
     def find(self, key: str) -> h5py.Dataset | h5py.Group | None:
         """Find a member of the file and check that the values of a data set are in it.
@@ -313,19 +284,7 @@ class DemoReader(ABC):
         Raises:
             ValueError: If it cannot be read, or its values are missing.
         """
-        file = self.file
-        if key in self._members:
-            self._members.move_to_end(key)
-            return self._members[key]
-        found = find(file, key)
-        if isinstance(found, h5py.Dataset) and found.name not in self._checked:
-            check_storage(found)
-            self._checked.add(found.name)
-        if found is not None:
-            self._members[key] = found
-            if len(self._members) > OPEN_MEMBERS:
-                self._members.popitem(last=False)
-        return found
+        return self._storage.find(key)
 
     def check_chunks(self, dataset: h5py.Dataset) -> h5py.Dataset:
         """Check the chunk index of a data set before its first read in this process.
@@ -333,11 +292,7 @@ class DemoReader(ABC):
         Raises:
             ValueError: If it is damaged.
         """
-        key = f"chunks of {dataset.name}"
-        if key not in self._checked:
-            check_chunks(dataset)
-            self._checked.add(key)
-        return dataset
+        return self._storage.check_chunks(dataset)
 
     def rows(self, dataset: h5py.Dataset, start: int, stop: int) -> Array:
         """Read steps ``start`` to ``stop`` of a data set.
@@ -345,14 +300,7 @@ class DemoReader(ABC):
         Raises:
             ValueError: If they are damaged, naming the data set.
         """
-        try:
-            read = read_chunks(self.check_chunks(dataset), slice(start, stop))
-        except OSError as error:
-            raise ValueError(
-                f"{self.path}: {dataset.name}, steps {start} to {stop} are damaged ({error}). Copy "
-                "or collect the file again."
-            ) from error
-        return read
+        return self._storage.rows(dataset, start, stop)
 
     def frames(self, dataset: h5py.Dataset, start: int, stop: int, color: Color = "rgb") -> Frames:
         """Read steps ``start`` to ``stop`` of a data set of frames in any encoding, as RGB.
@@ -370,20 +318,9 @@ class DemoReader(ABC):
         Raises:
             ValueError: If they are damaged or no frames.
         """
-        is_raw = color == "rgb" and len(dataset.shape) == 4
-        positions = self._locate(dataset) if is_raw else None
-        if positions is not None:
-            return StoredFrames(self, positions[start:stop], dataset.shape[1:])
+        if color == "rgb" and (stored := self._storage.frames(dataset, start, stop)) is not None:
+            return stored
         return to_rgb(dataset, self.rows(dataset, start, stop), start, color)
-
-    def _locate(self, dataset: h5py.Dataset) -> Sequence[int] | None:
-        """Positions of the frames in this file; None if they cannot be used as they are."""
-        try:
-            return self._positions[dataset]
-        except KeyError:
-            is_here = dataset.file.filename == self.file.filename
-            found = locate_frames(self.check_chunks(dataset)) if is_here else None
-            return self._positions.setdefault(dataset, found)
 
     @cached_property
     def _lengths(self) -> dict[str, int]:
