@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from e0_lightning.benchmarks import data_rates, lerobot_loader
+from e0_lightning.benchmarks import data_rates, lerobot_process
 from e0_lightning.benchmarks.data import benchmark
 from e0_lightning.benchmarks.data_files import STORAGES
 
@@ -28,7 +28,7 @@ def test_every_storage_is_measured_beside_plain_calls(demos, capsys):
 def test_lerobots_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_path):
     script = tmp_path / "loader.py"
     script.write_text("print('written', flush=True)\nwhile input():\n    print(7.5, flush=True)\n")
-    monkeypatch.setattr(lerobot_loader, "__file__", str(script))
+    monkeypatch.setattr(lerobot_process, "SCRIPT", script)
     results = benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, lerobot=sys.executable)
     assert results["LeRobot"] == {"workers_0": 7.5, "workers_1": 7.5}
 

@@ -9,8 +9,9 @@ from types import TracebackType
 
 import numpy as np
 
-from e0_lightning.benchmarks import lerobot_loader
 from e0_lightning.benchmarks.data_files import Recording
+
+SCRIPT = Path(__file__).with_name("lerobot_loader.py")
 
 
 class LeRobotProcess:
@@ -48,7 +49,7 @@ class LeRobotProcess:
         }
         (folder / "settings.json").write_text(json.dumps(settings))
         self._process = subprocess.Popen(
-            [python, lerobot_loader.__file__, folder],
+            [python, SCRIPT, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,7 +80,7 @@ class LeRobotProcess:
         if not line:
             status = self._process.wait()
             raise RuntimeError(
-                f"{self.python} {lerobot_loader.__file__} ended with status {status}, with the "
+                f"{self.python} {SCRIPT} ended with status {status}, with the "
                 "message above. Install LeRobot there: pip install lerobot==0.4.4."
             )
         return line

@@ -39,9 +39,9 @@ class RobotDemos(LightningDataModule):
         state: State parts to read, concatenated in this order.
         horizon: Steps in an action chunk, H.
         batch_size: Samples in a batch, per process.
-        num_workers: Processes that read ahead; each keeps about 80 MB of decoded images, more
-            where 20 blocks of the file (HDF5 chunks of several frames) are larger. The order of
-            training batches depends on it.
+        num_workers: Processes that read ahead; each keeps up to 64 MB of actions and states and,
+            where HDF5 chunks have several frames, about 80 MB of decoded images, more where 20
+            chunks are larger. The order of training batches depends on it.
         val_fraction: Share of the demonstrations to validate on, from 0 to below 1, for files
             without lists of their own (``mask/train``, ``mask/valid``).
         episodes: Episodes for evaluation in testing, and in validation if they support it.
