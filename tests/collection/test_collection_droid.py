@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from e0_lightning.collection import droid
 from e0_lightning.collection.droid import FRAME_SIZE, DroidRecorder, collect
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.envs.droid_panda import DroidPanda
@@ -24,10 +25,12 @@ def recorded(tmp_path_factory):
     render, reads = recorder.panda.frames, iter(range(1000))
     black = dict.fromkeys(recorder.panda.views, np.zeros((360, 640, 3), np.uint8))
     recorder.panda.frames = lambda: render() if next(reads) < 2 else black
-    reason = recorder.demonstrate(SEED, path)
-    yield path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(droid, "NOISE", 0.0)
+        reason = recorder.demonstrate(SEED, path)
     recorder.close()
     assert reason == ""
+    return path
 
 
 @pytest.fixture
@@ -80,6 +83,21 @@ def test_recorded_actions_solve_the_task_through_the_recorded_states(recorded, p
         panda.command(actions[step])
         solved = panda.advance()
     assert solved
+
+
+def test_recorded_actions_are_without_the_noise_of_those_executed(tmp_path):
+    recorder = DroidRecorder(TASK)
+    black = dict.fromkeys(recorder.panda.views, np.zeros((360, 640, 3), np.uint8))
+    command, executed = recorder.panda.command, []
+    recorder.panda.frames = lambda: black
+    recorder.panda.command = lambda action: (executed.append(action), command(action))
+    reason = recorder.demonstrate(SEED, path := tmp_path / "episode.h5")
+    recorder.close()
+    assert reason == ""
+    recorded = open_demos(str(path), VIEWS).actions("demo", 0, len(executed))
+    noise = np.stack(executed) - recorded
+    assert noise[:, :7].std() == pytest.approx(0.05, rel=0.1)
+    assert (noise[:, 7] == 0).all()
 
 
 def test_finished_episodes_are_kept_and_failed_seeds_skipped(tmp_path, monkeypatch):

@@ -18,10 +18,16 @@ from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 from e0_lightning.envs.droid_panda import DroidPanda, joint_velocity
 from e0_lightning.envs.maniskill import check_task
 from e0_lightning.geometry import resize_frames
+from e0_lightning.random import derive_seed
 from e0_lightning.types import ViewSize
 
 FRAME_SIZE = ViewSize(180, 320)
 """Size of the recorded frames, that of DROID's release in RLDS."""
+
+NOISE = 0.05
+"""Standard deviation of the noise on the joint velocities that are executed. Those recorded are
+without it, and lead back to the plan: demonstrations of corrections, as in DART (Laskey et al.,
+2017, arXiv:1703.09327)."""
 
 VIEWS = {"exterior_image_1_left": "varied_camera_1", "wrist_image_left": "hand_camera"}
 """View of a policy to DROID's name of its camera."""
@@ -83,6 +89,7 @@ class DroidRecorder:
         self.unwrapped = self.panda.simulation
         self._rows: dict[str, list[Any]] = {}
         self._is_solved = False
+        self._noise = np.random.default_rng()
 
     def demonstrate(self, seed: int, path: Path) -> str:
         """Plan the episode of a seed and record it if it ends with success.
@@ -106,9 +113,12 @@ class DroidRecorder:
         """Start the episode of a seed; called by the planner."""
         self.panda.reset(seed)
         self._rows, self._is_solved = defaultdict(list), False
+        self._noise = np.random.default_rng(derive_seed("droid", seed))
 
     def step(self, action: NDArray[np.float64]) -> tuple[None, float, bool, bool, dict[str, Any]]:
-        """Record the observation and execute joint targets and gripper, ``(8,)``, as DROID would.
+        """Record the observation and the joint targets and gripper, ``(8,)``, as DROID would.
+
+        They are executed with noise.
 
         Returns:
             What a step of gymnasium does, without an observation.
@@ -127,7 +137,8 @@ class DroidRecorder:
             row[key] = resize_frames(frame[None], FRAME_SIZE)[0]
         for key, value in row.items():
             self._rows[key].append(value)
-        self.panda.command(np.append(velocity, gripper))
+        executed = velocity + NOISE * self._noise.standard_normal(7)
+        self.panda.command(np.append(executed, gripper))
         self._is_solved = self.panda.advance()
         return None, 0.0, False, False, {}
 
