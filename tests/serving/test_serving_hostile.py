@@ -33,7 +33,8 @@ ENCODED = {name: build(METADATA) for name, build in FRAMES.items()}
 
 @pytest.fixture(scope="module")
 def shared_server():
-    with running() as server:
+    # Large enough for the hostile frames, whose contents are refused then.
+    with running(limits=ServerLimits(max_frame=32 * 2**20)) as server:
         yield server
 
 

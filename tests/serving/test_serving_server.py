@@ -1,6 +1,7 @@
 """The server under faults of single clients, under load at shutdown, and at its limits."""
 
 import asyncio
+import dataclasses
 import multiprocessing
 import os
 import re
@@ -13,7 +14,7 @@ from contextlib import suppress
 import msgpack
 import numpy as np
 import pytest
-from scripted_server import ScriptedActor, observe, running
+from scripted_server import SPEC, ScriptedActor, observe, running
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -96,9 +97,17 @@ def test_a_frame_over_max_frame_is_refused():
         bystander.close()
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_default_max_frame_fits_raw_full_hd_images_of_all_views(steps):
+    spec = dataclasses.replace(SPEC, n_obs_steps=steps)
+    hd = observe(images=dict.fromkeys(spec.views, np.zeros((1080, 1920, 3), np.uint8)))
+    message = encode({**hd, "history": [hd] * (steps - 1)}, bytes)
+    assert len(message) < ServerLimits().largest_message(spec) < 1.2 * len(message)
+
+
 def test_large_frames_of_several_clients_are_read(server):
     clients = [dial(server) for _ in range(3)]
-    image = np.full((1500, 1500, 3), 7, np.uint8)
+    image = np.full((1440, 1440, 3), 7, np.uint8)
     images = {"front": image, "wrist": np.zeros((8, 8, 3), np.uint8)}
     threads = [
         threading.Thread(target=client.send, args=(encode(observe(n, images=images), bytes),))
@@ -183,7 +192,9 @@ def test_max_connections_is_lowered_to_fit_the_limit_on_open_files(monkeypatch, 
     assert "the limit on open files is 256" in caplog.text
 
 
-@pytest.mark.parametrize("changes", [{"max_connections": 0}, {"max_pixels": 0}, {"grace": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"max_connections": 0}, {"max_pixels": 0}, {"max_frame": 0}, {"grace": -1}]
+)
 def test_impossible_limits_are_refused(changes):
     with pytest.raises(ValueError, match=r"expected .* at least"):
         ServerLimits(**changes)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from e0_lightning.serving.limits import log
@@ -22,11 +24,13 @@ _MAX_PINGS = 100
 _MAX_UNSENT = 2**20
 """Bytes of pongs that a client does not read."""
 
-_LARGE = 4 * 2**20
+_LARGE, _LARGE_OF_NEW = 4 * 2**20, 2**19
 """Bytes of a frame after which it is read at a limited rate, one chunk of all large frames at a
-time."""
+time. Clients without an action chunk so far are limited earlier than others."""
 _LARGE_INTERVAL = 0.005
 """Seconds between such chunks, of 256 KiB in asyncio."""
+_HANDSHAKE_INTERVAL = 0.02
+"""Seconds between opening handshakes, which take the event loop a millisecond or two."""
 
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -44,12 +48,14 @@ def connection_class(max_sockets: int) -> Any:
     from websockets.frames import Frame, Opcode
 
     sockets: set[Any] = set()
-    reader = _LargeFrameReader()
+    large_frames, handshakes = Turns(_LARGE_INTERVAL), Turns(_HANDSHAKE_INTERVAL)
 
     class LimitedConnection(ServerConnection):
         """Aborted when frames come too fast or pongs are not read; large frames are slowed down."""
 
-        is_refused = is_aborted = False
+        has_acted = False
+        """Whether the last response was an action chunk."""
+        is_refused = is_aborted = is_greeted = False
         received = frames = pings = second = unfinished = 0
         slice = _SLICE
 
@@ -69,6 +75,10 @@ def connection_class(max_sockets: int) -> Any:
                 super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if not self.is_greeted:
+                self.is_greeted = True
+                handshakes.wait(self.transport, partial(self.data_received, data))
+                return
             start = 0
             while start < len(data) and not self.is_refused and not self.transport.is_closing():
                 received, size = self.received, self.slice
@@ -79,8 +89,9 @@ def connection_class(max_sockets: int) -> Any:
                 self.unfinished = self.unfinished + size if is_unfinished else 0
                 if self.pings and self.transport.get_write_buffer_size() > _MAX_UNSENT:
                     self._abort("does not read pongs")
-            if self.unfinished > _LARGE and not self.transport.is_closing():
-                reader.pause(self.transport)
+            limit = _LARGE if self.has_acted else _LARGE_OF_NEW
+            if self.unfinished > limit and not self.transport.is_closing():
+                large_frames.wait(self.transport)
 
         def eof_received(self) -> None:
             if not self.is_refused:
@@ -107,26 +118,35 @@ def connection_class(max_sockets: int) -> Any:
     return LimitedConnection
 
 
-class _LargeFrameReader:
-    """Lets paused transports read one chunk each, in turn."""
+class Turns:
+    """Lets transports read at a limited rate, in turn.
 
-    def __init__(self) -> None:
-        self._paused: deque[Any] = deque()
+    Args:
+        interval: Seconds between two reads.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self._waiting: deque[Any] = deque()
         self._is_scheduled = False
+        self._last = float("-inf")
 
-    def pause(self, transport: Any) -> None:
+    def wait(self, transport: Any, then: Callable[[], None] = lambda: None) -> None:
+        """Read no further until it is this transport's turn, and do something first then."""
         transport.pause_reading()
-        self._paused.append(transport)
+        self._waiting.append((transport, then))
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._paused and not self._is_scheduled:
+        if self._waiting and not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_later(_LARGE_INTERVAL, self._resume_next)
+            asyncio.get_running_loop().call_at(self._last + self.interval, self._resume_next)
 
     def _resume_next(self) -> None:
         self._is_scheduled = False
-        transport = self._paused.popleft()
+        self._last = asyncio.get_running_loop().time()
+        transport, then = self._waiting.popleft()
         if not transport.is_closing():
             transport.resume_reading()
+            then()
         self._schedule()

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from e0_lightning.types import PolicySpec
+
 log = logging.getLogger("e0_lightning.serving")
 
 MAX_ELEMENTS: Final = 2**13
@@ -22,6 +24,9 @@ MAX_MAGNITUDE: Final = 1e9
 MAX_ERROR: Final = 500
 """Characters of an error text."""
 
+_OTHER_BYTES: Final = 2 * 2**20
+"""Bytes of a message beside the images of its views."""
+
 
 @dataclass(frozen=True)
 class ServerLimits:
@@ -32,24 +37,31 @@ class ServerLimits:
             on open files; further ones are refused with HTTP status 503.
         idle_timeout: Seconds without a request after which a client is disconnected if its
             place is needed for another.
-        max_frame: Largest WebSocket message, bytes.
-        max_pixels: Most pixels of an image, checked before it is decoded.
+        max_frame: Largest WebSocket message, bytes; None for as much as raw images of `max_pixels`
+            for all views of the policy take.
+        max_pixels: Most pixels of an image, checked before it is decoded; those of full HD fit.
         grace: Longest wait for requests in flight on shutdown, seconds.
     """
 
     max_connections: int = 256
     idle_timeout: float = 60.0
-    max_frame: int = 32 * 2**20
-    max_pixels: int = 4 * 2**20
+    max_frame: int | None = None
+    max_pixels: int = 2 * 2**20
     grace: float = 30.0
 
     def __post_init__(self) -> None:
-        if min(self.max_connections, self.max_frame, self.max_pixels) < 1:
+        bounds = self.max_connections, self.max_pixels, self.max_frame
+        if any(bound is not None and bound < 1 for bound in bounds):
             raise ValueError(
                 f"expected max_connections, max_frame and max_pixels of at least 1, got {self}."
             )
         if self.idle_timeout < 0 or self.grace < 0:
             raise ValueError(f"expected idle_timeout and grace of at least 0 seconds, got {self}.")
+
+    def largest_message(self, spec: PolicySpec) -> int:
+        """Bytes of the largest message from clients of a policy."""
+        images = 3 * self.max_pixels * len(spec.views) * spec.n_obs_steps
+        return images + _OTHER_BYTES if self.max_frame is None else self.max_frame
 
 
 def shorten(text: str, length: int = MAX_ERROR) -> str:

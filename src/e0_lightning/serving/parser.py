@@ -80,10 +80,12 @@ class ObservationParser:
         """
         if not isinstance(message, dict):
             raise ValueError(f"expected a map of observations, got a {type(message).__name__}.")
-        images, state = self._images(message), self._state(message)
+        # Images last: they cost most, and a message with another fault is refused without them.
+        instruction, state = self._instruction(message), self._state(message)
+        images = self._images(message)
         observation = Observation(
             images={view: frame[None] for view, frame in images.items()},
-            instruction=[self._instruction(message)],
+            instruction=[instruction],
             state=state[None],
         )
         if self.spec.n_obs_steps > 1:

@@ -121,7 +121,7 @@ class Server:
                     process_request=self._admit,
                     create_connection=connection_class(self.max_connections + HANDSHAKES),
                     compression=None,
-                    max_size=limits.max_frame,
+                    max_size=limits.largest_message(self.service.batcher.spec),
                     max_queue=2,
                     ping_interval=None,
                     open_timeout=5,

@@ -28,6 +28,9 @@ _LARGE_PIXELS = 2**20
 class Connection(Protocol):
     """The part of a WebSocket connection that protocols use."""
 
+    has_acted: bool
+    """Whether the last response was an action chunk; other clients send large frames slowly."""
+
     async def recv(self) -> bytes | str:
         """Wait for a frame."""
         ...

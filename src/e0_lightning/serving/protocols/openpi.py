@@ -36,6 +36,7 @@ async def handle_connection(connection: Connection, service: Service) -> None:
         seconds = time.perf_counter() - start
         reply = _reply(response, service.parser.n_action_steps, seconds, previous)
         await connection.send(encode(reply, bytes))
+        connection.has_acted = True
         previous = time.perf_counter() - start
 
 

@@ -39,6 +39,7 @@ async def handle_connection(connection: Connection, service: Service) -> None:
             kind = "error"
             text = service.explain(error, NAME)
             payload = {"error": f"observation_failed: {type(error).__name__}: {text}"}
+        connection.has_acted = kind == "action"
         if kind:
             reply = {"type": kind, "payload": payload, "seq": seq, "timestamp": time.time()}
             await connection.send(encode(reply, str))
