@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult, require_opencv
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
+from e0_lightning.envs.maniskill_stages import Stages
 from e0_lightning.envs.vulkan import backend, device
 from e0_lightning.geometry import resize_frames, resize_intrinsics
 from e0_lightning.types import PolicySpec
@@ -63,6 +64,7 @@ class ManiSkillEnvironment:
         self._env = _make(task, spec)
         self._base = self._env.unwrapped
         self._obs_mode = self._base.obs_mode
+        self._stages = Stages(task, self._base)
         try:
             self._check_spec()
         except ValueError:
@@ -75,6 +77,7 @@ class ManiSkillEnvironment:
         self._env.reset(seed=seed)
         for name in self.spec.views:
             _move_camera(self._base._sensors[name], camera)
+        self._stages.reset()
         return self._observe()
 
     def run(
@@ -82,14 +85,14 @@ class ManiSkillEnvironment:
     ) -> StepResult:
         """Execute actions, ``(n, D)``, up to the first success.
 
-        The flags of the result are the other booleans of the task's evaluation.
+        The flags of the result are the other booleans of the task's evaluation, and its stages.
         """
         # Without an observation mode the inner steps render nothing.
         self._base._obs_mode = "none"
         flags: dict[str, bool] = {}
         success, steps = False, 0
         for action in actions:
-            flags = _flags(self._env.step(action)[-1])
+            flags = {**_flags(self._env.step(action)[-1]), **self._stages.update()}
             success, steps = flags.pop("success"), steps + 1
             if on_frame is not None:
                 on_frame(self._env.render()[0].cpu().numpy())
