@@ -9,6 +9,7 @@ import numpy as np
 
 from e0_lightning.data.formats.base import DemoReader, Floats
 from e0_lightning.data.formats.stored_frames import StoredFrames
+from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import DecodedBlock, Demo, DemoNumbers
 from e0_lightning.geometry import camera_matrix
 from e0_lightning.types import ViewSize
@@ -21,9 +22,6 @@ MIN_BUFFER_BLOCKS = 16
 
 NUMBER_BYTES = 64 * 2**20
 """Actions and states that a process keeps."""
-
-OPEN_FILES = 64
-"""Files that a process keeps open; some data sets have thousands, one for each demonstration."""
 
 
 class DemoBuffer:
@@ -39,6 +37,7 @@ class DemoBuffer:
         n_obs_steps: Steps that are observed, the current one and those before it.
         views: View to the size of its images. Images of a view that a file lacks are black.
         block_steps: Steps of a block, on average.
+        files: Files that are open.
     """
 
     def __init__(
@@ -47,10 +46,12 @@ class DemoBuffer:
         n_obs_steps: int,
         views: Mapping[str, ViewSize],
         block_steps: float,
+        files: OpenFiles,
     ) -> None:
         self.demos = demos
         self.n_obs_steps = n_obs_steps
         self.views = views
+        self.files = files
         pixels = sum(size.height * size.width * 3 for size in views.values())
         spec = demos[0].reader.spec
         numbers = 4 * (spec.state_dim + spec.action_dim)
@@ -61,12 +62,11 @@ class DemoBuffer:
         self._blocks: OrderedDict[tuple[int, int], DecodedBlock] = OrderedDict()
         self._stored: OrderedDict[int, DecodedBlock] = OrderedDict()
         self._numbers: OrderedDict[int, DemoNumbers] = OrderedDict()
-        self._open: OrderedDict[DemoReader, None] = OrderedDict()
 
     def block(self, demo: int, step: int) -> DecodedBlock:
         """The block of a demonstration that has a step, with its history."""
         reader, _, steps, length, *_ = self.demos[demo]
-        self._keep_open(reader)
+        self.files.use(reader)
         if demo in self._stored:
             return self._stored[demo]
         key = demo, step // length * length
@@ -109,13 +109,13 @@ class DemoBuffer:
     def read_numbers(self, demo: int) -> DemoNumbers:
         """Read the numbers of a demonstration."""
         reader, name, steps, *_ = self.demos[demo]
-        self._keep_open(reader)
+        self.files.use(reader)
         return DemoNumbers(reader.actions(name, 0, steps), reader.states(name, 0, steps))
 
     def intrinsics(self, demo: int) -> dict[str, Floats]:
         """View to the camera matrix of a demonstration, any for views that its file has not."""
         reader = self.demos[demo].reader
-        self._keep_open(reader)
+        self.files.use(reader)
         sizes = {view: self.views[view] for view in self.lacking(reader)}
         return {
             **reader.intrinsics(self.demos[demo].name),
@@ -125,15 +125,3 @@ class DemoBuffer:
     def lacking(self, reader: DemoReader) -> list[str]:
         """Views that a file has not."""
         return [view for view in self.views if view not in reader.spec.views]
-
-    def close(self) -> None:
-        """Close all files; the next read opens them again."""
-        while self._open:
-            self._open.popitem()[0].close()
-
-    def _keep_open(self, reader: DemoReader) -> None:
-        """Mark a file as used; of too many open ones, close the least recently used."""
-        self._open[reader] = None
-        self._open.move_to_end(reader)
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)[0].close()

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from e0_lightning.data.buffer import DemoBuffer
 from e0_lightning.data.formats.stored_frames import copy_frames
+from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import BlockIndex, Demo, Ints
 from e0_lightning.data.transport import ImageBuffers, LocalTensors
 from e0_lightning.types import Batch, History, ViewSize
@@ -32,6 +33,7 @@ class ChunkDataset(Dataset[Batch]):
         n_obs_steps: Steps that are observed, the current one and those before it.
         views: View to the size of its images; None: those of the first demonstration. Images of a
             view that a file lacks are black, and masked.
+        open_files: Files that are open, which several sets may share; None: of its own.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ChunkDataset(Dataset[Batch]):
         horizon: int,
         n_obs_steps: int = 1,
         views: Mapping[str, ViewSize] | None = None,
+        open_files: OpenFiles | None = None,
     ) -> None:
         self.demos = list(demos)
         self.horizon = horizon
@@ -49,7 +52,8 @@ class ChunkDataset(Dataset[Batch]):
         spec = self.demos[0].reader.spec
         self.views = dict(spec.views if views is None else views)
         block_steps = float(self.blocks().size.mean())
-        self.buffer = DemoBuffer(self.demos, n_obs_steps, self.views, block_steps)
+        files = open_files or OpenFiles()
+        self.buffer = DemoBuffer(self.demos, n_obs_steps, self.views, block_steps, files)
         self.lacks_views = any(self.buffer.lacking(demo.reader) for demo in self.demos)
         self.calibrated = self._find_calibrated()
         self.labels = [demo.label for demo in self.demos]
@@ -184,7 +188,7 @@ class ChunkDataset(Dataset[Batch]):
             yield from self._read_chunks(self._repeats(weights))
         finally:
             # Workers are forked later and open files of their own.
-            self.buffer.close()
+            self.buffer.files.close()
 
     def _read_chunks(
         self, repeats: npt.NDArray[np.float64]

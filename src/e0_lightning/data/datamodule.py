@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from e0_lightning.data.block_sampler import BlockSampler, OnResume, ResumableLoader
 from e0_lightning.data.chunk_dataset import ChunkDataset
 from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import Demo
 from e0_lightning.data.sources import DemoSource, drop_missing_views, open_sources
 from e0_lightning.data.split import check_horizon, read_split, split
@@ -137,9 +138,9 @@ class RobotDemos(LightningDataModule):
         demos = [demo for index, reader in self.readers for demo in self._read_demos(index, reader)]
         check_horizon(demos, self.horizon)
         training, held_out = split(demos, self.val_fraction)
-        sizes = self.horizon, self.n_obs_steps, views
-        validation = ChunkDataset(held_out, *sizes) if held_out else None
-        return ChunkDataset(training, *sizes), validation
+        options = self.horizon, self.n_obs_steps, views, OpenFiles()
+        validation = ChunkDataset(held_out, *options) if held_out else None
+        return ChunkDataset(training, *options), validation
 
     def _read_demos(self, index: int, reader: DemoReader) -> list[Demo]:
         source, infos = self.sources[index], reader.demos()
@@ -188,7 +189,9 @@ class RobotDemos(LightningDataModule):
             self.episodes.setup(stage)
 
     def teardown(self, stage: str) -> None:
-        """Tear the episodes down."""
+        """Close the files and tear the episodes down."""
+        for _, reader in self.readers if "readers" in vars(self) else ():
+            reader.close()
         if self.episodes is not None:
             self.episodes.teardown(stage)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from e0_lightning.augment.viewpoint import ViewpointPerturbation
-from e0_lightning.data import buffer
+from e0_lightning.data import open_files
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.data.formats.hdf5 import read_chunks
@@ -253,7 +253,7 @@ def test_missing_views_and_state_parts_are_named(small, views, state, message):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are read from Linux's /proc")
 def test_few_files_are_open_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(buffer, "OPEN_FILES", 2)
+    monkeypatch.setattr(open_files, "MAX_FILES", 2)
     for number in range(5):
         record(tmp_path / "select_toy" / f"data_{number}.hdf5", steps=(3,), side=4)
     demos = RobotDemos([f"{tmp_path}/*/*.hdf5"], THREE, STATE, 2, num_workers=0, val_fraction=0)
