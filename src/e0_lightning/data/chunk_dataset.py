@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +172,25 @@ class ChunkDataset(Dataset[Batch]):
         described = zip(self.labels, self.demos, strict=True)
         lines = [f"{label} {demo.steps} {demo.source}" for label, demo in described]
         return zlib.crc32("\n".join(lines).encode())
+
+    def describe(self) -> list[Any]:
+        """Versions of all files, and demonstrations with their lengths, as plain values."""
+        files = {demo.reader.path: demo.reader.files for demo in self.demos}
+        demos = [[demo.reader.path, demo.name, demo.steps, demo.source] for demo in self.demos]
+        return [[sorted(versions.items()) for versions in files.values()], demos]
+
+    def check_numbers(self) -> bool:
+        """Read all actions and states.
+
+        Returns:
+            True.
+
+        Raises:
+            ValueError: If one is not finite, or cannot be read.
+        """
+        for _ in self.action_chunks():
+            pass
+        return True
 
     def action_chunks(
         self, weights: Sequence[float] | None = None

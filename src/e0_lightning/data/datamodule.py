@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from multiprocessing import get_start_method
@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from e0_lightning.data.block_sampler import BlockSampler, OnResume, ResumableLoader
 from e0_lightning.data.chunk_dataset import ChunkDataset
 from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.header_index import HeaderIndex, describe_code
 from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import Demo
-from e0_lightning.data.sources import DemoSource, drop_missing_views, open_sources
+from e0_lightning.data.sources import DemoSource, open_sources
 from e0_lightning.data.split import check_horizon, read_split, split
 from e0_lightning.data.transport import send_from_worker
 from e0_lightning.random import derive_seed
@@ -28,8 +29,10 @@ from e0_lightning.types import Batch, PolicySpec, ViewSize
 class RobotDemos(LightningDataModule):
     """Demonstrations for imitation learning, and optionally evaluation episodes.
 
-    Nothing is read before ``setup``. Batches follow :class:`~e0_lightning.types.Batch`. A training
-    run that is resumed from a checkpoint continues with the batches that remained of its epoch.
+    Nothing is read before ``setup``; of many files, what it reads is kept beside them for the next
+    start (:class:`~e0_lightning.data.header_index.HeaderIndex`). Batches follow
+    :class:`~e0_lightning.types.Batch`. A training run that is resumed from a checkpoint continues
+    with the batches that remained of its epoch.
 
     Args:
         demos: Files, glob patterns, or sources with a weight, an instruction or a reader. Without
@@ -98,11 +101,14 @@ class RobotDemos(LightningDataModule):
         self.on_resume: OnResume = on_resume
         self.n_obs_steps = n_obs_steps
 
-    @cached_property
+    @property
     def readers(self) -> list[tuple[int, DemoReader]]:
         """The readers of all files, each with the index of its source."""
-        readers = open_sources(self.sources, self.views, self.state)
-        return drop_missing_views(self.sources, readers)
+        return self._opened[0]
+
+    @cached_property
+    def _opened(self) -> tuple[list[tuple[int, DemoReader]], HeaderIndex]:
+        return open_sources(self.sources, self.views, self.state)
 
     @cached_property
     def spec(self) -> PolicySpec:
@@ -118,7 +124,6 @@ class RobotDemos(LightningDataModule):
             views = {view: sizes[view] for view in reader.spec.views}
             expected = replace(first.spec, views=views)
             expected.check_compatible(reader.spec, first.path, reader.path)
-            reader.close()
         return replace(
             first.spec,
             views={view: sizes[view] for view in self.views},
@@ -134,20 +139,22 @@ class RobotDemos(LightningDataModule):
     @cached_property
     def datasets(self) -> tuple[ChunkDataset, ChunkDataset | None]:
         """Samples to train on and to validate on; the latter None if ``val_fraction`` is 0."""
-        views = self.spec.views  # refuses files that differ before reading each demonstration
+        views = self.spec.views  # refuses files that differ
         demos = [demo for index, reader in self.readers for demo in self._read_demos(index, reader)]
         check_horizon(demos, self.horizon)
         training, held_out = split(demos, self.val_fraction)
         options = self.horizon, self.n_obs_steps, views, OpenFiles()
         validation = ChunkDataset(held_out, *options) if held_out else None
-        return ChunkDataset(training, *options), validation
+        datasets = ChunkDataset(training, *options), validation
+        self._opened[1].save()
+        return datasets
 
     def _read_demos(self, index: int, reader: DemoReader) -> list[Demo]:
         source, infos = self.sources[index], reader.demos()
         splits = dict.fromkeys(info.name for info in infos)
         if source.use_masks:
             splits = read_split(reader, infos)
-        demos = [
+        return [
             Demo(
                 reader,
                 *info,
@@ -158,8 +165,6 @@ class RobotDemos(LightningDataModule):
             for info in infos
             if info.name in splits
         ]
-        reader.close()
-        return demos
 
     @property
     def instructions(self) -> list[str]:
@@ -182,15 +187,15 @@ class RobotDemos(LightningDataModule):
         """
         if stage != "test":
             _, validation = self.datasets
-            for _ in validation.action_chunks() if validation is not None else ():
-                pass
+            if validation is not None:
+                self._result(validation, "actions and states are finite", validation.check_numbers)
         if self.episodes is not None:
             self.episodes.trainer = self.trainer
             self.episodes.setup(stage)
 
     def teardown(self, stage: str) -> None:
         """Close the files and tear the episodes down."""
-        for _, reader in self.readers if "readers" in vars(self) else ():
+        for reader in [reader for _, reader in self.readers] if "_opened" in vars(self) else []:
             reader.close()
         if self.episodes is not None:
             self.episodes.teardown(stage)
@@ -205,6 +210,25 @@ class RobotDemos(LightningDataModule):
             ValueError: If an action or a state is not finite.
         """
         return self.datasets[0].action_chunks(self.weights)
+
+    def result(self, what: Any, code: Iterable[type], compute: Callable[[], Any]) -> Any:
+        """Result of a computation over `action_chunks`, kept beside many files for the next start.
+
+        Args:
+            what: All settings of what is computed, as plain values.
+            code: Classes that compute it.
+            compute: Returns plain values, as JSON has.
+        """
+        described = describe_code(code)
+        if described is None:
+            return compute()
+        settings = [what, described, self.horizon, self.weights]
+        return self._result(self.datasets[0], settings, compute)
+
+    def _result(self, dataset: ChunkDataset, what: Any, compute: Callable[[], Any]) -> Any:
+        if any("://" in demo.reader.path for demo in dataset.demos):  # may change unnoticed
+            return compute()
+        return self._opened[1].result([what, dataset.describe()], compute)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled samples of the training demonstrations."""

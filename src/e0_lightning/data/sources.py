@@ -6,16 +6,19 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
+from typing import Any
 
 import fsspec
 
 from e0_lightning.data.formats.base import DemoReader, Views
-from e0_lightning.data.formats.detect import open_demos
+from e0_lightning.data.formats.detect import READERS, format_name, open_demos, open_detected
 from e0_lightning.data.formats.mapped import MappedReader
+from e0_lightning.data.formats.read_files import note_file
+from e0_lightning.data.header_index import HeaderIndex, describe_code
 from e0_lightning.key_map import load_key_map, shipped_names
 
 ENDINGS = (".h5", ".hdf5", ".hdf")
@@ -46,10 +49,14 @@ class DemoSource:
     use_masks: bool = True
 
     def open(
-        self, path: str, views: Views | None = None, state: Sequence[str] | None = None
+        self,
+        path: str,
+        views: Views | None = None,
+        state: Sequence[str] | None = None,
+        keep_open: bool = False,
     ) -> DemoReader:
-        """Create the reader of one of the files; it reads all views and state parts if None."""
-        return open_demos(path, views, state, self.reader, self.key_map)
+        """Create the reader of one of the files; see :func:`open_demos`."""
+        return open_demos(path, views, state, self.reader, self.key_map, keep_open)
 
     def same_settings(self, other: DemoSource) -> bool:
         """Whether a file has the same meaning in both entries."""
@@ -62,24 +69,46 @@ class DemoSource:
 
 def open_sources(
     sources: Sequence[DemoSource], views: Views, state: Sequence[str]
-) -> list[tuple[int, DemoReader]]:
-    """Create the readers of all files, each file once.
+) -> tuple[list[tuple[int, DemoReader]], HeaderIndex]:
+    """Create the readers of all files, each file once, with what their headers answer.
+
+    Files are closed again. Where files differ in cameras, each is read for those views that it has.
 
     Returns:
-        Readers, each with the index of its source.
+        Readers, each with the index of its source, and the index of their headers.
+
+    Raises:
+        ValueError: If a pattern matches nothing, a file is in two entries that differ or cannot be
+            read, or a view is in none of several files.
+    """
+    files = find_files(sources)
+    index = HeaderIndex(_settings(sources, views, state), files)
+    readers = []
+    for number, path in files:
+        reader = _open(sources[number], path, views, state, index, is_single=len(files) == 1)
+        if not reader.headers.is_failure:
+            readers.append((number, reader))
+    if not readers:
+        raise ValueError(
+            f"{files[0][1]}: expected a demonstration that succeeded, got none in {len(files)} "
+            "files, by the flags in them. Collect more."
+        )
+    _check_views(sources, readers, views)
+    return readers, index
+
+
+def find_files(sources: Sequence[DemoSource]) -> list[tuple[int, str]]:
+    """Paths of all files, each file once, with the index of its source.
 
     Raises:
         ValueError: If a pattern matches nothing, or a file is in two entries that differ.
     """
-    readers: list[tuple[int, DemoReader]] = []
     first: dict[object, tuple[int, str]] = {}
     for index, source in enumerate(sources):
         for path in find_demos(source):
             identity = _identity(path)
             if identity not in first:
                 first[identity] = index, path
-                reader = source.open(path, views, state)
-                readers += [] if reader.is_failure else [(index, reader)]
                 continue
             other, known = first[identity]
             if other != index and not source.same_settings(sources[other]):
@@ -89,40 +118,90 @@ def open_sources(
                 )
             name = "twice" if path == known else f"as {path}, too"
             warnings.warn(f"demos: {known} is named {name}; it is used once.", stacklevel=2)
-    return readers
+    return list(first.values())
 
 
-def drop_missing_views(
-    sources: Sequence[DemoSource], readers: Sequence[tuple[int, DemoReader]]
-) -> list[tuple[int, DemoReader]]:
-    """Readers of those views that each file has, for a mixture whose files differ in cameras.
+def _settings(sources: Sequence[DemoSource], views: Views, state: Sequence[str]) -> Any:
+    """All that the headers of files depend on beside the files, as plain values.
 
-    Args:
-        sources: The entries of the mixture.
-        readers: Readers of the same views, each with the index of its source.
-
-    Raises:
-        ValueError: If a file cannot be read, or a view is in none of several files.
+    None if the code of a reader is in no file.
     """
-    if len(readers) == 1:
-        return [*readers]
-    kept = [(index, _read_present(sources[index], reader)) for index, reader in readers]
+    given = [source.reader for source in sources if source.reader is not None]
+    code = describe_code([*READERS, MappedReader, *given])
+    if code is None:
+        return None
+    named = [source.key_map for source in sources if source.key_map is not None]
+    key_maps = [repr(load_key_map(name)) for name in [*shipped_names(), *dict.fromkeys(named)]]
+    paths = [os.path.abspath(os.path.expanduser(source.path)) for source in sources]
+    readers = [repr((source.reader, source.key_map)) for source in sources]
+    return [repr(views), list(state), code, key_maps, paths, readers]
+
+
+def _open(
+    source: DemoSource,
+    path: str,
+    views: Views,
+    state: Sequence[str],
+    index: HeaderIndex,
+    is_single: bool,
+) -> DemoReader:
+    """The reader of a file with the answers of its headers, from the index if it has them."""
+    is_given = source.reader is not None or source.key_map is not None
+    kept = index.find(path)
+    if kept is not None:
+        sizes = views if isinstance(views, Mapping) else dict.fromkeys(views)
+        present = {view: sizes[view] for view in kept.views}
+        reader = (
+            source.open(path, present, state)
+            if kept.detected is None
+            else open_detected(path, present, state, kept.detected)
+        )
+        kept.restore(reader)
+    else:
+        reader = source.open(path, views, state, keep_open=True)
+        try:
+            with reader.reading():
+                note_file(path)
+                reader.headers.is_failure = reader.is_failure
+            if not reader.headers.is_failure:
+                reader = reader if is_single else _read_present(source, reader)
+                _read_headers(source, reader)
+        finally:
+            reader.close()
+    index.add(reader, None if is_given else format_name(reader))
+    return reader
+
+
+def _read_headers(source: DemoSource, reader: DemoReader) -> None:
+    """Read what set-up asks of a file, while it is open."""
+    infos = reader.demos()
+    if source.use_masks:
+        reader.lists()
+    if source.instruction is None:
+        for info in infos:
+            reader.instruction(info.name)
+    reader.intrinsics(infos[0].name)
+
+
+def _check_views(
+    sources: Sequence[DemoSource], readers: Sequence[tuple[int, DemoReader]], views: Views
+) -> None:
+    """Warn of views that some files lack, and refuse those that all lack."""
     index, first = readers[0]
-    for view in first.views or ():
-        lacking = [reader.path for _, reader in kept if view not in (reader.views or ())]
-        if len(lacking) == len(kept):
+    for view in views:
+        lacking = [reader.path for _, reader in readers if view not in (reader.views or ())]
+        if len(lacking) == len(readers):
             present = ", ".join(_views_of(sources[index], first)) or "none"
             raise ValueError(
-                f"data.views: expected views that some of the {len(kept)} files have, got "
+                f"data.views: expected views that some of the {len(readers)} files have, got "
                 f"{view!r}; {first.path} has {present}."
             )
         if lacking:
             warnings.warn(
-                f"{lacking[0]} has no view {view!r} ({len(lacking)} of {len(kept)} files have "
+                f"{lacking[0]} has no view {view!r} ({len(lacking)} of {len(readers)} files have "
                 "none): its samples have black images there, to which no token attends.",
                 stacklevel=2,
             )
-    return kept
 
 
 def _read_present(source: DemoSource, reader: DemoReader) -> DemoReader:
@@ -135,9 +214,8 @@ def _read_present(source: DemoSource, reader: DemoReader) -> DemoReader:
         if len(views) == len(reader.views or ()):
             raise
         reader.close()
-        return source.open(reader.path, views, reader.state or [])
-    finally:
-        reader.close()
+        reader = source.open(reader.path, views, reader.state or [])
+        reader.headers.is_failure = False
     return reader
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from e0_lightning.data.formats.base import DemoInfo, DemoReader
+from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.formats.headers import DemoInfo
 from e0_lightning.data.samples import Demo
 
 
@@ -21,7 +22,7 @@ def read_split(reader: DemoReader, infos: Sequence[DemoInfo]) -> dict[str, str |
     Raises:
         ValueError: If the lists overlap or name demonstrations that are not in the file.
     """
-    masks, names = reader.splits(), [info.name for info in infos]
+    masks, names = reader.lists(), [info.name for info in infos]
     train, valid = set(masks.get("train", ())), set(masks.get("valid", ()))
     advice = "Mend the lists, or set `use_masks: false` for this entry of demos."
     if both := sorted(train & valid):
@@ -29,7 +30,7 @@ def read_split(reader: DemoReader, infos: Sequence[DemoInfo]) -> dict[str, str |
             f"{reader.path}: mask/train and mask/valid both name {both[0]} "
             f"({len(both)} demonstrations); expected disjoint lists. {advice}"
         )
-    if unknown := sorted((train | valid) - set(names) - set(reader.failed())):
+    if unknown := sorted((train | valid) - set(names) - set(masks["failed"])):
         raise ValueError(
             f"{reader.path}: its masks name {unknown[0]} ({len(unknown)} demonstrations), which "
             f"the file does not have. {advice}"

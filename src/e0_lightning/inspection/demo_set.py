@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from e0_lightning.data.formats.base import DemoInfo, DemoReader, Floats
+from e0_lightning.data.formats.base import DemoReader, Floats
+from e0_lightning.data.formats.headers import DemoInfo
 from e0_lightning.data.sources import DemoSource, find_demos
 from e0_lightning.types import PolicySpec
 
@@ -143,6 +144,7 @@ class DemoSet:
                 datasets + len(found),
                 protected + sum(d.fletcher32 for d in found),
             )
+            reader.close()
         return f"every image is read; {protected} of {datasets} image sets have checksums"
 
 
@@ -171,6 +173,7 @@ def read_sources(sources: list[DemoSource]) -> Inventory:
         try:
             reader = source.open(path)
             if reader.is_failure:
+                reader.close()
                 continue
             known = next((each for each in inventory.sets if each.is_like(reader)), None)
             demo_set = DemoSet([]) if known is None else known

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.normalizers import QuantileNormalizer
 from e0_lightning.actions.quantiles import RunningQuantiles
 from e0_lightning.types import PolicySpec
 
+MAX_DEPTH = 20
+"""Parts within parts of an action space whose settings are compared."""
+
 
 class Demonstrations(Protocol):
     """A data module of demonstrations, such as ``RobotDemos``.
 
     An optional attribute ``source`` names it in error messages, and an optional ``instructions``
-    lists its sentences.
+    lists its sentences. An optional method ``result(what, code, compute)`` returns the plain values
+    that ``compute`` did, which it may keep from an earlier run.
     """
 
     @property
@@ -65,10 +71,32 @@ def fit_statistics(
     """Fit the normalizers of actions and state in one pass over the training chunks.
 
     Args:
-        demonstrations: Data module.
+        demonstrations: Data module, which may keep what is fitted.
         actions: Action space, whose normalizer is fitted.
         state: Normalizer of the state.
     """
+    normalizers = {"actions": actions.normalizer, "state": state}
+
+    def fit() -> dict[str, Any]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            _fit(demonstrations, actions, state)
+        values = {name: _buffers(normalizer) for name, normalizer in normalizers.items()}
+        return {"values": values, "warnings": [str(each.message) for each in caught]}
+
+    classes: list[type] = []
+    settings = _describe([actions, state], classes)
+    keep = getattr(demonstrations, "result", lambda what, code, compute: compute())
+    kept = keep(settings, classes, fit)
+    for name, normalizer in normalizers.items():
+        for buffer, values in kept["values"][name].items():
+            target = normalizer.get_buffer(buffer)
+            target.copy_(torch.tensor(values, dtype=target.dtype))
+    for message in kept["warnings"]:
+        warnings.warn(message, stacklevel=3)
+
+
+def _fit(demonstrations: Demonstrations, actions: ActionSpace, state: QuantileNormalizer) -> None:
     statistics = RunningQuantiles(state.dim)
 
     def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -78,3 +106,22 @@ def fit_statistics(
 
     actions.fit(chunks())
     state.fit_statistics(statistics)
+
+
+def _describe(value: Any, classes: list[type], depth: int = 0) -> Any:
+    """Settings of a module and its parts as plain values; their classes are added to a list."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_describe(each, classes, depth + 1) for each in value]
+    if isinstance(value, Mapping):
+        return [[str(key), _describe(value[key], classes, depth + 1)] for key in value]
+    if depth > MAX_DEPTH or not hasattr(value, "__dict__") or isinstance(value, type):
+        return repr(value)
+    classes.append(type(value))
+    settings = {name: each for name, each in vars(value).items() if name != "training"}
+    return _describe(settings, classes, depth + 1)
+
+
+def _buffers(module: nn.Module) -> dict[str, Any]:
+    return {name: buffer.tolist() for name, buffer in module.named_buffers()}

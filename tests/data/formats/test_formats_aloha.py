@@ -69,11 +69,11 @@ def test_files_beside_that_are_no_demonstrations_are_left_out(tmp_path):
         write_act(tmp_path / name, steps=2, sim=False)
     with h5py.File(tmp_path / "episode_0_features.hdf5", "w") as file:
         file["resnet"] = np.zeros((2, 512))
-    source = DemoSource(str(tmp_path / "*.hdf5"))
+    source = DemoSource(str(tmp_path / "*.hdf5"), instruction="go")
     with pytest.warns(UserWarning, match="2 files are left out, .* key map aloha"):
-        readers = open_sources([source], [], ["qpos"])
+        readers, _ = open_sources([source], [], ["qpos"])
     assert [reader.path for _, reader in readers] == [str(tmp_path / name) for name in names[:2]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        named = DemoSource(str(tmp_path / "mirror_episode_0.hdf5"))
-        assert len(open_sources([named], [], ["qpos"])) == 1
+        named = DemoSource(str(tmp_path / "mirror_episode_0.hdf5"), instruction="go")
+        assert len(open_sources([named], [], ["qpos"])[0]) == 1

@@ -206,7 +206,7 @@ def test_a_reader_derived_from_mapped_reader_takes_a_key_map(recorded, key_map):
             return super().read_actions(demo, start, stop) * 2
 
     source = DemoSource(recorded[0], reader=Doubled, key_map=key_map)
-    ((_, reader),) = open_sources([source], [], ["arm"])
+    ((_, reader),), _ = open_sources([source], [], ["arm"])
     doubled = reader.actions("runs/run_1", 0, 1)
     np.testing.assert_allclose(
         doubled[0, :6], 2 * recorded[1]["runs/run_1"]["cmd/arm"][1], rtol=1e-6

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from e0_lightning.data.formats.frames import Color, Frames, resize, to_rgb
 from e0_lightning.data.formats.hdf5 import name_damage
+from e0_lightning.data.formats.headers import DemoInfo, Headers
+from e0_lightning.data.formats.read_files import record_files
 from e0_lightning.data.formats.storage import Storage
 from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames
 from e0_lightning.geometry import place, resize_intrinsics
@@ -27,17 +30,6 @@ Views = Sequence[str] | Mapping[str, ViewSize | None]
 """Names of cameras, or name to the size of its images; None for the recorded size."""
 
 
-class DemoInfo(NamedTuple):
-    """One demonstration, as described by its headers."""
-
-    name: str
-    """Name of the demonstration inside its file."""
-    steps: int
-    """Number of actions T; an observation exists before each of them."""
-    block_length: int
-    """Steps that are stored together, so that reading one costs as much as reading all."""
-
-
 class DemoReader(ABC):
     """Reads demonstrations of one file lazily; each format is a subclass.
 
@@ -47,7 +39,10 @@ class DemoReader(ABC):
     checked, so that numbers are finite and frames RGB, and frames are resized as `views` says.
 
     The file is opened at the first read in each process, and never carried across a fork or in a
-    pickle, because HDF5 handles survive neither.
+    pickle, because HDF5 handles survive neither. What headers answer is read once, and kept beside
+    many files from one start to the next; a reader of your own that reads other files for it calls
+    :func:`~e0_lightning.data.formats.read_files.note_file` with their paths, so that it is read
+    again when they change.
 
     Args:
         path: Local path, or a URL that fsspec reads (``s3://…``).
@@ -71,12 +66,18 @@ class DemoReader(ABC):
         if isinstance(views, Mapping):
             self.sizes = {view: size for view, size in views.items() if size is not None}
         self.state = None if state is None else list(state)
-        self._storage = Storage(path)
-        self._intrinsics: dict[str, dict[str, Floats]] = {}
+        self.headers = Headers()
+        self.files: dict[str, str] = {}
+        """Local files that were read, with their versions."""
+        self._storage = Storage(path, self.files)
 
     def __reduce__(self) -> tuple[Any, ...]:
         sizes = self.views and {view: self.sizes.get(view) for view in self.views}
-        return type(self), (self.path, sizes, self.state)
+        return type(self), (self.path, sizes, self.state), (self.headers, self.files)
+
+    def __setstate__(self, state: tuple[Headers, dict[str, str]]) -> None:
+        self.headers, files = state
+        self.files.update(files)
 
     @abstractmethod
     def lengths(self) -> dict[str, int]:
@@ -162,14 +163,16 @@ class DemoReader(ABC):
             control_mode=self.control_mode,
         )
 
-    @cached_property
+    @property
     def spec(self) -> PolicySpec:
         """Observation and action spec of the first demonstration, with horizon 0."""
-        with name_damage(self.path):
-            first = next(iter(self._lengths), None)
-            if first is None:
-                raise ValueError(f"{self.path}: expected at least one demonstration, got none.")
-            return self._sized_spec(first)
+        if self.headers.spec is None:
+            with self.reading():
+                first = next(iter(self._lengths), None)
+                if first is None:
+                    raise ValueError(f"{self.path}: expected at least one demonstration, got none.")
+                self.headers.spec = self._sized_spec(first)
+        return self.headers.spec
 
     def demos(self) -> list[DemoInfo]:
         """Every usable demonstration in recorded order.
@@ -177,14 +180,25 @@ class DemoReader(ABC):
         Raises:
             ValueError: If one lacks a view or a state part, or differs from the first in its spec.
         """
-        infos = []
-        with name_damage(self.path):
-            for name, steps in self._lengths.items():
-                other = f"its {name}"
-                self.spec.check_compatible(self._sized_spec(name), self.path, other)
-                block = self.block_length(name) if self.spec.views else steps
-                infos.append(DemoInfo(name, steps, block))
-        return infos
+        if self.headers.demos is None:
+            first = self.spec
+            infos: list[DemoInfo] = []
+            with self.reading():
+                for name, steps in self._lengths.items():
+                    if infos:
+                        found = self._sized_spec(name)
+                        first.check_compatible(found, self.path, f"its {name}")
+                    block = self.block_length(name) if first.views else steps
+                    infos.append(DemoInfo(name, steps, block))
+            self.headers.demos = infos
+        return self.headers.demos
+
+    def lists(self) -> dict[str, list[str]]:
+        """Names of demonstrations in the lists `splits` of the file, and ``failed`` ones."""
+        if self.headers.lists is None:
+            with self.reading():
+                self.headers.lists = {**self.splits(), "failed": self.failed()}
+        return self.headers.lists
 
     def instruction(self, demo: str) -> str:
         """Instruction of a demonstration.
@@ -192,14 +206,16 @@ class DemoReader(ABC):
         Raises:
             ValueError: If the file has none.
         """
-        with name_damage(self.path):
-            found = self.read_instruction(demo)
-        if not found:
-            raise ValueError(
-                f"{self.path}: {demo} has no instruction. Give one with the demonstrations: "
-                "{path: …, instruction: …}."
-            )
-        return found
+        if demo not in self.headers.instructions:
+            with self.reading():
+                found = self.read_instruction(demo)
+            if not found:
+                raise ValueError(
+                    f"{self.path}: {demo} has no instruction. Give one with the demonstrations: "
+                    "{path: …, instruction: …}."
+                )
+            self.headers.instructions[demo] = found
+        return self.headers.instructions[demo]
 
     def actions(self, demo: str, start: int, stop: int) -> Floats:
         """Actions of steps ``start`` to ``stop``, ``(n, D)`` float32, robot units.
@@ -207,7 +223,7 @@ class DemoReader(ABC):
         Raises:
             ValueError: If one of them is not finite.
         """
-        with name_damage(self.path):
+        with self.reading():
             read = self.read_actions(demo, start, stop)
         values = self._rows(read, "actions", demo, start, stop)
         return self._finite(values, "actions", demo, start)
@@ -218,7 +234,7 @@ class DemoReader(ABC):
         Raises:
             ValueError: If a state part is missing or not finite.
         """
-        with name_damage(self.path):
+        with self.reading():
             states = self.read_states(demo, start, stop)
         parts = self._select(states, self.state, "state part", demo)
         columns = [np.zeros((stop - start, 0), np.float32)]
@@ -239,7 +255,7 @@ class DemoReader(ABC):
 
     def stored_images(self, demo: str, start: int, stop: int) -> dict[str, Pixels | StoredFrames]:
         """Images as `images` returns them, or where they are in the file if they are stored so."""
-        with name_damage(self.path):
+        with self.reading():
             read = self.read_images(demo, start, stop)
         views = self._select(read, self.views, "view", demo)
         resized: dict[str, Pixels | StoredFrames] = {}
@@ -252,10 +268,12 @@ class DemoReader(ABC):
 
     def intrinsics(self, demo: str) -> dict[str, Floats]:
         """View to the camera matrix of its images, ``(3, 3)`` in pixels, where it is known."""
-        if demo not in self._intrinsics:  # reading headers takes as long as reading a frame
-            with name_damage(self.path):
-                self._intrinsics[demo] = self._scaled_intrinsics(demo)
-        return self._intrinsics[demo]
+        known = self.headers.intrinsics  # reading headers takes as long as reading a frame
+        if demo not in known:
+            with self.reading():
+                found = self._scaled_intrinsics(demo)
+            known[demo] = {view: np.asarray(matrix, np.float32) for view, matrix in found.items()}
+        return known[demo]
 
     def _scaled_intrinsics(self, demo: str) -> dict[str, Floats]:
         known = self.read_intrinsics(demo)
@@ -273,6 +291,16 @@ class DemoReader(ABC):
     def file(self) -> h5py.File:
         """The open file of this process."""
         return self._storage.file
+
+    def adopt(self, file: h5py.File) -> None:
+        """Read from an open file of this path, and close it with the reader."""
+        self._storage.adopt(file)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Name the file in errors of HDF5, and record in ``files`` what is read meanwhile."""
+        with name_damage(self.path), record_files(self.files):
+            yield
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""

@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from e0_lightning.data.formats.read_files import note_file
+
 NARROW = 4
 """Length of a last axis below which numpy copies its columns faster one by one."""
 
@@ -56,6 +58,7 @@ def open_hdf5(path: str) -> h5py.File:
     try:
         if "://" in path:
             return h5py.File(fsspec.open(path, "rb").open(), "r")
+        note_file(path)
         _check_regular(path)
         return h5py.File(path, "r")
     except FileNotFoundError as error:
@@ -120,26 +123,29 @@ def find(group: h5py.Group, key: str, _depth: int = 0) -> h5py.Dataset | h5py.Gr
         link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
         if link is None:
             return None
-        where = f"{found.file.filename}: {found.name.rstrip('/')}/{name}"
         if isinstance(link, h5py.SoftLink):
             member = find(found, link.path, _depth + 1) if _depth < MAX_LINKS else None
             problem = f"is a link to {link.path}, which does not exist"
         elif isinstance(link, h5py.ExternalLink):
-            source = check_source(found.file.filename, link.filename, where)
+            source = check_source(found.file.filename, link.filename, _place(found, name))
             member = found.get(name)
             problem = f"is a link to {link.path}, which {source} does not have"
         else:
             member, problem = _open_member(found, name), "is damaged"
         if member is None:
-            raise ValueError(f"{where} {problem}. Copy or record the file again.")
+            raise ValueError(f"{_place(found, name)} {problem}. Copy or record the file again.")
         found = member
     return found
 
 
+def _place(group: h5py.Group, name: str) -> str:
+    return f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
+
+
 def _open_member(group: h5py.Group, name: str) -> h5py.Dataset | h5py.Group | None:
     try:
-        return group.get(name)
-    except (OSError, RuntimeError):
+        return group[name]
+    except (KeyError, OSError, RuntimeError):
         return None
 
 
@@ -169,6 +175,7 @@ def check_source(filename: str, source: str, where: str) -> str:
     """
     folder = os.path.dirname(os.path.abspath(filename))
     path = os.path.normpath(os.path.join(folder, source))
+    note_file(path)
     if os.path.commonpath([folder, path]) != folder:
         raise ValueError(
             f"{where} refers to {path}; expected a file in {folder}, because files elsewhere are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 
 from e0_lightning.data.formats.hdf5 import find, members
+from e0_lightning.data.formats.read_files import MATCHES, note_file, version_of
 from e0_lightning.key_map import Key, parse_key
 
 ATTRIBUTES = "attrs"
@@ -85,7 +87,8 @@ def look_up_beside(path: str, key: str) -> Any:
     source = path_beside(path, "/".join(names[: last + 1]))
     if source is None:
         return None
-    found = _load_beside(source)
+    note_file(source)
+    found = _load_beside(source, "" if "://" in source else version_of(source))
     if source.endswith(".csv") and found is not None:
         location = PurePosixPath(path)
         parts = [location.stem, *reversed(location.parts[:-1])]
@@ -114,6 +117,7 @@ def path_beside(path: str, key: str) -> str | None:
     found = folder + slash + key
     if "*" not in key:
         return found
+    note_file(f"{MATCHES}{glob.escape(folder or '.')}/{key}")
     system, root = fsspec.core.url_to_fs(folder or ".")
     matches = sorted(system.glob(f"{root}/{key}"))
     return str(system.unstrip_protocol(matches[0])) if matches else None
@@ -125,7 +129,7 @@ def is_beside(key: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _load_beside(source: str) -> Any:
+def _load_beside(source: str, _version: str) -> Any:
     try:
         with fsspec.open(source, "r", encoding="utf-8") as file:
             text = file.read()

@@ -13,6 +13,7 @@ import numpy as np
 from e0_lightning.data.formats.base import Array, DemoReader, Floats
 from e0_lightning.data.formats.frames import Frames, frame_size
 from e0_lightning.data.formats.hdf5 import members
+from e0_lightning.data.formats.read_files import note_file
 from e0_lightning.types import PolicySpec, ViewSize
 
 INSTRUCTIONS = {
@@ -52,6 +53,7 @@ class ManiSkillReader(DemoReader):
     def sidecar(self) -> dict[str, Any]:
         """The JSON file beside the recording, its episodes compared with the groups."""
         path = self.path.rsplit(".", 1)[0] + ".json"
+        note_file(path)
         try:
             with fsspec.open(path, "r") as file:
                 sidecar: dict[str, Any] = json.load(file)

@@ -51,7 +51,8 @@ class MappedReader(DemoReader):
         self._steps: dict[str, Rows] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (*super().__reduce__()[1], self.key_map)
+        kind, arguments, state = super().__reduce__()
+        return kind, (*arguments, self.key_map), state
 
     @property
     def rate(self) -> float:
@@ -63,9 +64,7 @@ class MappedReader(DemoReader):
         """Whether the file's flag of success is false."""
         if self.key_map.file.demos or not self.key_map.file.success:
             return False
-        failed = self.failed()
-        self.close()
-        return bool(failed)
+        return bool(self.failed())
 
     @property
     def task(self) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from e0_lightning.data.formats.hdf5 import find, open_hdf5, read_chunks
 from e0_lightning.data.formats.integrity import check_chunks, check_storage
+from e0_lightning.data.formats.read_files import check_unchanged, record_files
 from e0_lightning.data.formats.stored_frames import StoredFrames, locate_frames
 
 OPEN_MEMBERS = 512
@@ -24,10 +25,12 @@ class Storage:
 
     Args:
         path: Local path, or a URL that fsspec reads.
+        files: Versions of the files that were read so far; opening is recorded there.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, files: dict[str, str]) -> None:
         self.path = path
+        self.files = files
         self._file: h5py.File | None = None
         self._pid = 0
         self._descriptor: int | None = None
@@ -37,15 +40,33 @@ class Storage:
 
     @property
     def file(self) -> h5py.File:
-        """The open file of this process."""
+        """The open file of this process.
+
+        Raises:
+            ValueError: If it cannot be opened, or one of the files that were read has changed.
+        """
         if self._file is None or self._pid != os.getpid():
             if self._file is not None:
                 # HDF5 would return the handle that was inherited from before a fork.
                 self._file.close()
-            self._members.clear()
-            self._file, self._pid = open_hdf5(self.path), os.getpid()
-            self._descriptor = None
+            with record_files(self.files):
+                file = open_hdf5(self.path)
+            self.adopt(file)
         return self._file
+
+    def adopt(self, file: h5py.File) -> None:
+        """Read from a file that was opened before.
+
+        Raises:
+            ValueError: If one of the files that were read has changed.
+        """
+        try:
+            check_unchanged(self.files)
+        except ValueError:
+            file.close()
+            raise
+        self._members.clear()
+        self._file, self._pid, self._descriptor = file, os.getpid(), None
 
     @property
     def descriptor(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from e0_lightning.data.formats.read_files import note_file
 from e0_lightning.data.formats.stored_frames import Pixels
 
 BLOCK = 16
@@ -107,6 +108,7 @@ class Video:
         return av
 
     def _open(self) -> Any:
+        note_file(self.path)
         try:
             source = fsspec.open(self.path, "rb").open() if "://" in self.path else self.path
             container = self._av.open(source)
