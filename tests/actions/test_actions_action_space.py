@@ -43,6 +43,15 @@ def test_padding_dimensions_are_zero_and_marked():
     assert not space().padding.any()
 
 
+def test_predicted_padding_is_an_action_of_zero():
+    actions, state, valid = chunks()
+    predicted = space(model_dim=7, predict_padding=True).fit([(actions, state, valid)])
+    normalized = predicted.normalize(actions, state)
+    assert (normalized[..., 4:] == 0).all()
+    assert torch.equal(predicted.loss_mask(valid), valid[..., None].expand(-1, -1, 7))
+    torch.testing.assert_close(predicted.undo(normalized, state), actions)
+
+
 def test_values_in_padding_dimensions_are_ignored():
     actions, state, valid = chunks()
     padded = space(model_dim=7).fit([(actions, state, valid)])

@@ -6,6 +6,7 @@ import torch
 
 from e0_lightning.networks.action_expert import ActionExpert, AdaptiveRMSNorm
 from e0_lightning.networks.attention import rotary, rotate
+from e0_lightning.networks.positions import sine_cosine
 from e0_lightning.networks.prefix_encoder import Prefix
 
 
@@ -187,3 +188,55 @@ def test_a_later_block_attends_to_the_one_before(expert):
     later = expert(second, longer, tau)
     changed = expert(second, expert.extend(first + 1, prefix, tau)[1], tau)
     assert (later - changed).abs().max() > 1e-4
+
+
+def pi0_expert():
+    torch.manual_seed(0)
+    expert = ActionExpert(width=16, depth=2, heads=4, mlp=32, time_conditioning="concat_mlp")
+    expert.connect(language(), state_dim=3)
+    for parameter in expert.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return expert
+
+
+def with_state(prefix):
+    return replace(prefix, state=torch.randn(2, 3))
+
+
+def test_pi0_conditions_action_tokens_by_an_mlp_of_token_and_time():
+    expert, prefix = pi0_expert(), make_prefix()
+    tokens, tau = torch.randn(2, 6, 16), torch.tensor([0.2, 0.7])
+    time = sine_cosine(tau, 16)[:, None].expand(-1, 6, -1)
+    merged = expert.action_time(torch.cat([tokens, time], dim=-1))
+    torch.testing.assert_close(expert(tokens, prefix, tau), expert(merged, prefix))
+
+
+def test_a_state_token_precedes_the_action_tokens_and_does_not_attend_to_them():
+    expert, prefix = pi0_expert(), with_state(make_prefix())
+    prefix.mask[1, 3:] = False
+    tokens, tau = torch.randn(2, 6, 16), torch.rand(2)
+    refined, extended = expert.extend(tokens, prefix, tau)
+    state = expert.state(prefix.state).unsqueeze(1)
+    _, longer = expert.extend(state, replace(prefix, state=None))
+    torch.testing.assert_close(refined, expert(tokens, longer, tau))
+    assert extended.lengths.tolist() == [12, 10]
+    assert extended.state is None
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_action_tokens_attend_to_the_state_token(causal):
+    expert, prefix = pi0_expert(), make_prefix()
+    tokens, tau = torch.randn(2, 6, 16), torch.rand(2)
+    one, other = (expert(tokens, with_state(prefix), tau, causal) for _ in range(2))
+    assert ((one - other).abs().amax(dim=-1) > 1e-4).all()
+
+
+def test_every_weight_of_pi0s_expert_is_trained():
+    expert, prefix = pi0_expert(), with_state(make_prefix())
+    expert(torch.randn(2, 6, 16), prefix, torch.rand(2)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in expert.parameters())
+
+
+def test_a_state_that_the_expert_cannot_embed_is_refused(expert):
+    with pytest.raises(ValueError, match=r"prefix.state: expected None, got a state"):
+        expert(torch.randn(2, 6, 16), with_state(make_prefix()), torch.rand(2))

@@ -3,6 +3,7 @@ import torch
 
 from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.prefix_encoder import PrefixEncoder
+from e0_lightning.networks.prompt import Prompt
 from e0_lightning.networks.vision import VisionEncoder
 from e0_lightning.types import PolicySpec
 
@@ -111,6 +112,54 @@ def test_a_missing_number_of_state_dimensions_is_refused_by_name():
     vision = VisionEncoder("convnext_atto", stage=1, size=32)
     with pytest.raises(ValueError, match=r"encoder.state_dim: expected .*, got None"):
         PrefixEncoder(vision, LanguageModel(config=LLAMA))
+
+
+def stateless(state_token, template="{instruction}", state_dim=3, **changes):
+    """An encoder of instruction and state alone."""
+    torch.manual_seed(0)
+    language = LanguageModel(config=LLAMA, **changes)
+    prompt = Prompt(template)
+    network = PrefixEncoder(None, language, state_dim, state_token=state_token, prompt=prompt)
+    return network.eval()
+
+
+@torch.no_grad()
+def test_a_state_of_the_suffix_is_left_to_the_expert():
+    network, state = stateless("suffix"), torch.tensor([[0.3, -0.1, 0.5]])
+    prefix = network({"images": {}, "instruction": ["push"], "state": state})
+    assert prefix.mask.shape[1] == len(network.language.tokenizer("push")["input_ids"])
+    assert torch.equal(prefix.state, state)
+    assert network.suffix_state_dim == 3
+    assert network.state is None
+
+
+@torch.no_grad()
+def test_a_state_of_the_prompt_is_text():
+    network, alone = stateless(None, "{instruction}: {state}"), stateless("suffix")
+    prefix = network({"images": {}, "instruction": ["push"], "state": torch.zeros(1, 3)})
+    text = {"images": {}, "instruction": ["push: 128 128 128"], "state": torch.zeros(1, 3)}
+    assert torch.equal(prefix.keys[-1], alone(text).keys[-1])
+    assert prefix.state is None
+    assert network.suffix_state_dim == 0
+
+
+def test_a_state_that_no_network_reads_is_refused():
+    with pytest.raises(ValueError, match=r"state_token: expected prefix or suffix, got null"):
+        stateless(None)
+    stateless(None, state_dim=0)
+
+
+@pytest.mark.parametrize("arguments", [("suffix",), (None, "{instruction} {state}")])
+def test_earlier_states_need_a_token_in_the_prefix(arguments):
+    spec = PolicySpec(state={"qpos": 3}, n_obs_steps=2)
+    with pytest.raises(ValueError, match="expected prefix for n_obs_steps 2"):
+        stateless(*arguments).resolve_state(spec)
+
+
+def test_the_state_counts_for_the_length_of_a_prompt():
+    stateless("suffix", max_tokens=10).check_lengths(["push"])
+    with pytest.raises(ValueError, match="expected at most 10 tokens"):
+        stateless(None, "{instruction} {state}", max_tokens=10).check_lengths(["push"])
 
 
 def observed(steps=(10, 20, 30)):

@@ -25,6 +25,8 @@ class ActionSpace(nn.Module):
         relative: Dimensions relative to the state; None keeps all absolute.
         model_dim: Width of the normalized chunk, at least D; None is D. Dimensions past D are
             zero, marked in ``padding``, and excluded from the loss.
+        predict_padding: Treat the zeros past D as actions, which have noise and a loss, as π0 is
+            trained; ``padding`` marks none of them.
 
     Raises:
         ValueError: If horizon or normalizer is None, the horizon is below 1, or the model is
@@ -39,6 +41,7 @@ class ActionSpace(nn.Module):
         normalizer: Normalizer | None = None,
         relative: RelativeActions | None = None,
         model_dim: int | None = None,
+        predict_padding: bool = False,
     ) -> None:
         super().__init__()
         if horizon is None or horizon < 1:
@@ -60,7 +63,7 @@ class ActionSpace(nn.Module):
         self.normalizer = normalizer
         self.relative = relative
         self.model_dim = model_dim
-        is_padding = torch.arange(self.width) >= self.dim
+        is_padding = (torch.arange(self.width) >= self.dim) & (not predict_padding)
         self.register_buffer("padding", is_padding, persistent=False)
 
     @property
@@ -70,7 +73,7 @@ class ActionSpace(nn.Module):
 
     @property
     def width(self) -> int:
-        """Action dimensions of the model; ``padding``, ``(width,)`` bool, marks those past D."""
+        """Action dimensions of the model; ``padding``, ``(width,)`` bool, marks hidden ones."""
         return self.dim if self.model_dim is None else self.model_dim
 
     def resolve_state(self, spec: PolicySpec) -> Self:
@@ -146,7 +149,7 @@ class ActionSpace(nn.Module):
             logits: ``(B, L, K)`` of the posterior over tokens; padding is left out of the mean.
         """
         entropy = torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1)
-        by_step = entropy.unflatten(1, (self.horizon, self.width))[..., ~self.padding]
+        by_step = entropy.unflatten(1, (self.horizon, self.width))[..., : self.dim]
         normalized: Tensor = by_step.mean(dim=-1) / math.log(logits.shape[-1])
         return normalized
 

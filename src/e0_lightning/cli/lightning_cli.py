@@ -23,7 +23,7 @@ from e0_lightning.cli.from_checkpoint import announce_changes, checkpoint_option
 from e0_lightning.cli.options import import_from_working_directory, parse_options, take_flag
 from e0_lightning.cli.overlays import compose
 from e0_lightning.cli.run_folder import SaveConfig, claimed_run_folder, stay_in_run_folder
-from e0_lightning.cli.sizes import fill_sizes, missing_sizes
+from e0_lightning.cli.sizes import fill_sizes, missing_sizes, share_state_dim
 from e0_lightning.policies.base import Policy
 from e0_lightning.training.callbacks.prediction_writer import PredictionWriter
 
@@ -88,6 +88,7 @@ class CommandLine(LightningCLI):
         if data is not None:
             built = self._parser(self.subcommand).instantiate_classes(Namespace(data=data))
             datamodule = built["data"]
+        share_state_dim(model)
         if missing := missing_sizes(model):
             if not hasattr(datamodule, "spec"):
                 raise ValueError(

@@ -16,8 +16,16 @@ SIZES = {
     "encoder.state_dim": "state_dim",
     "actions.normalizer.dim": "action_dim",
     "actions.horizon": "horizon",
+    "state_normalizer.dim": "state_dim",
 }
 """Constructor argument of a policy to the field of :class:`PolicySpec` that it equals."""
+
+
+def share_state_dim(model: Any) -> None:
+    """Give the normalizer of the state the dimensions of the encoder's, where only those are."""
+    state_dim = getattr(_settings(_descend(model, ["encoder"])), "state_dim", None)
+    if _is_missing(model, "state_normalizer.dim"):
+        _descend(model, ["state_normalizer"])["init_args"]["dim"] = state_dim
 
 
 def missing_sizes(model: Any) -> list[str]:

@@ -4,6 +4,7 @@ from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
+from e0_lightning.networks.prompt import Prompt
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "NoisyTokenEmbedding",
     "Prefix",
     "PrefixEncoder",
+    "Prompt",
     "RelativeSphericalEmbedding",
     "VisionEncoder",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,13 @@ from e0_lightning.networks.prefix_encoder import Prefix
 
 
 class ActionExpert(nn.Module):
-    """Transformer over action tokens with adaptive RMSNorm on τ (π0.5; E0, section 4).
+    """Transformer over action tokens, conditioned on τ (π0, π0.5; E0, section 4).
 
     Each layer attends to ``[prefix, action tokens]`` with the keys and values of one layer of the
-    language model; fewer expert layers than language layers use evenly spaced ones. The layers are
-    built by :meth:`connect`, which takes the sizes left None from the language model.
+    language model; fewer expert layers than language layers use evenly spaced ones. A state that
+    the prefix leaves to the expert is a token before the action tokens, which attends to none of
+    them (π0). The layers are built by :meth:`connect`, which takes the sizes left None from the
+    language model.
 
     Args:
         width: Token width W.
@@ -30,6 +32,9 @@ class ActionExpert(nn.Module):
         kv_heads: Key and value heads of the language model.
         head_dim: Head size of the language model.
         rope_theta: Base of the language model's rotary positions.
+        time_conditioning: How τ enters: by ``adaptive_norm``, RMSNorm whose scale, shift and gate
+            are linear in an embedding of τ (π0.5), or by ``concat_mlp``, an MLP of each action
+            token and the sinusoidal embedding of τ side by side (π0).
     """
 
     def __init__(
@@ -41,21 +46,27 @@ class ActionExpert(nn.Module):
         kv_heads: int | None = None,
         head_dim: int | None = None,
         rope_theta: float | None = None,
+        time_conditioning: Literal["adaptive_norm", "concat_mlp"] = "adaptive_norm",
     ) -> None:
         super().__init__()
         self.width, self.depth, self.heads, self.mlp = width, depth, heads, mlp
         self.kv_heads, self.head_dim, self.rope_theta = kv_heads, head_dim, rope_theta
+        self.time_conditioning = time_conditioning
         self.layers = nn.ModuleList()
         self.gradient_checkpointing = False
         """Recompute activations in the backward pass instead of keeping them."""
 
-    def connect(self, language: LanguageModel, diffusion_time: bool = True) -> Self:
+    def connect(
+        self, language: LanguageModel, diffusion_time: bool = True, state_dim: int = 0
+    ) -> Self:
         """Build the layers for a language model, and return this object.
 
         Args:
             language: Its sizes are taken where they are None here, and checked where given.
             diffusion_time: Build the weights that condition the layers on τ. Set false in a policy
                 without diffusion: distributed training stops at weights without a gradient.
+            state_dim: Dimensions of the state that the encoder leaves to the expert, its
+                ``suffix_state_dim``.
 
         Raises:
             ValueError: If a given size differs from the language model's, it has too few layers, or
@@ -85,20 +96,27 @@ class ActionExpert(nn.Module):
         if self.rope_theta is None:
             self.rope_theta = 10_000.0
         if not self.layers:
-            self._build(self.kv_heads, self.head_dim, diffusion_time)
+            self._build(self.kv_heads, self.head_dim, diffusion_time, state_dim)
         return self
 
-    def _build(self, kv_heads: int, head_dim: int, diffusion_time: bool) -> None:
+    def _build(self, kv_heads: int, head_dim: int, diffusion_time: bool, state_dim: int) -> None:
         width = self.width
+        conditioned = diffusion_time and self.time_conditioning == "adaptive_norm"
         self.time = (
             nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-            if diffusion_time
+            if conditioned
             else None
         )
+        self.action_time = (
+            nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+            if diffusion_time and not conditioned
+            else None
+        )
+        self.state = nn.Linear(state_dim, width) if state_dim else None
         for _ in range(self.depth):
-            layer = ExpertLayer(width, self.heads, kv_heads, head_dim, self.mlp, diffusion_time)
+            layer = ExpertLayer(width, self.heads, kv_heads, head_dim, self.mlp, conditioned)
             self.layers.append(layer)
-        self.norm = AdaptiveRMSNorm(width, gated=False, conditioned=diffusion_time)
+        self.norm = AdaptiveRMSNorm(width, gated=False, conditioned=conditioned)
 
     def forward(
         self, tokens: Tensor, prefix: Prefix, tau: Tensor | None = None, causal: bool = False
@@ -125,14 +143,17 @@ class ActionExpert(nn.Module):
             Refined tokens ``(B, T, W)`` and a prefix that ends with them, of ``depth`` layers.
 
         Raises:
-            ValueError: If the expert is not connected, was built without diffusion time but τ is
-                given, or the prefix has other layers, heads, head size or rotary base.
+            ValueError: If the expert is not connected, was built without diffusion time or state
+                token but τ or a state is given, or the prefix has other layers, heads, head size or
+                rotary base.
         """
         rope_theta = self._check(prefix, tau)
+        num_actions = tokens.shape[1]
+        tokens, condition = self._condition(tokens, tau)
+        if self.state is not None and prefix.state is not None:
+            state = self.state(prefix.state.to(self.state.weight.dtype)).unsqueeze(1)
+            tokens = torch.cat([state.to(tokens.dtype), tokens], dim=1)
         batch, length, _ = tokens.shape
-        condition: Tensor | None = None
-        if tau is not None and self.time is not None:
-            condition = self.time(sine_cosine(tau, self.width).to(tokens.dtype))
         positions = prefix.lengths[:, None] + torch.arange(length, device=tokens.device)
         rotation = rotary(positions, prefix.keys[0].shape[-1], rope_theta)
         own = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
@@ -140,6 +161,9 @@ class ActionExpert(nn.Module):
         mask = present[:, None, None].expand(-1, 1, length, -1)
         if causal:
             mask = mask.tril(diagonal=prefix.mask.shape[1])
+        elif length > num_actions:
+            mask = mask.clone()
+            mask[:, :, 0, -num_actions:] = False
         extended = []
         for layer, index in zip(self.layers, self._sources(len(prefix.keys)), strict=True):
             inputs = (tokens, condition, rotation, prefix.keys[index], prefix.values[index], mask)
@@ -150,7 +174,19 @@ class ActionExpert(nn.Module):
             )
             extended.append(keys_values)
         keys, values = zip(*extended, strict=True)
-        return self.norm(tokens, condition)[0], Prefix(keys, values, present, rope_theta)
+        refined: Tensor = self.norm(tokens, condition)[0]
+        return refined[:, -num_actions:], Prefix(keys, values, present, rope_theta)
+
+    def _condition(self, tokens: Tensor, tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Action tokens ``(B, T, W)``, and the condition ``(B, W)`` of adaptive norms, if any."""
+        if tau is None:
+            return tokens, None
+        embedded = sine_cosine(tau, self.width).to(tokens.dtype)
+        if self.time is not None:
+            return tokens, self.time(embedded)
+        assert self.action_time is not None
+        beside = embedded.unsqueeze(1).expand_as(tokens)
+        return self.action_time(torch.cat([tokens, beside], dim=-1)), None
 
     def _sources(self, layers: int) -> list[int]:
         """Language layer that each expert layer attends to; the last one to the last."""
@@ -162,9 +198,14 @@ class ActionExpert(nn.Module):
             raise ValueError(
                 "ActionExpert: not connected yet. Call expert.connect(encoder.language) first."
             )
-        if tau is not None and self.time is None:
+        if tau is not None and self.time is None and self.action_time is None:
             raise ValueError(
                 "tau: expected None, got a tensor. Connect the expert with diffusion_time=True."
+            )
+        if prefix.state is not None and self.state is None:
+            raise ValueError(
+                "prefix.state: expected None, got a state for a token of the expert. Connect the "
+                "expert with state_dim=encoder.suffix_state_dim."
             )
         _, kv_heads, _, head_dim = prefix.keys[0].shape
         own = (self.kv_heads, self.head_dim)

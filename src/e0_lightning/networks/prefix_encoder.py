@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.positions import sine_cosine
+from e0_lightning.networks.prompt import Prompt
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
 from e0_lightning.types import Observation, PolicySpec
 
@@ -26,12 +28,15 @@ class Prefix:
         values: The same shapes.
         mask: ``(B, P)`` bool, false at padding.
         rope_theta: Base of the keys' rotary positions; None if layers differ in it.
+        state: Normalized state ``(B, Q)`` that the action expert embeds; None if it has no token
+            of its own there.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor
     rope_theta: float | None = None
+    state: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -60,9 +65,12 @@ class PrefixEncoder(nn.Module):
             training, by -1 or 1, the half of their range. For readings that pass through most
             values only briefly in demonstrations, such as the width of a closing gripper: an object
             that is held askew keeps them there, and a policy would wait for the closing to end.
+        state_token: Where the state is a token: last in the ``prefix``, or first in the ``suffix``,
+            before the action tokens (π0); None for a state in the prompt alone (π0.5).
+        prompt: Text for the language model; None is the instruction as it is.
 
     Raises:
-        ValueError: If ``state_dim`` is None.
+        ValueError: If ``state_dim`` is None, or the state is neither a token nor in the prompt.
     """
 
     def __init__(
@@ -71,6 +79,8 @@ class PrefixEncoder(nn.Module):
         language: LanguageModel,
         state_dim: int | None = None,
         binarize_state_at_inference: dict[str, list[int]] | None = None,
+        state_token: Literal["prefix", "suffix"] | None = "prefix",
+        prompt: Prompt | None = None,
     ) -> None:
         super().__init__()
         if state_dim is None:
@@ -86,14 +96,38 @@ class PrefixEncoder(nn.Module):
         if vision is not None:
             self.projector = nn.Linear(vision.width, language.width)
             self.view_offset = RelativeSphericalEmbedding(language.width)
-        self.state = nn.Linear(state_dim, language.width) if state_dim else None
+        in_prompt = prompt is not None and prompt.has_state
+        if state_dim and state_token is None and not in_prompt:
+            raise ValueError(
+                "encoder.state_token: expected prefix or suffix, got null for a prompt without "
+                "{state}. Choose one, or set encoder.state_dim to 0 for a policy without state."
+            )
+        self.state_token, self.prompt = state_token, prompt
+        is_in_prefix = state_dim and state_token == "prefix"
+        self.state = nn.Linear(state_dim, language.width) if is_in_prefix else None
+
+    @property
+    def suffix_state_dim(self) -> int:
+        """Dimensions of the state that the action expert embeds; 0 if it embeds none."""
+        return self.state_dim if self.state_token == "suffix" else 0
+
+    def check_lengths(self, instructions: Sequence[str]) -> None:
+        """Check that the language model accepts the prompts of instructions.
+
+        Raises:
+            ValueError: If a prompt is longer than its ``max_tokens``.
+        """
+        # Indices of three digits, the longest.
+        states = torch.zeros(len(instructions), self.state_dim)
+        self.language.check_lengths(self._texts(list(instructions), states))
 
     def resolve_state(self, spec: PolicySpec) -> Self:
         """Look up the binarized state dimensions, check the crops, and return this object.
 
         Raises:
             ValueError: If the spec has no such state part or dimension, a crop is of a view that it
-                does not have, or it has views but there is no image encoder.
+                does not have, it has views but there is no image encoder, or earlier states but no
+                tokens for them.
         """
         self._binary_indices = spec.state_indices(
             self.binarize_state_at_inference, "encoder.binarize_state_at_inference"
@@ -105,24 +139,37 @@ class PrefixEncoder(nn.Module):
                 f"encoder.vision: expected an image encoder for the views {list(spec.views)}, got "
                 "none. Configure one, or set data.views to []."
             )
+        if spec.n_obs_steps > 1 and self.state_dim and self.state_token != "prefix":
+            raise ValueError(
+                f"encoder.state_token: expected prefix for n_obs_steps {spec.n_obs_steps}, got "
+                f"{self.state_token}. Set data.n_obs_steps to 1: only the prefix has tokens of "
+                "earlier states."
+            )
         return self
 
     def forward(self, observation: Observation) -> Prefix:
         """Encode observations whose state ``(B, Q)`` is normalized.
 
         Returns:
-            Prefix of ``P = n_obs_steps · (views · image tokens + 1) + instruction`` tokens.
+            Prefix of ``P = n_obs_steps · (views · image tokens + 1) + prompt`` tokens, without the
+            1 where the state is no token of the prefix.
         """
         device = next(self.parameters()).device
         views = [*self._past_images(observation).items(), *self._images(observation).items()]
-        text, text_mask = self.language.embed(observation["instruction"], device)
+        state = self._binarize(observation["state"])
+        texts = self._texts(observation["instruction"], state)
+        text, text_mask = self.language.embed(texts, device)
         states, known = self._states(observation), observation.get("image_mask", {})
         masks = [_mask(tokens, known.get(view)) for view, tokens in views]
         mask = torch.cat([*masks, text_mask, *map(_mask, states)], dim=1)
         parts = [*(tokens for _, tokens in views), text, *states]
         embeddings = torch.cat([part.to(text.dtype) for part in parts], dim=1)
         keys, values = self.language(embeddings, mask)
-        return Prefix(keys, values, mask, self.language.rope_theta)
+        suffix_state = state if self.suffix_state_dim else None
+        return Prefix(keys, values, mask, self.language.rope_theta, suffix_state)
+
+    def _texts(self, instructions: list[str], state: Tensor) -> list[str]:
+        return instructions if self.prompt is None else self.prompt(instructions, state)
 
     def _binarize(self, state: Tensor) -> Tensor:
         """The normalized state; outside of training with its binary dimensions at -1 or 1."""

@@ -33,7 +33,8 @@ class Autoregressive(Policy):
         actions: Conversion of robot units to normalized chunks.
         num_bins: Bins K.
         temperature: T of ``p^(1/T)`` in decoding; 0 is greedy.
-        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
+            :class:`Policy`.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Autoregressive(Policy):
         self.tokenizer = ActionTokenizer(num_bins)
         self.temperature = temperature
         self.num_tokens = actions.horizon * actions.width
-        self.expert = expert.connect(encoder.language, diffusion_time=False)
+        self.expert = expert.connect(
+            encoder.language, diffusion_time=False, state_dim=encoder.suffix_state_dim
+        )
         # Start of the sequence, and the input in place of padding.
         self.start_token = num_bins
         embedding = nn.Embedding(num_bins + 1, expert.width)

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from e0_lightning.actions.action_prefix import ActionPrefix, read_action_prefix
 from e0_lightning.actions.action_space import ActionSpace
-from e0_lightning.actions.normalizers import QuantileNormalizer
+from e0_lightning.actions.normalizers import Normalizer, QuantileNormalizer
 from e0_lightning.metrics import ActionL1, SuccessRate
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.fitting import Demonstrations, check_sizes, fit_statistics
@@ -58,6 +58,10 @@ class Policy(pl.LightningModule):
         weights: Checkpoint of pretrained weights that ``fit`` starts from.
         metrics: Validation metrics by name, besides ``action_l1``; each is updated with predicted
             actions ``(B, H, D)``, actions ``(B, H, D)``, in robot units, and valid ``(B, H)``.
+        state_normalizer: Normalizer of the state; None is a :class:`QuantileNormalizer`.
+
+    Raises:
+        ValueError: If ``state_normalizer`` has other dimensions than the encoder's state.
     """
 
     def __init__(
@@ -68,12 +72,18 @@ class Policy(pl.LightningModule):
         fine_tuning: FineTuning | None = None,
         weights: str | None = None,
         metrics: dict[str, Metric] | None = None,
+        state_normalizer: Normalizer | None = None,
     ) -> None:
         super().__init__()
         save_constructor_tree(self)
         self.encoder = encoder
         self.actions = actions
-        self.state_normalizer = QuantileNormalizer(encoder.state_dim)
+        self.state_normalizer = state_normalizer or QuantileNormalizer(encoder.state_dim)
+        if self.state_normalizer.dim != encoder.state_dim:
+            raise ValueError(
+                f"state_normalizer.dim: expected {encoder.state_dim} as encoder.state_dim, got "
+                f"{self.state_normalizer.dim}. Leave it out."
+            )
         self.optimizer = optimizer or CosineAdamW()
         self.fine_tuning = fine_tuning or FineTuning()
         self.weights = weights
@@ -239,7 +249,7 @@ class Policy(pl.LightningModule):
         is_new = self._spec is None
         self._bind_data(datamodule)
         # A sentence that is too long must not end the run at the step that samples it.
-        self.encoder.language.check_lengths(getattr(datamodule, "instructions", []))
+        self.encoder.check_lengths(getattr(datamodule, "instructions", []))
         if is_new:
             fit_statistics(datamodule, self.actions, self.state_normalizer)
 

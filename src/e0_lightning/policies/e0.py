@@ -45,7 +45,8 @@ class E0(Policy):
             length is uniform from 0; its tokens are inputs without noise and have no loss
             (arXiv 2512.05964). Otherwise a chunk continues its prefix only as far as x_τ informs
             the network, which for α = 0.1 it hardly does.
-        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
+            :class:`Policy`.
 
     Raises:
         ValueError: If ``max_action_prefix`` is not below the horizon.
@@ -73,7 +74,7 @@ class E0(Policy):
         self.sampler = sampler or TweedieSampler()
         self.self_conditioning, self.max_action_prefix = self_conditioning, max_action_prefix
         self.tokenizer = ActionTokenizer(self.process.num_bins)
-        self.expert = expert.connect(encoder.language)
+        self.expert = expert.connect(encoder.language, state_dim=encoder.suffix_state_dim)
         self.num_tokens = actions.horizon * actions.width
         joined = actions.width if token_per == "step" else 1
         embedding = NoisyTokenEmbedding(

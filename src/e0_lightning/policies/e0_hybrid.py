@@ -34,7 +34,8 @@ class E0Hybrid(Policy):
         flow: Path of the continuous chunk, and the distribution of τ for both.
         process: Noise on one-hot tokens and its bins K; its own distribution of τ is not used.
         sampler: Rule, schedule and read-out of the tokens; the flow takes the same steps.
-        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
+            :class:`Policy`.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class E0Hybrid(Policy):
         self.sampler = sampler or TweedieSampler()
         self.tokenizer = ActionTokenizer(self.process.num_bins)
         self.num_tokens = actions.horizon * actions.width
-        self.expert = expert.connect(encoder.language)
+        self.expert = expert.connect(encoder.language, state_dim=encoder.suffix_state_dim)
         bins, width = self.process.num_bins, expert.width
         self.flow_projection = ActionProjection(
             nn.Linear(actions.width, width), actions.horizon, width, actions.width

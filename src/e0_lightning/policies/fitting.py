@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from e0_lightning.actions.action_space import ActionSpace
-from e0_lightning.actions.normalizers import QuantileNormalizer
+from e0_lightning.actions.normalizers import Normalizer
 from e0_lightning.actions.quantiles import RunningQuantiles
 from e0_lightning.types import PolicySpec
 
@@ -65,9 +65,7 @@ def check_sizes(spec: PolicySpec, actions: ActionSpace, state_dim: int, source: 
         )
 
 
-def fit_statistics(
-    demonstrations: Demonstrations, actions: ActionSpace, state: QuantileNormalizer
-) -> None:
+def fit_statistics(demonstrations: Demonstrations, actions: ActionSpace, state: Normalizer) -> None:
     """Fit the normalizers of actions and state in one pass over the training chunks.
 
     Args:
@@ -96,7 +94,7 @@ def fit_statistics(
         warnings.warn(message, stacklevel=3)
 
 
-def _fit(demonstrations: Demonstrations, actions: ActionSpace, state: QuantileNormalizer) -> None:
+def _fit(demonstrations: Demonstrations, actions: ActionSpace, state: Normalizer) -> None:
     statistics = RunningQuantiles(state.dim)
 
     def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:

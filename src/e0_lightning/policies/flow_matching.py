@@ -31,7 +31,8 @@ class FlowMatching(Policy):
         actions: Conversion of robot units to normalized chunks.
         flow: Path and distribution of τ.
         num_steps: Euler steps N.
-        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
+            :class:`Policy`.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class FlowMatching(Policy):
         super().__init__(encoder, actions, **common)
         self.flow = flow or RectifiedFlow()
         self.taus = UniformSchedule()(num_steps)
-        self.expert = expert.connect(encoder.language)
+        self.expert = expert.connect(encoder.language, state_dim=encoder.suffix_state_dim)
         embedding = nn.Linear(actions.width, expert.width)
         self.projection = ActionProjection(embedding, actions.horizon, expert.width, actions.width)
 

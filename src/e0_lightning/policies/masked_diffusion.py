@@ -31,7 +31,8 @@ class MaskedDiffusion(Policy):
         actions: Conversion of robot units to normalized chunks.
         process: Masking in training, and its bins K.
         sampler: Rounds, temperature and remasking.
-        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
+            :class:`Policy`.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class MaskedDiffusion(Policy):
         self.tokenizer = ActionTokenizer(self.process.num_bins)
         self.num_tokens = actions.horizon * actions.width
         # The network sees the ratio of masks in the tokens themselves.
-        self.expert = expert.connect(encoder.language, diffusion_time=False)
+        self.expert = expert.connect(
+            encoder.language, diffusion_time=False, state_dim=encoder.suffix_state_dim
+        )
         embedding = nn.Embedding(self.process.num_bins + 1, expert.width)
         self.projection = ActionProjection(
             embedding, self.num_tokens, expert.width, self.process.num_bins

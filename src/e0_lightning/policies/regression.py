@@ -27,7 +27,8 @@ class Regression(Policy):
         encoder: Encoder of observations to a prefix.
         expert: Transformer over the steps of a chunk.
         actions: Conversion of robot units to normalized chunks.
-        common: ``optimizer``, ``fine_tuning``, ``weights`` and ``metrics`` of :class:`Policy`.
+        common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
+            :class:`Policy`.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Regression(Policy):
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
-        self.expert = expert.connect(encoder.language, diffusion_time=False)
+        self.expert = expert.connect(
+            encoder.language, diffusion_time=False, state_dim=encoder.suffix_state_dim
+        )
         # The tokens are their learned positions.
         self.projection = ActionProjection(
             nn.Identity(), actions.horizon, expert.width, actions.width

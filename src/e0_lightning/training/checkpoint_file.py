@@ -21,6 +21,8 @@ from e0_lightning.types import PolicySpec
 
 PRETRAINED = ("encoder.vision.", "encoder.language.", "encoder.projector.", "expert.")
 """Networks that a checkpoint of pretrained weights must fill; other sizes depend on the robot."""
+ROBOT = ("expert.state.",)
+"""Parts of those networks whose sizes depend on the robot too."""
 
 _ANOTHER = "Use another checkpoint of the run, such as the numbered one beside it."
 
@@ -146,7 +148,7 @@ def load_pretrained(policy: nn.Module, path: str | PathLike[str]) -> None:
         if stored is not None and stored.shape == parameter.shape:
             with torch.no_grad():
                 parameter.copy_(stored)
-        elif name.startswith(PRETRAINED):
+        elif name.startswith(PRETRAINED) and not name.startswith(ROBOT):
             shape = None if stored is None else tuple(stored.shape)
             differing.append(f"  {name}: expected {tuple(parameter.shape)}, got {shape}")
         else:
