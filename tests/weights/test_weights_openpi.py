@@ -1,7 +1,8 @@
-"""The expert against a full implementation of π0.5's layer equations."""
+"""The expert against a full implementation of the layer equations of π0 and π0.5."""
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from e0_lightning.weights.openpi import openpi_mapping
 
 from .weights_tiny_models import (
     ACTIONS,
+    ENCODER,
+    EXPERT,
     EXPERT_WIDTH,
     HEAD_DIM,
     HEADS,
@@ -23,7 +26,9 @@ from .weights_tiny_models import (
     tiny_policy,
 )
 
-EXPERT = "paligemma_with_expert.gemma_expert.model."
+LAYER_PREFIX = "paligemma_with_expert.gemma_expert.model."
+PI0_ENCODER = ENCODER | {"state_token": "suffix"}
+PI0_EXPERT = EXPERT | {"time_conditioning": "concat_mlp"}
 B, P = 2, 5
 
 
@@ -50,40 +55,50 @@ def rotate(x, positions):
     return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
 
 
-def velocity(tensors, noisy, t, keys, values, adaptive=True):
-    """π0.5's denoising step: openpi's time t runs from 1, noise, to 0, actions."""
+def velocity(tensors, noisy, t, keys, values, state=None):
+    """Denoising step of π0 with a state, else of π0.5; t runs from 1, noise, to 0, actions."""
     x = linear(tensors, "action_in_proj", noisy)
-    if adaptive:
-        steps = torch.linspace(0, 1, EXPERT_WIDTH // 2, dtype=torch.float64)
-        angles = 2 * math.pi * t.double()[:, None] / (4e-3 * (4.0 / 4e-3) ** steps)
-        condition = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+    steps = torch.linspace(0, 1, EXPERT_WIDTH // 2, dtype=torch.float64)
+    angles = 2 * math.pi * t.double()[:, None] / (4e-3 * (4.0 / 4e-3) ** steps)
+    condition = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+    attend = torch.ones(HORIZON, P + HORIZON, dtype=torch.bool)
+    if state is None:
         condition = F.silu(linear(tensors, "time_mlp_in", condition))
         condition = F.silu(linear(tensors, "time_mlp_out", condition))
+    else:
+        x = torch.cat([x, condition[:, None].expand_as(x)], dim=-1)
+        x = F.silu(linear(tensors, "action_time_mlp_in", x))
+        x = linear(tensors, "action_time_mlp_out", x)
+        x = torch.cat([linear(tensors, "state_proj", state)[:, None], x], dim=1)
+        attend = torch.ones(1 + HORIZON, P + 1 + HORIZON, dtype=torch.bool)
+        attend[0, P + 1 :] = False
+    length = len(attend)
 
     def norm(name, x):
-        if not adaptive:
+        if state is not None:
             return rms(x) * (1 + tensors[f"{name}.weight"]), 1.0
         scale, shift, gate = linear(tensors, f"{name}.dense", condition)[:, None].chunk(3, dim=-1)
         return rms(x) * (1 + scale) + shift, gate
 
-    positions = torch.arange(P, P + HORIZON).float()
+    positions = torch.arange(P, P + length).float()
     for index in range(LAYERS):
-        layer = f"{EXPERT}layers.{index}."
+        layer = f"{LAYER_PREFIX}layers.{index}."
         normed, gate = norm(f"{layer}input_layernorm", x)
         query = linear(tensors, f"{layer}self_attn.q_proj", normed)
-        query = query.view(B, HORIZON, HEADS, HEAD_DIM).transpose(1, 2)
+        query = query.view(B, length, HEADS, HEAD_DIM).transpose(1, 2)
         key = linear(tensors, f"{layer}self_attn.k_proj", normed)[:, None]
         value = linear(tensors, f"{layer}self_attn.v_proj", normed)[:, None]
         all_keys = torch.cat([keys[index], rotate(key, positions)], dim=2)
         all_values = torch.cat([values[index], value], dim=2)
         weights = rotate(query, positions) @ all_keys.transpose(2, 3) / HEAD_DIM**0.5
+        weights = weights.masked_fill(~attend, -torch.inf)
         attended = (weights.softmax(dim=-1) @ all_values).transpose(1, 2).flatten(2)
         x = x + gate * linear(tensors, f"{layer}self_attn.o_proj", attended)
         normed, gate = norm(f"{layer}post_attention_layernorm", x)
         gated = F.gelu(linear(tensors, f"{layer}mlp.gate_proj", normed), approximate="tanh")
         hidden = gated * linear(tensors, f"{layer}mlp.up_proj", normed)
         x = x + gate * linear(tensors, f"{layer}mlp.down_proj", hidden)
-    return linear(tensors, "action_out_proj", norm(f"{EXPERT}norm", x)[0])
+    return linear(tensors, "action_out_proj", norm(f"{LAYER_PREFIX}norm", x)[0][:, -HORIZON:])
 
 
 @pytest.fixture
@@ -105,14 +120,47 @@ def test_velocity_equals_the_equations_of_pi05(prefix):
 
 
 @torch.no_grad()
-def test_plain_norms_of_pi0_keep_their_function(prefix):
-    tensors = tiny_pi05(adaptive=False)
-    policy, report = imported(tensors)
+def test_velocity_equals_the_equations_of_pi0(prefix):
+    tensors, state = tiny_pi05(adaptive=False), torch.randn(B, 5)
+    policy, report = imported(tensors, encoder=PI0_ENCODER, expert=PI0_EXPERT)
     noisy, tau = torch.randn(B, HORIZON, ACTIONS), torch.tensor([0.3, 0.9])
-    expected = velocity(tensors, noisy, 1 - tau, prefix.keys, prefix.values, adaptive=False)
-    torch.testing.assert_close(policy.velocity(noisy, tau, prefix), -expected, atol=1e-5, rtol=1e-5)
+    expected = velocity(tensors, noisy, 1 - tau, prefix.keys, prefix.values, state)
+    given = replace(prefix, state=state)
+    torch.testing.assert_close(policy.velocity(noisy, tau, given), -expected, atol=1e-5, rtol=1e-5)
+    assert report.unexpected == []
+    assert {name.split(".")[1] for name in report.missing} == {"view_offset"}
+
+
+@torch.no_grad()
+def test_padding_of_pi0s_state_is_cut():
+    tensors = tiny_pi05(adaptive=False)
+    padded = torch.nn.functional.pad(tensors["state_proj.weight"], (0, 2), value=9.0)
+    policy, report = imported(
+        tensors | {"state_proj.weight": padded}, encoder=PI0_ENCODER, expert=PI0_EXPERT
+    )
+    assert torch.equal(policy.expert.state.weight, tensors["state_proj.weight"])
+    assert report.unexpected == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({}, r"state_proj\.weight, action_time_mlp_in\.weight, .*action_time_mlp_out\.bias"),
+        ({"expert": PI0_EXPERT}, r"state_proj\.weight, state_proj\.bias\. "),
+        ({"encoder": PI0_ENCODER | {"state_dim": 6}, "expert": PI0_EXPERT}, r"state_proj\.weight"),
+    ],
+)
+def test_a_flow_that_would_not_read_time_or_state_of_pi0_is_refused(changes, left):
+    with pytest.raises(ValueError, match=rf"Left behind: {left}.*experiments/backbone/pi0\.yaml"):
+        imported(tiny_pi05(adaptive=False), **changes)
+
+
+def test_a_token_policy_reports_what_it_leaves_of_pi0():
+    _, report = imported(tiny_pi05(adaptive=False), class_path="E0")
     skipped = {"state_proj", "action_time_mlp_in", "action_time_mlp_out"}
+    skipped |= {"action_in_proj", "action_out_proj"}
     assert {name.split(".")[0] for name in report.unexpected} == skipped
+    assert f"left behind: {report.unexpected[0]}, " in str(report)
 
 
 def test_every_tensor_of_pi05_is_reported():
@@ -192,5 +240,5 @@ def test_policy_without_diffusion_time_loads_the_biases_of_adaptive_norms():
     policy, report = imported(tensors, class_path="Regression")
     skipped = {name for name in report.unexpected if not name.startswith("action_")}
     assert all(name.startswith("time_") or name.endswith("dense.weight") for name in skipped)
-    bias = tensors[f"{EXPERT}layers.1.input_layernorm.dense.bias"]
+    bias = tensors[f"{LAYER_PREFIX}layers.1.input_layernorm.dense.bias"]
     assert torch.equal(policy.get_parameter("expert.layers.1.attention_norm.modulation.bias"), bias)

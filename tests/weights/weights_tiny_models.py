@@ -1,5 +1,6 @@
 """Tiny checkpoints of the supported architectures, and policies to load them into."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from e0_lightning.policies.checkpoint import build_policy
 
 VOCABULARY, WIDTH, MLP, LAYERS, HEADS, HEAD_DIM = 400, 48, 96, 2, 4, 16
 VISION_WIDTH, SIDE = 32, 28
-EXPERT_WIDTH, EXPERT_MLP, HORIZON, ACTIONS = 24, 40, 4, 3
+EXPERT_WIDTH, EXPERT_MLP, HORIZON, ACTIONS, STATE = 24, 40, 4, 3, 5
 
 TEXT = {
     "model_type": "gemma",
@@ -53,31 +54,38 @@ def tiny_paligemma() -> PaliGemmaForConditionalGeneration:
     return model
 
 
-def tiny_policy(class_path: str = "FlowMatching", **changes: Any) -> Policy:
-    """A policy of the same architecture with other random weights."""
-    depth = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
-    vision = {
+DEPTH = {"depth": 2, "embed_dim": VISION_WIDTH, "num_heads": 2, "mlp_ratio": 2}
+ENCODER = {
+    "vision": {
         "name": "vit_so400m_patch14_siglip_224",
         "size": SIDE,
-        "model_args": {"global_pool": "", "act_layer": "gelu_tanh", **depth},
-    }
+        "model_args": {"global_pool": "", "act_layer": "gelu_tanh", **DEPTH},
+    },
+    "language": {"config": TEXT},
+    "state_dim": STATE,
+}
+EXPERT = {
+    "width": EXPERT_WIDTH,
+    "depth": LAYERS,
+    "heads": HEADS,
+    "kv_heads": 1,
+    "head_dim": HEAD_DIM,
+    "mlp": EXPERT_MLP,
+}
+
+
+def tiny_policy(class_path: str = "FlowMatching", **changes: Any) -> Policy:
+    """A policy of the same architecture with other random weights."""
     args = {
-        "encoder": {"vision": vision, "language": {"config": dict(TEXT)}, "state_dim": 5},
-        "expert": {
-            "width": EXPERT_WIDTH,
-            "depth": LAYERS,
-            "heads": HEADS,
-            "kv_heads": 1,
-            "head_dim": HEAD_DIM,
-            "mlp": EXPERT_MLP,
-        },
+        "encoder": ENCODER,
+        "expert": EXPERT,
         "actions": {
             "horizon": HORIZON,
             "normalizer": {"class_path": "QuantileNormalizer", "init_args": {"dim": ACTIONS}},
         },
     }
     torch.manual_seed(2)
-    return build_policy({"class_path": class_path, "init_args": args | changes})
+    return build_policy(deepcopy({"class_path": class_path, "init_args": args | changes}))
 
 
 def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
@@ -86,8 +94,10 @@ def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
     paligemma.pop("model.language_model.embed_tokens.weight")  # equal to lm_head
     tensors = {f"paligemma_with_expert.paligemma.{name}": t for name, t in paligemma.items()}
     width, inner, mlp = EXPERT_WIDTH, HEADS * HEAD_DIM, EXPERT_MLP
-    shapes: dict[str, tuple[int, ...]] = {}
     expert = "paligemma_with_expert.gemma_expert.model."
+    shapes: dict[str, tuple[int, ...]] = {
+        "paligemma_with_expert.gemma_expert.lm_head.weight": (VOCABULARY, width)
+    }
     norms = [f"{expert}norm"]
     for layer in (f"{expert}layers.{index}." for index in range(LAYERS)):
         norms += [f"{layer}input_layernorm", f"{layer}post_attention_layernorm"]
@@ -104,7 +114,7 @@ def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
         linears |= {f"{norm}.dense": (3 * width, width) for norm in norms}
     else:
         linears |= {
-            "state_proj": (width, ACTIONS),
+            "state_proj": (width, STATE),
             "action_time_mlp_in": (width, 2 * width),
             "action_time_mlp_out": (width, width),
         }

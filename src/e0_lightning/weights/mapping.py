@@ -21,6 +21,7 @@ class TensorMapping:
         transform: Applied to the source first.
         optional: The source is skipped if the policy has no such target or one of another shape.
         vocabulary: The rows are tokens, and the larger vocabulary is cut to the smaller one.
+        padded_inputs: The columns past those of the target had zeros as inputs, and are cut.
         fallback: Target tensor if the policy has none called ``name``.
     """
 
@@ -29,6 +30,7 @@ class TensorMapping:
     transform: Callable[[Tensor], Tensor] | None = None
     optional: bool = False
     vocabulary: bool = False
+    padded_inputs: bool = False
     fallback: str = ""
 
 
@@ -42,12 +44,19 @@ class WeightMapping:
         required: Pattern of target names that must be filled completely.
         zeros: Targets that the architecture lacks, each with a second target: if that one is
             filled, the first is set to zero and has no effect.
+        unused: Pattern of source names that the architecture itself does not use.
+        inseparable: Pattern of source names of which none may be left behind if a source called
+            ``anchor`` is loaded.
+        anchor: See ``inseparable``.
     """
 
     architecture: str
     tensors: Mapping[str, TensorMapping]
     required: str
     zeros: Mapping[str, str] = field(default_factory=dict)
+    unused: str = r"$^"
+    inseparable: str = r"$^"
+    anchor: str = ""
 
 
 @dataclass
@@ -58,7 +67,8 @@ class MappingReport:
         loaded: Targets that are filled.
         reshaped: Loaded targets that were transformed, joined or cut, as ``target <- source``.
         missing: Targets that keep their initial values.
-        unexpected: Sources without a target.
+        unexpected: Sources that are left behind, as the policy has no target for them.
+        unused: Sources that the checkpoint's own architecture does not use.
         fraction: Loaded fraction of the policy's parameters, in [0, 1].
     """
 
@@ -66,13 +76,15 @@ class MappingReport:
     reshaped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     fraction: float = 0.0
 
     def __str__(self) -> str:
-        """One line per tensor, then one line of counts."""
-        kinds = ("loaded", "reshaped", "missing", "unexpected")
+        """One line per tensor, one of the tensors that are left behind, and one of counts."""
+        kinds = ("loaded", "reshaped", "missing", "unexpected", "unused")
         lines = [f"{kind}: {name}" for kind in kinds for name in getattr(self, kind)]
         counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
+        lines.append(f"left behind: {', '.join(self.unexpected) or 'none'}")
         return "\n".join([*lines, f"{counts}; {self.fraction:.1%} of all parameters are loaded"])
 
 
@@ -91,7 +103,8 @@ def load_mapped(
 
     Raises:
         ValueError: If shapes belong to another architecture, two sources have the same target, a
-            required target is not filled, or hardly any source has a target.
+            required target is not filled, an inseparable source is left behind, or hardly any
+            source has a target.
     """
     report, mismatches, count = MappingReport(), [], 0
     filled: dict[str, dict[int, str]] = {}
@@ -99,7 +112,8 @@ def load_mapped(
         count += 1
         target = mapping.tensors.get(source)
         if target is None:
-            report.unexpected.append(source)
+            kind = report.unused if re.search(mapping.unused, source) else report.unexpected
+            kind.append(source)
             continue
         if target.name not in targets and target.fallback in targets:
             target = replace(target, name=target.fallback)
@@ -127,6 +141,7 @@ def load_mapped(
             report.reshaped.append(f"{name} <- zero")
     _count_loaded(report, targets, mapping, filled)
     _check(report, mapping, mismatches, count)
+    _check_inseparable(report, mapping, filled)
     return report
 
 
@@ -158,6 +173,8 @@ def _copy(targets: Mapping[str, Tensor], mapping: TensorMapping, source: Tensor)
     rows = len(target) // count
     target = target[index * rows : (index + 1) * rows]
     source = mapping.transform(source) if mapping.transform else source
+    if mapping.padded_inputs:
+        source = source[:, : target.shape[1]]
     if mapping.vocabulary:
         shared = min(len(target), len(source))
         target, source = target[:shared], source[:shared]
@@ -206,4 +223,19 @@ def _check(
         raise ValueError(
             f"The checkpoint ({mapping.architecture}) lacks all or part of {len(lacking)} tensors "
             f"of the policy, such as {lacking[:8]}. Download it again, or reduce the depth."
+        )
+
+
+def _check_inseparable(
+    report: MappingReport, mapping: WeightMapping, filled: Mapping[str, Mapping[int, str]]
+) -> None:
+    left = [name for name in report.unexpected if re.search(mapping.inseparable, name)]
+    loaded = {source for sources in filled.values() for source in sources.values()}
+    anchors = [name for name in loaded if mapping.anchor and name.endswith(mapping.anchor)]
+    if left and anchors:
+        raise ValueError(
+            f"The policy has no counterpart of {len(left)} tensors of the checkpoint "
+            f"({mapping.architecture}) that {anchors[0]} was trained with. Left behind: "
+            f"{', '.join(left)}. Build the policy with experiments/backbone/pi0.yaml or pi05.yaml, "
+            "and an actions.model_dim and state no larger than the checkpoint's."
         )

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from e0_lightning.weights.mapping import TensorMapping, WeightMapping
-from e0_lightning.weights.paligemma import REQUIRED, paligemma_mapping, paligemma_tensors
+from e0_lightning.weights.paligemma import (
+    REQUIRED,
+    WORDS,
+    paligemma_mapping,
+    paligemma_tensors,
+)
 
 EXPERT = re.compile(r"^(model\.)?paligemma_with_expert\.gemma_expert\.(model\.)?")
 NORMS = {
@@ -22,15 +27,20 @@ PROJECTIONS = ("projection", "flow_projection", "token_projection")
 ZEROS = {f"{name}.positions": f"{name}.embedding.weight" for name in PROJECTIONS}
 PERIODS = (4e-3, 4.0)
 """Shortest and longest period of the embedding of τ, in units of τ."""
+UNUSED = r"gemma_expert\.lm_head\."
+"""Gemma's output layer of words, which files of the expert contain."""
+CONDITIONING = r"(^|\.)(state_proj|(action_)?time_mlp_(in|out))\."
+"""How state and time enter the expert, without which its velocity means nothing."""
 
 
 def openpi_mapping(names: Iterable[str]) -> WeightMapping:
     """Map the tensors of a π0, π0.5 or PaliGemma checkpoint, detected by its names, to a policy.
 
-    A plain norm of π0 becomes the bias of an adaptive norm, with the same function while its weight
-    is zero. A policy without diffusion time skips the weights of π0.5's adaptive norms and loads
-    their biases. π0's embedding of time and its state token are skipped.
-    So are its action projections, except for a flow-matching policy of the same width. A second
+    π0's plain norms become the biases of adaptive norms without a condition, or with one of weight
+    zero. A policy without diffusion time skips the embedding of time and the weights of π0.5's
+    adaptive norms, and loads their biases. The action projections are skipped, except for a flow of
+    the same width; with them, neither the embedding of time nor that of the state may be left
+    behind. The state's dimensions past those of the policy are padding and are cut. A second
     pair of projections, which E0's released hybrid has beside π0.5's, belongs to the one-hot
     tokens, whatever precedes and follows ``in_proj`` and ``out_proj`` in its name.
 
@@ -45,9 +55,16 @@ def openpi_mapping(names: Iterable[str]) -> WeightMapping:
         target = _expert(EXPERT.sub("", name)) if EXPERT.match(name) else _action_layer(name)
         if target is not None:
             tensors[name] = target
-    if any("time_mlp_in" in name and "action" not in name for name in names):
-        return WeightMapping("π0.5", tensors, rf"{REQUIRED}|expert\.", ZEROS)
-    return WeightMapping("π0", tensors, rf"{REQUIRED}|expert\..*_proj\.", ZEROS)
+    is_pi05 = any("time_mlp_in" in name and "action" not in name for name in names)
+    return WeightMapping(
+        "π0.5" if is_pi05 else "π0",
+        tensors,
+        rf"{REQUIRED}|expert\." if is_pi05 else rf"{REQUIRED}|expert\..*_proj\.",
+        ZEROS,
+        rf"{UNUSED}|{WORDS}",
+        CONDITIONING,
+        anchor="action_in_proj.weight",
+    )
 
 
 def _expert(name: str) -> TensorMapping | None:
@@ -82,6 +99,14 @@ def _action_layer(name: str) -> TensorMapping | None:
             return TensorMapping(f"expert.time.0.{kind}", transform=transform, optional=True)
         case "time_mlp_out":
             return TensorMapping(f"expert.time.2.{kind}", optional=True)
+        case "action_time_mlp_in":
+            transform = _reverse_concatenated_time if kind == "weight" else None
+            return TensorMapping(f"expert.action_time.0.{kind}", transform=transform, optional=True)
+        case "action_time_mlp_out":
+            return TensorMapping(f"expert.action_time.2.{kind}", optional=True)
+        case "state_proj":
+            padded = kind == "weight"
+            return TensorMapping(f"expert.state.{kind}", optional=True, padded_inputs=padded)
         case "action_in_proj":
             return _flow(f"projection.embedding.{kind}")
         case "action_out_proj":
@@ -107,6 +132,12 @@ def _tokens(target: str) -> TensorMapping:
 def _drop_gate(modulation: Tensor) -> Tensor:
     """Keep scale and shift of a norm."""
     return modulation[: 2 * len(modulation) // 3]
+
+
+def _reverse_concatenated_time(weight: Tensor) -> Tensor:
+    """Convert a layer that reads an action token and the embedding of ``t`` side by side."""
+    action, time = weight.chunk(2, dim=1)
+    return torch.cat([action, _reverse_time(time)], dim=1)
 
 
 def _reverse_time(weight: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 from e0_lightning.weights.mapping import TensorMapping, WeightMapping
 
 REQUIRED = r"encoder\.(vision|projector|language)\."
+WORDS = r"(^|\.)lm_head\.weight$"
+"""Output layer of words, equal to the embedding that is loaded."""
 
 # Versions of transformers, and projects that wrap its model, prefix the same names differently.
 PREFIX = re.compile(r"^(model\.)?(paligemma_with_expert\.)?(paligemma\.)?(model\.)?")
@@ -31,7 +33,7 @@ def paligemma_mapping(names: Iterable[str]) -> WeightMapping:
     Args:
         names: Tensor names of the checkpoint.
     """
-    return WeightMapping("PaliGemma", paligemma_tensors(names), REQUIRED)
+    return WeightMapping("PaliGemma", paligemma_tensors(names), REQUIRED, unused=WORDS)
 
 
 def paligemma_tensors(names: Iterable[str]) -> dict[str, TensorMapping]:
