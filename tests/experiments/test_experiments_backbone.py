@@ -114,11 +114,38 @@ def test_every_tensor_of_a_released_hybrid_is_mapped():
     assert report.fraction > 0.999
 
 
+@pytest.mark.parametrize("version", ["pi0", "pi05"])
+def test_every_tensor_of_pi0_and_pi05_is_mapped_to_the_overlays_networks(version):
+    files = ("libero.yaml", f"backbone/{version}.yaml", "policy/flow_matching.yaml")
+    policy = build_on_meta(*files, horizon=50).model
+    assert policy.state_normalizer.dim == 8
+    with torch.device("meta"):
+        tensors = dict(physical_intelligence(adaptive=version == "pi05"))
+    report = load_mapped(dict(policy.named_parameters()), tensors.items(), openpi_mapping(tensors))
+    assert report.unexpected == []
+    assert all(name.startswith("encoder.view_offset.") for name in report.missing)
+    layers = 18 * (1024 * 256 * (8 + 1 + 1 + 8) + 3 * 1024 * 4096)
+    norms, time = (2 * 18 * 3 + 2) * 1024 * 1025, 2 * 1024 * 1025
+    if version == "pi0":
+        # The state's projection, and no weights of a condition in the norms.
+        norms, time = norms // 1025, 3 * 1024 * 1024 + 2 * 1024 + (8 + 1) * 1024
+    assert count(policy.expert) == layers + norms + time
+
+
 def released():
     """Names and shapes of E0's hybrid in openpi's layout: π0.5 and one-hot projections."""
+    yield from physical_intelligence(adaptive=True)
+    for name, shape in {"onehot_in_proj": (1024, 2048), "onehot_out_proj": (2048, 1024)}.items():
+        yield f"{name}.weight", torch.empty(shape)
+        yield f"{name}.bias", torch.empty(shape[:1])
+
+
+def physical_intelligence(adaptive):
+    """Names and shapes of π0.5 in openpi's layout, or of π0 if not ``adaptive``."""
     inside = "paligemma_with_expert."
     yield from ((f"{inside}paligemma.{name}", tensor) for name, tensor in published())
-    width, shapes = 1024, {}
+    yield f"{inside}gemma_expert.lm_head.weight", torch.empty(257_152, 1024)
+    width, shapes, norms = 1024, {}, [f"{inside}gemma_expert.model.norm"]
     for index in range(18):
         layer = f"{inside}gemma_expert.model.layers.{index}."
         shapes |= {
@@ -130,12 +157,15 @@ def released():
             f"{layer}mlp.up_proj": (4096, width),
             f"{layer}mlp.down_proj": (width, 4096),
         }
-        shapes[f"{layer}input_layernorm.dense"] = (3 * width, width)
-        shapes[f"{layer}post_attention_layernorm.dense"] = (3 * width, width)
-    shapes[f"{inside}gemma_expert.model.norm.dense"] = (3 * width, width)
-    shapes |= {"time_mlp_in": (width, width), "time_mlp_out": (width, width)}
+        norms += [f"{layer}input_layernorm", f"{layer}post_attention_layernorm"]
+    if adaptive:
+        shapes |= {f"{norm}.dense": (3 * width, width) for norm in norms}
+        shapes |= {"time_mlp_in": (width, width), "time_mlp_out": (width, width)}
+    else:
+        yield from ((f"{norm}.weight", torch.empty(width)) for norm in norms)
+        shapes |= {"action_time_mlp_in": (width, 2 * width), "action_time_mlp_out": (width, width)}
+        shapes["state_proj"] = (width, 32)
     shapes |= {"action_in_proj": (width, 32), "action_out_proj": (32, width)}
-    shapes |= {"onehot_in_proj": (width, 2048), "onehot_out_proj": (2048, width)}
     for name, shape in shapes.items():
         yield f"{name}.weight", torch.empty(shape)
         if not name.endswith(

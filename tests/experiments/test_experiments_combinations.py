@@ -41,6 +41,8 @@ APPLICABLE = {
     "augment/none.yaml": ALL_POLICIES,
     "augment/viewpoint.yaml": ALL_POLICIES,
     "backbone/paligemma.yaml": ALL_POLICIES,
+    "backbone/pi0.yaml": ALL_POLICIES,
+    "backbone/pi05.yaml": ALL_POLICIES,
     "backbone/qwen.yaml": ALL_POLICIES,
     "backbone/small.yaml": ALL_POLICIES,
     "policy/argmax.yaml": DIFFUSION,

@@ -16,7 +16,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TASKS = [path for path in sorted(EXPERIMENTS.glob("task/*.yaml")) if path.stem != "PushPull"]
 COMPARED = sorted(EXPERIMENTS.glob("compare/*.yaml"))
 # Too large to train: see test_experiments_backbone.py.
-LARGE = [EXPERIMENTS / "backbone" / name for name in ("paligemma.yaml", "qwen.yaml")]
+LARGE = [EXPERIMENTS / "backbone" / f"{name}.yaml" for name in ("paligemma", "pi0", "pi05", "qwen")]
 # Over another experiment: see test_experiments_pusht.py.
 PUSHT = list(EXPERIMENTS.glob("pusht/*.yaml"))
 OVERLAYS = sorted(
