@@ -1,5 +1,6 @@
 """``e0 import-weights`` end to end: file, checkpoint, inference and training."""
 
+import json
 import re
 
 import pytest
@@ -119,6 +120,28 @@ def test_imported_weights_act_and_initialize_a_training(demos, tmp_path, capsys)
     trained.trainer.save_checkpoint(tmp_path / "started.ckpt")
     started = load_policy(tmp_path / "started.ckpt")
     torch.testing.assert_close(started.act(observation(policy)), actions, rtol=0, atol=0)
+
+
+def test_imported_pi0_acts_with_all_of_its_weights(demos, tmp_path, capsys):
+    config = experiment(demos, tmp_path)
+    source = write(tiny_pi05(adaptive=False, actions=12, states=12), tmp_path / "pi0.safetensors")
+    out = tmp_path / "pi0.ckpt"
+    options = {
+        "encoder.state_token": "suffix",
+        "encoder.prompt": json.dumps({"template": "{instruction}\n"}),
+        "expert.time_conditioning": "concat_mlp",
+        "actions": "{model_dim: 12, predict_padding: true}",
+        "state_normalizer": "{class_path: MeanStdNormalizer}",
+    }
+    words = [f"--model.init_args.{name}={value}" for name, value in options.items()]
+    given = [f"--config={config}", "--model=FlowMatching", *words]
+    e0(["import-weights", f"--source={source}", *given, f"--out={out}"])
+    assert "left behind: none" in capsys.readouterr().out
+    policy = load_policy(out)
+    assert policy.act(observation(policy)).isfinite().all()
+    moved = observation(policy) | {"noise_seed": [0], "state": torch.ones(1, 9)}
+    still = observation(policy) | {"noise_seed": [0]}
+    assert not torch.equal(policy.act(moved), policy.act(still))
 
 
 def test_without_demonstrations_the_checkpoint_has_weights_but_no_spec(tmp_path, capsys):

@@ -88,7 +88,9 @@ def tiny_policy(class_path: str = "FlowMatching", **changes: Any) -> Policy:
     return build_policy(deepcopy({"class_path": class_path, "init_args": args | changes}))
 
 
-def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
+def tiny_pi05(
+    adaptive: bool = True, actions: int = ACTIONS, states: int = STATE
+) -> dict[str, torch.Tensor]:
     """A random checkpoint of π0.5 with openpi's names; of π0 if not ``adaptive``."""
     paligemma = tiny_paligemma().state_dict()
     paligemma.pop("model.language_model.embed_tokens.weight")  # equal to lm_head
@@ -108,13 +110,13 @@ def tiny_pi05(adaptive: bool = True) -> dict[str, torch.Tensor]:
         shapes[f"{layer}mlp.gate_proj.weight"] = (mlp, width)
         shapes[f"{layer}mlp.up_proj.weight"] = (mlp, width)
         shapes[f"{layer}mlp.down_proj.weight"] = (width, mlp)
-    linears = {"action_in_proj": (width, ACTIONS), "action_out_proj": (ACTIONS, width)}
+    linears = {"action_in_proj": (width, actions), "action_out_proj": (actions, width)}
     if adaptive:
         linears |= {"time_mlp_in": (width, width), "time_mlp_out": (width, width)}
         linears |= {f"{norm}.dense": (3 * width, width) for norm in norms}
     else:
         linears |= {
-            "state_proj": (width, STATE),
+            "state_proj": (width, states),
             "action_time_mlp_in": (width, 2 * width),
             "action_time_mlp_out": (width, width),
         }
