@@ -92,8 +92,8 @@ def test_a_flow_keeps_the_prefix_on_its_straight_path():
     action_prefix = torch.full((2, 4, 3), torch.nan)
     action_prefix[:, :2] = torch.randn(2, 2, 3, generator=seeded(1))
     field = inpaint_velocity(lambda x, tau: x + tau[:, None, None], action_prefix)
-    states = flow.integrate(field, (2, 4, 3), taus, seeded())
-    plain = flow.integrate(lambda x, tau: x + tau[:, None, None], (2, 4, 3), taus, seeded())
+    states = [*flow.integrate(field, (2, 4, 3), taus, seeded())]
+    plain = [*flow.integrate(lambda x, tau: x + tau[:, None, None], (2, 4, 3), taus, seeded())]
     noise = sample_normal((2, 4, 3), seeded())
     for tau, state in zip([*taus.tolist(), 1.0], states, strict=True):
         path = torch.lerp(noise, action_prefix, tau)[:, :2]

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from e0_lightning.networks.action_expert import ActionExpert, AdaptiveRMSNorm
+from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.attention import rotary, rotate
+from e0_lightning.networks.expert_layer import AdaptiveRMSNorm
 from e0_lightning.networks.positions import sine_cosine
 from e0_lightning.networks.prefix_encoder import Prefix
 
@@ -161,11 +162,11 @@ def test_rotary_attention_scores_depend_on_distance_only():
 
 def test_adaptive_norm_is_plain_rms_norm_at_initialization():
     norm, x = AdaptiveRMSNorm(16), torch.randn(2, 3, 16)
-    out, gate = norm(x, torch.randn(2, 16))
+    out, gate = norm(x, norm.modulate(torch.randn(2, 16)))
     reference = torch.nn.functional.rms_norm(x, (16,), eps=1e-6)
     torch.testing.assert_close(out, reference)
     assert torch.equal(gate, torch.ones(2, 1, 16))
-    torch.testing.assert_close(norm(x)[0], reference)
+    torch.testing.assert_close(norm(x, norm.modulate(None))[0], reference)
 
 
 def test_token_by_token_decoding_equals_one_causal_pass(expert):

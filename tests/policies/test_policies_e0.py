@@ -58,7 +58,8 @@ def pass_jointly(policy, embeddings, mask, tokens, tau):
     rotation = rotary(present.cumsum(dim=1) - 1, language.head_dim, language.rope_theta)
     condition, recorded = expert.time(sine_cosine(tau, expert.width)), []
     for own, other in zip(language.model.layers, expert.layers, strict=True):
-        normed, gate = other.attention_norm(tokens, condition)
+        modulation = other.attention_norm.modulate(condition)
+        normed, gate = other.attention_norm(tokens, modulation)
         streams = (own.self_attn, own.input_layernorm(embeddings)), (other.attention, normed)
         query, key, value = (
             torch.cat([getattr(attention, name)(x) for attention, x in streams], dim=1)
@@ -73,9 +74,9 @@ def pass_jointly(policy, embeddings, mask, tokens, tau):
         embeddings = embeddings + own.self_attn.o_proj(of_prefix)
         embeddings = embeddings + own.mlp(own.post_attention_layernorm(embeddings))
         tokens = tokens + gate * other.attention.o_proj(of_tokens)
-        normed, gate = other.mlp_norm(tokens, condition)
+        normed, gate = other.mlp_norm(tokens, other.mlp_norm.modulate(condition))
         tokens = tokens + gate * other.mlp(normed)
-    return recorded, expert.norm(tokens, condition)[0]
+    return recorded, expert.norm(tokens, expert.norm.modulate(condition))[0]
 
 
 @torch.no_grad()

@@ -12,12 +12,14 @@ def policy():
 
 def flow_end(policy, prefix, shape):
     """End of the flow alone, from the noise that a sample starts with."""
-    taus = policy.sampler.schedule(policy.sampler.num_steps)
     with seeded_step(policy):
-        states = policy.flow.integrate(
-            lambda x, tau: policy._flow(x, tau, prefix)[0], shape, taus, policy.generator
+        *_, end = policy.flow.integrate(
+            lambda x, tau: policy._flow(x, tau, prefix)[0],
+            shape,
+            policy.sampler.taus,
+            policy.generator,
         )
-    return states[-1]
+    return end
 
 
 def test_the_chunk_is_the_mean_of_the_flow_and_of_bin_centers(policy, batch):
@@ -47,3 +49,38 @@ def test_each_loss_is_weighted_by_a_half(policy, batch):
     # All 32 bins have the same probability.
     assert losses["cross_entropy"].item() == pytest.approx(0.5 * torch.tensor(32.0).log().item())
     assert set(losses) == {"velocity", "cross_entropy"}
+
+
+def test_sampling_interleaves_one_flow_pass_with_one_token_pass_per_step(policy, batch):
+    passes, extend = [], policy.expert.extend
+    policy.expert.extend = lambda tokens, *rest: (
+        passes.append(tokens.shape[1]) or extend(tokens, *rest)
+    )
+    policy.act(batch)
+    assert passes == [policy.actions.horizon, policy.num_tokens] * policy.sampler.num_steps
+
+
+def test_interleaved_passes_equal_a_flow_that_is_integrated_before_the_tokens(policy, batch):
+    prefix = policy.encode(batch)
+    with seeded_step(policy):
+        sampled = policy.sample(prefix)
+    with seeded_step(policy), torch.no_grad():
+        shape = sampled.actions.shape
+        states = iter(
+            [
+                *policy.flow.integrate(
+                    lambda x, tau: policy._flow(x, tau, prefix)[0],
+                    shape,
+                    policy.sampler.taus,
+                    policy.generator,
+                )
+            ]
+        )
+        tokens, _ = policy.sampler(
+            lambda x, tau: policy._denoise(x, tau, policy._flow(next(states), tau, prefix)[1]),
+            policy.process,
+            (4, policy.num_tokens),
+            policy.generator,
+        )
+    expected = (next(states) + policy.tokenizer.decode(tokens).view(shape)) / 2
+    torch.testing.assert_close(sampled.actions, expected, rtol=0, atol=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ class RectifiedFlow:
         taus: Tensor,
         generator: Generator = None,
         device: torch.device | str | None = None,
-    ) -> list[Tensor]:
+    ) -> Iterator[Tensor]:
         """Integrate from noise to actions by Euler steps, ``x ← x + (τ' − τ) v(x, τ)``.
 
         Args:
@@ -84,11 +84,13 @@ class RectifiedFlow:
             generator: Random generator, or one per row.
             device: Device to compute on; None is the generator's device, or the CPU.
 
-        Returns:
-            ``N + 1`` tensors ``(B, H, D)``: the state at each level, and the actions.
+        Yields:
+            ``N + 1`` tensors ``(B, H, D)``: the state at each level, and the actions. The velocity
+            is evaluated when the next state is asked for.
         """
-        states = [sample_normal(shape, generator, device)]
+        state = sample_normal(shape, generator, device)
+        yield state
         for tau, next_tau in pairwise([*taus.tolist(), 1.0]):
-            level = torch.full((shape[0],), tau, device=states[-1].device)
-            states.append(states[-1] + (next_tau - tau) * velocity(states[-1], level).float())
-        return states
+            level = torch.full((shape[0],), tau, device=state.device)
+            state = state + (next_tau - tau) * velocity(state, level).float()
+            yield state

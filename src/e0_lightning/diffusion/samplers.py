@@ -54,6 +54,11 @@ class Sampler(ABC):
         self.readout: Readout = readout or self.default_readout
         self.window = window
 
+    @property
+    def taus(self) -> Tensor:
+        """Noise levels at which the denoiser is called, ``(N,)``, increasing from 0, below 1."""
+        return self.schedule(self.num_steps)
+
     def __call__(
         self,
         denoise: Denoise,
@@ -76,7 +81,7 @@ class Sampler(ABC):
             float32.
         """
         x = process.prior(shape, generator, device)
-        taus = self.schedule(self.num_steps).to(x.device)[:, None].expand(-1, shape[0])
+        taus = self.taus.to(x.device)[:, None].expand(-1, shape[0])
         logits = denoise(x, taus[0]).float()
         for tau, next_tau in pairwise(taus):
             x = self.step(process, x, logits, tau, next_tau, generator)

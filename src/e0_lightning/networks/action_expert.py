@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from e0_lightning.networks.attention import PrefixAttention, rotary
+from e0_lightning.networks.attention import compute_dtype, rotary
+from e0_lightning.networks.expert_cache import ExpertCache
+from e0_lightning.networks.expert_layer import AdaptiveRMSNorm, ExpertLayer
 from e0_lightning.networks.language import LanguageModel
 from e0_lightning.networks.positions import sine_cosine
 from e0_lightning.networks.prefix_encoder import Prefix
@@ -119,13 +123,21 @@ class ActionExpert(nn.Module):
         self.norm = AdaptiveRMSNorm(width, gated=False, conditioned=conditioned)
 
     def forward(
-        self, tokens: Tensor, prefix: Prefix, tau: Tensor | None = None, causal: bool = False
+        self,
+        tokens: Tensor,
+        prefix: Prefix | ExpertCache,
+        tau: Tensor | None = None,
+        causal: bool = False,
     ) -> Tensor:
         """Refine action tokens, ``(B, T, W)``; see :meth:`extend`."""
         return self.extend(tokens, prefix, tau, causal)[0]
 
     def extend(
-        self, tokens: Tensor, prefix: Prefix, tau: Tensor | None = None, causal: bool = False
+        self,
+        tokens: Tensor,
+        prefix: Prefix | ExpertCache,
+        tau: Tensor | None = None,
+        causal: bool = False,
     ) -> tuple[Tensor, Prefix]:
         """Refine action tokens, and append them to the prefix for later tokens.
 
@@ -135,9 +147,11 @@ class ActionExpert(nn.Module):
 
         Args:
             tokens: ``(B, T, W)``.
-            prefix: Encoded observations, or the result of this method for the tokens before.
+            prefix: Encoded observations, the result of this method for the tokens before, or a
+                cache of :meth:`prepare`.
             tau: Diffusion time ``(B,)`` in [0, 1]; None is no diffusion time.
-            causal: Let a token attend to itself and those before it only, not to all T.
+            causal: Let a token attend to itself and those before it only, not to all T; not with a
+                cache.
 
         Returns:
             Refined tokens ``(B, T, W)`` and a prefix that ends with them, of ``depth`` layers.
@@ -146,27 +160,22 @@ class ActionExpert(nn.Module):
             ValueError: If the expert is not connected, was built without diffusion time or state
                 token but τ or a state is given, or the prefix has other layers, heads, head size or
                 rotary base.
+            RuntimeError: If τ is not among those that a cache was prepared for.
         """
-        rope_theta = self._check(prefix, tau)
-        num_actions = tokens.shape[1]
-        tokens, condition = self._condition(tokens, tau)
-        if self.state is not None and prefix.state is not None:
-            state = self.state(prefix.state.to(self.state.weight.dtype)).unsqueeze(1)
-            tokens = torch.cat([state.to(tokens.dtype), tokens], dim=1)
-        batch, length, _ = tokens.shape
-        positions = prefix.lengths[:, None] + torch.arange(length, device=tokens.device)
-        rotation = rotary(positions, prefix.keys[0].shape[-1], rope_theta)
-        own = torch.ones(batch, length, dtype=torch.bool, device=tokens.device)
-        present = torch.cat([prefix.mask, own], dim=1)
-        mask = present[:, None, None].expand(-1, 1, length, -1)
-        if causal:
-            mask = mask.tril(diagonal=prefix.mask.shape[1])
-        elif length > num_actions:
-            mask = mask.clone()
-            mask[:, :, 0, -num_actions:] = False
+        conditions: Sequence[Tensor | None]
+        if isinstance(prefix, ExpertCache):
+            cache, modulation = prefix, prefix.modulation_at(tau)
+            conditions, final = modulation[:, :-2].chunk(self.depth, dim=1), modulation[:, -2:]
+        else:
+            cache = self._attend(self._append_state(prefix), tokens.shape[1], tau, causal)
+            condition = self._condition(tau, tokens.dtype)
+            conditions, final = [condition] * self.depth, self.norm.modulate(condition)
+        tokens = self._join_time(tokens, tau)
         extended = []
-        for layer, index in zip(self.layers, self._sources(len(prefix.keys)), strict=True):
-            inputs = (tokens, condition, rotation, prefix.keys[index], prefix.values[index], mask)
+        for layer, own, *past in zip(
+            self.layers, conditions, cache.keys, cache.values, strict=True
+        ):
+            inputs = (tokens, own, cache.rotation, *past, cache.mask)
             tokens, *keys_values = (
                 checkpoint(layer, *inputs, use_reentrant=False)
                 if self.gradient_checkpointing and self.training
@@ -174,19 +183,92 @@ class ActionExpert(nn.Module):
             )
             extended.append(keys_values)
         keys, values = zip(*extended, strict=True)
-        refined: Tensor = self.norm(tokens, condition)[0]
-        return refined[:, -num_actions:], Prefix(keys, values, present, rope_theta)
+        (refined,) = self.norm(tokens, final)
+        return refined, Prefix(keys, values, cache.present, self.rope_theta)
 
-    def _condition(self, tokens: Tensor, tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Action tokens ``(B, T, W)``, and the condition ``(B, W)`` of adaptive norms, if any."""
-        if tau is None:
-            return tokens, None
+    @torch.no_grad()
+    def prepare(
+        self, prefix: Prefix, lengths: Sequence[int], taus: Tensor | None = None
+    ) -> list[ExpertCache]:
+        """Compute what is equal in all passes over a prefix.
+
+        The modulation of all τ is computed at once. Keys and values of the prefix are copied once,
+        with room for those of the action tokens, which every pass overwrites; so passes have no
+        gradient, and a block of tokens is passed before the next one, which attends to it.
+
+        Args:
+            prefix: Encoded observations.
+            lengths: Tokens T of each block. A block attends to the prefix, the blocks before it and
+                itself.
+            taus: Noise levels ``(N,)`` of the passes; None is no diffusion time.
+
+        Returns:
+            A cache for each block, in place of the prefix.
+
+        Raises:
+            ValueError: As in :meth:`extend`.
+        """
+        total, taus = sum(lengths), None if taus is None else taus.to(prefix.mask.device)
+        whole = self._attend(self._append_state(prefix), total, taus)
+        dtype = compute_dtype(next(self.parameters()))
+        keys, values = (
+            tuple(F.pad(each.to(dtype), (0, 0, 0, total)) for each in per_layer)
+            for per_layer in (whole.keys, whole.values)
+        )
+        # Added to scores, as kernels would convert a bool mask in every layer of every pass.
+        mask = torch.zeros_like(whole.mask, dtype=dtype).masked_fill(~whole.mask, -torch.inf)
+        condition = self._condition(taus, dtype)
+        norms = [*self.layers, self.norm]
+        modulation = torch.cat([norm.modulate(condition) for norm in norms], dim=1)
+        if taus is not None:  # one row for all of them where norms have no condition
+            modulation = modulation.expand(len(taus), -1, -1)
+        return ExpertCache(
+            keys, values, whole.rotation, mask, whole.present, modulation, taus
+        ).split(lengths)
+
+    def _attend(
+        self, prefix: Prefix, length: int, tau: Tensor | None, causal: bool = False
+    ) -> ExpertCache:
+        """What the layers attend to, and where, for T tokens after a prefix."""
+        rope_theta = self._check(prefix, tau)
+        positions = prefix.lengths[:, None] + torch.arange(length, device=prefix.mask.device)
+        rotation = rotary(positions, prefix.keys[0].shape[-1], rope_theta)
+        present = F.pad(prefix.mask, (0, length), value=True)
+        mask = present[:, None, None].expand(-1, 1, length, -1)
+        if causal:
+            mask = mask.tril(diagonal=prefix.mask.shape[1])
+        sources = self._sources(len(prefix.keys))
+        keys, values = (
+            tuple(each[index] for index in sources) for each in (prefix.keys, prefix.values)
+        )
+        return ExpertCache(keys, values, rotation, mask, present)
+
+    def _condition(self, tau: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Embedding of τ ``(R, W)`` that conditions the norms."""
+        if tau is None or self.time is None:
+            return None
+        embedded: Tensor = self.time(sine_cosine(tau, self.width).to(dtype))
+        return embedded
+
+    def _join_time(self, tokens: Tensor, tau: Tensor | None) -> Tensor:
+        """Action tokens ``(B, T, W)`` that know τ ``(B,)``, by an MLP of both (π0)."""
+        if tau is None or self.action_time is None:
+            return tokens
         embedded = sine_cosine(tau, self.width).to(tokens.dtype)
-        if self.time is not None:
-            return tokens, self.time(embedded)
-        assert self.action_time is not None
-        beside = embedded.unsqueeze(1).expand_as(tokens)
-        return self.action_time(torch.cat([tokens, beside], dim=-1)), None
+        joined = torch.cat([tokens, embedded.unsqueeze(1).expand_as(tokens)], dim=-1)
+        timed: Tensor = self.action_time(joined)
+        return timed
+
+    def _append_state(self, prefix: Prefix) -> Prefix:
+        """A prefix that ends with the token of the state, if it leaves the state to the expert.
+
+        The token attends to no action token and knows no τ, so that it is the same in all passes.
+        """
+        if prefix.state is None or self.state is None:
+            return prefix
+        self._check(prefix, None)
+        token = self.state(prefix.state.to(self.state.weight.dtype)).unsqueeze(1)
+        return self.extend(token, replace(prefix, state=None))[1]
 
     def _sources(self, layers: int) -> list[int]:
         """Language layer that each expert layer attends to; the last one to the last."""
@@ -221,97 +303,3 @@ class ActionExpert(nn.Module):
                 f"{prefix.rope_theta:g}. Connect the expert to the language model of the encoder."
             )
         return self.rope_theta
-
-
-class ExpertLayer(nn.Module):
-    """Attention and gated MLP, each with adaptive RMSNorm and a gated residual."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        mlp: int,
-        conditioned: bool = True,
-    ) -> None:
-        super().__init__()
-        self.attention_norm = AdaptiveRMSNorm(width, conditioned=conditioned)
-        self.attention = PrefixAttention(width, heads, kv_heads, head_dim)
-        self.mlp_norm = AdaptiveRMSNorm(width, conditioned=conditioned)
-        self.mlp = GatedMLP(width, mlp)
-
-    def forward(
-        self,
-        x: Tensor,
-        condition: Tensor | None,
-        rotation: tuple[Tensor, Tensor],
-        keys: Tensor,
-        values: Tensor,
-        mask: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer over ``(B, T, W)``; arguments and results as `PrefixAttention.forward`."""
-        normed, gate = self.attention_norm(x, condition)
-        update, keys, values = self.attention(normed, rotation, keys, values, mask)
-        attended: Tensor = gate * update + x
-        normed, gate = self.mlp_norm(attended, condition)
-        return attended + gate * self.mlp(normed), keys, values
-
-
-class AdaptiveRMSNorm(nn.Module):
-    """``norm(x)·(1 + scale) + shift`` and a gate, all three linear in the condition (π0.5).
-
-    Args:
-        width: Token width W.
-        gated: Return a gate of the residual branch.
-        conditioned: Build the weights of the condition; without, only the bias is learned.
-        eps: Added to the mean square.
-    """
-
-    def __init__(
-        self, width: int, gated: bool = True, conditioned: bool = True, eps: float = 1e-6
-    ) -> None:
-        super().__init__()
-        self.eps = eps
-        self.parts = 3 if gated else 2
-        bias = torch.zeros(self.parts * width)
-        if gated:
-            # Open gates at initialization: from scratch, closed ones cost many steps.
-            bias[2 * width :] = 1.0
-        # The bias has the same name in both cases, so that a checkpoint of one fits the other.
-        self.modulation: Any = nn.ParameterDict({"bias": nn.Parameter(bias)})
-        if conditioned:
-            self.modulation = nn.Linear(width, self.parts * width)
-            nn.init.zeros_(self.modulation.weight)
-            self.modulation.bias = nn.Parameter(bias)
-
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalize ``(B, T, W)`` under a condition ``(B, W)``; None uses the bias alone.
-
-        Returns:
-            The normalized tokens and the gate, ones if not gated.
-        """
-        modulation: Tensor = (
-            self.modulation.bias[None] if condition is None else self.modulation(condition)
-        )
-        scale, shift, *gate = modulation.unsqueeze(1).chunk(self.parts, dim=-1)
-        variance = x.float().square().mean(dim=-1, keepdim=True)
-        normed = (x.float() * torch.rsqrt(variance + self.eps)).to(x.dtype)
-        return normed * (1 + scale) + shift, gate[0] if gate else torch.ones_like(scale)
-
-
-class GatedMLP(nn.Module):
-    """``down(gelu(gate(x))·up(x))``, Gemma's feed-forward layer."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``(B, T, W)``."""
-        out: Tensor = self.down_proj(
-            F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x)
-        )
-        return out

@@ -59,9 +59,10 @@ class PrefixAttention(nn.Module):
         Args:
             x: ``(B, T, W)``.
             rotation: Rotary cosine and sine of the T tokens.
-            keys: Keys of the prefix ``(B, kv_heads, P, head_dim)``, already rotated.
+            keys: Keys of the prefix ``(B, kv_heads, P, head_dim)``, already rotated; or with room
+                for those of the action tokens after them, which are written there.
             values: Values of the prefix, same shape.
-            mask: ``(B, 1, T, P + T)`` bool, true where attention is allowed.
+            mask: ``(B, 1, T, P + T)``: bool, true where attention is allowed, or added to scores.
 
         Returns:
             ``(B, T, W)``, and the keys and values of prefix and action tokens,
@@ -76,9 +77,22 @@ class PrefixAttention(nn.Module):
         query = rotate(split(self.q_proj, self.heads), *rotation)
         key = rotate(split(self.k_proj, self.kv_heads), *rotation)
         value = split(self.v_proj, self.kv_heads)
-        keys = torch.cat([keys.to(key.dtype), key], dim=2)
-        values = torch.cat([values.to(value.dtype), value], dim=2)
+        keys, values = (_join(*pair, mask.shape[-1]) for pair in ((keys, key), (values, value)))
         attended = F.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
         )
         return self.o_proj(attended.transpose(1, 2).flatten(2)), keys, values
+
+
+def _join(past: Tensor, own: Tensor, length: int) -> Tensor:
+    """Keys or values ``(B, kv_heads, length, head_dim)`` of the prefix and the action tokens."""
+    if past.shape[2] < length:
+        return torch.cat([past.to(own.dtype), own], dim=2)
+    past[:, :, -own.shape[2] :] = own
+    return past
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """Type of the results of a linear layer with this weight, under autocast or without."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -18,6 +18,7 @@ from e0_lightning.diffusion.samplers import Denoise, Sampler, TweedieSampler
 from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
+from e0_lightning.networks.expert_cache import ExpertCache
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.random import sample_uniform
@@ -102,11 +103,13 @@ class E0(Policy):
         self._stage_accuracy().update(logits.detach(), tokens, in_loss, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, in_loss)}
 
+    @torch.no_grad()
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Denoise chunks from noise; the tokens of an action prefix are inpainted."""
         prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
+        (cache,) = self.expert.prepare(prefix, [len(self.projection.positions)], self.sampler.taus)
         tokens, logits = self.sampler(
-            self._denoiser(prefix, prefix_tokens),
+            self._denoiser(cache, prefix_tokens),
             self.process,
             (prefix.batch_size, self.num_tokens),
             self.generator,
@@ -120,7 +123,7 @@ class E0(Policy):
         self,
         x_tau: Tensor,
         tau: Tensor,
-        prefix: Prefix,
+        prefix: Prefix | ExpertCache,
         estimate: Tensor | None = None,
         prefix_tokens: Tensor | None = None,
     ) -> Tensor:
@@ -129,7 +132,7 @@ class E0(Policy):
         Args:
             x_tau: ``(B, L, K)``.
             tau: ``(B,)``.
-            prefix: Encoded observations.
+            prefix: Encoded observations, or the expert's cache for them.
             estimate: Logits of the step before, ``(B, L, K)``; used under self-conditioning.
             prefix_tokens: Tokens of the action prefix, ``(B, L)`` int64, −1 after it; used if
                 training had action prefixes.
@@ -137,7 +140,7 @@ class E0(Policy):
         embedded = self._embed(x_tau, tau, prefix_tokens)
         return self._refine(self.projection.embedding.add_estimate(embedded, estimate), tau, prefix)
 
-    def _denoiser(self, prefix: Prefix, prefix_tokens: Tensor | None) -> Denoise:
+    def _denoiser(self, prefix: ExpertCache, prefix_tokens: Tensor | None) -> Denoise:
         """The posterior given an action prefix and, under self-conditioning, the last posterior."""
         estimate: Tensor | None = None
 
@@ -206,7 +209,7 @@ class E0(Policy):
         keep = sample_uniform((len(tau),), self.generator, tau.device) < 0.5
         return add_estimate(embedded, logits, keep)
 
-    def _refine(self, embedded: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+    def _refine(self, embedded: Tensor, tau: Tensor, prefix: Prefix | ExpertCache) -> Tensor:
         """Logits ``(B, L, K)`` of expert tokens ``(B, T, W)``."""
         logits = self.projection.project_out(self.expert(embedded, prefix, tau))
         return logits.view(len(logits), self.num_tokens, self.process.num_bins)

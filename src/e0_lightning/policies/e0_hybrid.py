@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from e0_lightning.actions.action_prefix import ActionPrefix
@@ -15,6 +16,7 @@ from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.samplers import Sampler, TweedieSampler
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
+from e0_lightning.networks.expert_cache import ExpertCache
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.types import ActionSample, NormalizedBatch
@@ -80,25 +82,28 @@ class E0Hybrid(Policy):
             "cross_entropy": self.process.loss(logits, tokens, token_valid) / 2,
         }
 
+    @torch.no_grad()
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Integrate the flow, denoise the tokens over the same noise levels, and average."""
         numbers = None if action_prefix is None else action_prefix.normalized
         prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
-        device, generator = prefix.mask.device, self.generator
-        taus = self.sampler.schedule(self.sampler.num_steps)
+        device, generator, taus = prefix.mask.device, self.generator, self.sampler.taus
+        lengths = [self.actions.horizon, self.num_tokens]
+        flow_cache, token_cache = self.expert.prepare(prefix, lengths, taus)
 
-        # The flow attends to no one-hot token, so it is integrated before they are denoised.
         def velocity(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self._flow(x_tau, tau, prefix)[0]
+            return self._flow(x_tau, tau, flow_cache)[0]
 
-        states = self.flow.integrate(
+        path = self.flow.integrate(
             inpaint_velocity(velocity, numbers), shape, taus, generator, device
         )
-        remaining = iter(states)
+        states = [next(path)]
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self._denoise(x_tau, tau, self._flow(next(remaining), tau, prefix)[1])
+            # A step of the flow leaves its keys and values where those of the tokens follow.
+            states.append(next(path))
+            return self._denoise(x_tau, tau, token_cache)
 
         tokens, logits = self.sampler(
             inpaint_denoiser(denoise, self.process, prefix_tokens),
@@ -111,14 +116,16 @@ class E0Hybrid(Policy):
         chunk = (states[-1] + values.view(shape)) / 2
         return ActionSample(chunk, self.actions.normalized_entropy(logits))
 
-    def _flow(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> tuple[Tensor, Prefix]:
+    def _flow(
+        self, x_tau: Tensor, tau: Tensor, prefix: Prefix | ExpertCache
+    ) -> tuple[Tensor, Prefix]:
         """Velocity ``(B, H, width)`` of a chunk, and the prefix extended by its tokens."""
         # Padding has no target velocity, so its state is hidden from the network.
         inputs = self.flow_projection.embed(x_tau.masked_fill(self.actions.padding, 0.0))
         refined, extended = self.expert.extend(inputs, prefix, tau)
         return self.flow_projection.project_out(refined), extended
 
-    def _denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+    def _denoise(self, x_tau: Tensor, tau: Tensor, prefix: Prefix | ExpertCache) -> Tensor:
         """Logits ``(B, L, K)`` for noisy tokens after those of the flow."""
         embedded = self.token_projection.embed(self.process.network_input(x_tau, tau))
         refined = self.expert(embedded, prefix, tau)

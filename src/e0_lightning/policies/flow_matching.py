@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from e0_lightning.actions.action_prefix import ActionPrefix
@@ -14,6 +15,7 @@ from e0_lightning.diffusion.inpainting import inpaint_velocity
 from e0_lightning.diffusion.schedules import UniformSchedule
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.expert_cache import ExpertCache
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.types import ActionSample, NormalizedBatch
@@ -58,18 +60,20 @@ class FlowMatching(Policy):
         x_tau, velocity = self.flow.corrupt(batch["actions"], tau, self.generator, valid)
         return {"velocity": self.flow.loss(self.velocity(x_tau, tau, prefix), velocity, valid)}
 
+    @torch.no_grad()
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Integrate from noise; an action prefix stays on a straight path to its actions."""
+        (cache,) = self.expert.prepare(prefix, [self.actions.horizon], self.taus)
         velocity = inpaint_velocity(
-            partial(self.velocity, prefix=prefix),
+            partial(self.velocity, prefix=cache),
             None if action_prefix is None else action_prefix.normalized,
         )
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
         device = prefix.mask.device
-        states = self.flow.integrate(velocity, shape, self.taus, self.generator, device)
-        return ActionSample(states[-1])
+        *_, chunk = self.flow.integrate(velocity, shape, self.taus, self.generator, device)
+        return ActionSample(chunk)
 
-    def velocity(self, x_tau: Tensor, tau: Tensor, prefix: Prefix) -> Tensor:
+    def velocity(self, x_tau: Tensor, tau: Tensor, prefix: Prefix | ExpertCache) -> Tensor:
         """Velocity ``(B, H, width)`` of noisy chunks at ``tau`` ``(B,)``."""
         # Padding has no target velocity, so its state is hidden from the network.
         inputs = x_tau.masked_fill(self.actions.padding, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from e0_lightning.actions.action_prefix import ActionPrefix
@@ -14,6 +15,7 @@ from e0_lightning.diffusion.inpainting import inpaint_predictor
 from e0_lightning.diffusion.masked import ConfidenceSampler, TokenMasking
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection
+from e0_lightning.networks.expert_cache import ExpertCache
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.types import ActionSample, NormalizedBatch
@@ -66,14 +68,16 @@ class MaskedDiffusion(Policy):
         logits = self.predict(corrupted, prefix)
         return {"cross_entropy": self.process.loss(logits, tokens, corrupted, valid)}
 
+    @torch.no_grad()
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Unmask chunks; the tokens of an action prefix are unmasked from the start.
 
         There is no uncertainty: the last posterior is that of the tokens still masked then.
         """
         prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
+        (cache,) = self.expert.prepare(prefix, [self.num_tokens])
         tokens, _ = self.sampler(
-            inpaint_predictor(partial(self.predict, prefix=prefix), prefix_tokens),
+            inpaint_predictor(partial(self.predict, prefix=cache), prefix_tokens),
             self.process,
             (prefix.batch_size, self.num_tokens),
             self.generator,
@@ -83,7 +87,7 @@ class MaskedDiffusion(Policy):
         values = self.tokenizer.decode(tokens)
         return ActionSample(values.view(-1, self.actions.horizon, self.actions.width))
 
-    def predict(self, tokens: Tensor, prefix: Prefix) -> Tensor:
+    def predict(self, tokens: Tensor, prefix: Prefix | ExpertCache) -> Tensor:
         """Logits ``(B, L, K)`` for tokens ``(B, L)``, K where masked."""
         inputs = tokens.masked_fill(self._padding(), self.process.mask)
         return self.projection.project_out(self.expert(self.projection.embed(inputs), prefix))

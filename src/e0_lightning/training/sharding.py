@@ -45,6 +45,8 @@ def shard(policy: nn.Module, mesh: DeviceMesh) -> None:
     for part in ("expert", "vision"):
         for block in repeated_blocks(policy.get_submodule(NETWORKS[part])):
             fully_shard(block, mesh=mesh)
+            if part == "expert":
+                register_fsdp_forward_method(block, "modulate")
     # Kept whole after a forward pass, they would be stale once averaged weights are swapped in.
     fully_shard(policy, mesh=mesh, reshard_after_forward=True)
     for name in ENTRY_POINTS:
