@@ -156,7 +156,7 @@ types: install  ## type annotations
 
 benchmark: install  ## memory and speed of the main experiment [WITH]
 	$(BIN)/e0 benchmark memory $(BENCHMARK_OPTIONS)
-	$(BIN)/e0 benchmark speed $(BENCHMARK_OPTIONS)
+	$(BIN)/e0 benchmark latency $(BENCHMARK_OPTIONS)
 
 BENCHMARK_OPTIONS = $(addprefix --config ,experiments/maniskill.yaml $(overlays)) \
   --model.encoder.state_dim 16 --model.actions.normalizer.dim 8 --model.actions.horizon 12

@@ -1,5 +1,8 @@
+import torch
+import torch.nn.functional as F
 from benchmarks_tiny_policy import tiny_policy
 
+from e0_lightning.benchmarks.kernels import record_kernels
 from e0_lightning.benchmarks.latency import latency_table
 
 
@@ -8,8 +11,30 @@ def test_training_step_and_parts_of_inference_are_timed():
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
     names = ("vision", "language", "action expert", "inference", "training step")
     assert len(rows) == len(names)
-    for (part, milliseconds, bound, flops), name in zip(rows, names, strict=True):
+    for (part, milliseconds, floor, ratio, bound, flops, kernel), name in zip(
+        rows, names, strict=True
+    ):
         assert part.startswith(name)
         assert float(milliseconds) > 0
         assert 0 <= float(bound) < float(milliseconds)
         assert float(flops) >= 0
+        if name != "training step":
+            assert float(floor) > 0
+            assert float(ratio) > 0
+            assert kernel == "flash (cpu)"
+
+
+def test_products_are_recorded_with_their_operands_and_the_kernel_of_attention():
+    weight, query = torch.randn(4, 3), torch.randn(1, 2, 5, 8)
+    with torch.inference_mode():
+        fused = record_kernels(
+            lambda: (
+                F.linear(torch.ones(2, 3), weight),
+                F.scaled_dot_product_attention(query, query, query),
+            )
+        )
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            plain = record_kernels(lambda: F.scaled_dot_product_attention(query, query, query))
+    torch.testing.assert_close(fused.calls[0](), weight.sum(dim=1).expand(2, 4))
+    assert (len(fused.calls), fused.attention) == (2, ["flash (cpu)"])
+    assert (len(plain.calls), plain.attention) == (2, [])

@@ -181,7 +181,7 @@ def test_benchmarks_accept_the_options_of_fit(demos, tmp_path, capsys):
     config = experiment(demos, tmp_path)
     frozen = "{vision: 0, language: 0, expert: 0}"
     options = ["--model.fine_tuning.lr_multipliers", frozen, "--data.init_args.views=[left, right]"]
-    e0(["benchmark", "speed", "--config", str(config), *options])
+    e0(["benchmark", "latency", "--config", str(config), *options])
     assert "| vision, 2 views |" in capsys.readouterr().out
     e0(["benchmark", "memory", "--config", str(config), *options])
     assert re.search(r"\| expert \| 0\.\d+ \| 0\.00 \|", capsys.readouterr().out)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from e0_lightning.benchmarks.kernels import record_kernels
 from e0_lightning.benchmarks.memory import random_batch, train_step
 from e0_lightning.policies.base import Policy
 
@@ -16,9 +17,10 @@ from e0_lightning.policies.base import Policy
 def latency_table(policy: Policy, views: list[str], batch_size: int) -> str:
     """Time a training step and the parts of inference.
 
-    The lower bound of a part is the longer of two times: its floating-point operations at the rate
-    of a large matrix product, and the read of its weights at the rate of a large copy. Both rates
-    are measured on the same machine.
+    The floor of a part is the time of its matrix products and attention alone, repeated on the same
+    operands in the same run. The lower bound is the longer of two times: its floating-point
+    operations at the rate of a large matrix product, and the read of its weights at the rate of a
+    large copy; products of few tokens reach neither rate.
 
     Args:
         policy: On the device to be measured; computes in bf16 on a GPU.
@@ -29,12 +31,21 @@ def latency_table(policy: Policy, views: list[str], batch_size: int) -> str:
         A table in Markdown.
     """
     flop_rate, copy_rate = machine_rates(policy.device)
-    rows = ["| part | ms | lower bound, ms | GFLOP |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| part | ms | floor, ms | ms / floor | lower bound, ms | GFLOP | attention |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, (run, num_weights) in inference_parts(policy, views).items():
+        kernels = record_kernels(run)
+        with torch.inference_mode():
+            floor = median_seconds(kernels.replay, policy.device)
         seconds, flops = median_seconds(run, policy.device), count_flops(run)
         weight_bytes = num_weights * (2 if policy.device.type == "cuda" else 4)
         bound = max(flops / flop_rate, weight_bytes / copy_rate)
-        rows.append(f"| {name} | {seconds * 1e3:.2f} | {bound * 1e3:.2f} | {flops / 1e9:.2f} |")
+        rows.append(
+            f"| {name} | {seconds * 1e3:.2f} | {floor * 1e3:.2f} | {seconds / floor:.2f} | "
+            f"{bound * 1e3:.2f} | {flops / 1e9:.2f} | {' and '.join(kernels.attention) or 'math'} |"
+        )
     batch = random_batch(policy, views, batch_size)
     configured: dict[str, Any] = policy.optimizer.configure(policy.parameters(), 10)
     optimizer = configured["optimizer"]
@@ -44,8 +55,8 @@ def latency_table(policy: Policy, views: list[str], batch_size: int) -> str:
 
     seconds, flops = median_seconds(step, policy.device), count_flops(step)
     rows.append(
-        f"| training step, batch {batch_size} | {seconds * 1e3:.2f} | "
-        f"{flops / flop_rate * 1e3:.2f} | {flops / 1e9:.2f} |"
+        f"| training step, batch {batch_size} | {seconds * 1e3:.2f} | | | "
+        f"{flops / flop_rate * 1e3:.2f} | {flops / 1e9:.2f} | |"
     )
     return "\n".join(rows)
 

@@ -1,4 +1,4 @@
-"""`e0 benchmark memory | speed`: memory and time that the policy of an experiment takes."""
+"""`e0 benchmark memory | latency`: memory and time that the policy of an experiment takes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def benchmark_memory(experiment: list[str]) -> None:
     print(memory_table(policy, estimated, measured))
 
 
-def benchmark_speed(experiment: list[str]) -> None:
+def benchmark_latency(experiment: list[str]) -> None:
     """Print the time of a training step and of inference, by part; on a GPU where there is one.
 
     Batch size, cameras, horizon and denoising steps are the experiment's. Sizes come from its

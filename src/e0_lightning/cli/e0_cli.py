@@ -78,8 +78,8 @@ VERBS: dict[str, Verb] = {
     "benchmark memory": Verb(
         "cli.costs:benchmark_memory", "parameters and memory of a training step", True
     ),
-    "benchmark speed": Verb(
-        "cli.costs:benchmark_speed", "time of a training step and of inference", True
+    "benchmark latency": Verb(
+        "cli.costs:benchmark_latency", "time of a training step and of inference", True
     ),
     "benchmark multimodality": Verb(
         "cli.multimodality:benchmark_multimodality",
