@@ -21,7 +21,7 @@ def test_options_reach_the_server_and_the_checkpoint(started):
     options = ["--instruction=push", "--n-action-steps=2", "--batching.max_batch=3"]
     more = ["--limits.max_pixels=100", "--precision=bf16-mixed", "--trust=[my_research]"]
     e0(["serve", "--checkpoint=last.ckpt", "--key-map=plain", *options, *more])
-    (server,), ((path, _, precision, trust),) = servers, loads
+    (server,), ((path, _, precision, trust, _),) = servers, loads
     assert (path, precision, list(trust)) == ("last.ckpt", "bf16-mixed", ["my_research"])
     parser = server.service.parser
     assert (parser.instruction, parser.n_action_steps, parser.max_pixels) == ("push", 2, 100)
@@ -30,12 +30,23 @@ def test_options_reach_the_server_and_the_checkpoint(started):
 
 def test_only_the_packages_classes_are_trusted_by_default(started):
     e0(["serve", "--checkpoint=last.ckpt"])
-    assert [list(trust) for *_, trust in started[1]] == [[]]
+    assert [list(trust) for *_, trust, _ in started[1]] == [[]]
 
 
 def test_one_module_may_be_trusted_without_brackets(started):
     e0(["serve", "--checkpoint=last.ckpt", "--trust", "my_research"])
-    assert [list(trust) for *_, trust in started[1]] == [["my_research"]]
+    assert [list(trust) for *_, trust, _ in started[1]] == [["my_research"]]
+
+
+def test_networks_are_compiled_before_the_server_starts(monkeypatch):
+    events, actor = [], ScriptedActor()
+    monkeypatch.setattr(serving, "run_server", lambda *_: events.append("serve"))
+    monkeypatch.setattr(serving, "load_policy", lambda *args: events.append(args[-1]) or actor)
+    monkeypatch.setattr(actor, "act", lambda observation: events.append(observation["state"]))
+    e0(["serve", "--checkpoint=last.ckpt", "--compile=true"])
+    compiled, state, last = events
+    assert (compiled, last) == (True, "serve")
+    assert state.shape == (1, actor.spec.state_dim)
 
 
 def test_another_precision_is_refused(started):

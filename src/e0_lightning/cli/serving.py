@@ -10,6 +10,7 @@ import torch
 
 from e0_lightning.benchmarks.serving import benchmark, benchmark_hostile
 from e0_lightning.policies.checkpoint import load_policy
+from e0_lightning.policies.observation import example_observation
 from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.limits import ServerLimits
 from e0_lightning.serving.server import Server
@@ -30,6 +31,7 @@ def serve(
     n_action_steps: int | None = None,
     precision: Precision = "32-true",
     trust: list[str] | str | None = None,
+    compile: bool = False,
     batching: BatchingConfig | None = None,
     limits: ServerLimits | None = None,
 ) -> None:
@@ -50,12 +52,17 @@ def serve(
             Clients of vla-eval execute all of them before the next inference.
         precision: bf16-mixed computes in bfloat16, as `lightning test` does with this option.
         trust: Packages or modules whose classes the checkpoint may build, besides this package.
+        compile: Compile the networks before the server starts, for faster inference; takes a
+            minute or more, and again when a batch has another size.
         batching: Dynamic batching.
         limits: Limits on clients.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    actor = load(checkpoint, precision, trust)
+    actor = load(checkpoint, precision, trust, compile)
+    if compile:
+        logging.getLogger(__name__).info("compiling")
+        actor.act(example_observation(actor.spec))
     server = Server(actor, key_map, instruction, n_action_steps, api_key, batching, limits)
     run_server(server, host, port)
     if server.service.is_busy:
@@ -96,9 +103,12 @@ def benchmark_serving(
 
 
 def load(
-    checkpoint: str, precision: Precision = "32-true", trust: list[str] | str | None = None
+    checkpoint: str,
+    precision: Precision = "32-true",
+    trust: list[str] | str | None = None,
+    compile: bool = False,
 ) -> ActionSampler:
     """Load a checkpoint, on a GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trusted = [trust] if isinstance(trust, str) else trust or []
-    return load_policy(checkpoint, device, precision, trusted)
+    return load_policy(checkpoint, device, precision, trusted, compile)

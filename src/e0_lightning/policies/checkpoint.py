@@ -12,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from e0_lightning.policies.base import Policy, Precision
+from e0_lightning.policies.compilation import compile_networks
 from e0_lightning.training.checkpoint_file import check_finite, one_line, read_checkpoint
 
 PACKAGE = "e0_lightning"
@@ -46,6 +47,7 @@ def load_policy(
     device: torch.device | str = "cpu",
     precision: Precision = "32-true",
     trust: Sequence[str] = (),
+    compile: bool = False,
 ) -> Policy:
     """Rebuild the policy of a checkpoint, ready to act.
 
@@ -57,6 +59,8 @@ def load_policy(
         device: Device to act on.
         precision: ``bf16-mixed`` computes in bfloat16, as under the trainer's option of this name.
         trust: Modules or packages that may be imported, such as ``["my_research"]``.
+        compile: Compile the networks with ``torch.compile``, which takes a minute or more at the
+            first action and needs a C++ compiler; see `compile_networks`.
 
     Returns:
         The policy; one with imported weights and no data yet has no spec, and cannot act.
@@ -96,7 +100,10 @@ def load_policy(
         ) from error
     check_finite(dict(policy.named_parameters()), str(path))
     policy.precision = precision
-    return policy.to(device).eval()
+    policy.to(device).eval()
+    if compile:
+        compile_networks(policy)
+    return policy
 
 
 def untrusted_classes(node: Any, trust: Sequence[str] = ()) -> Iterator[str]:

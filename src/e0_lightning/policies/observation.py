@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from e0_lightning.random import Generator
-from e0_lightning.types import ActionSample, Observation
+from e0_lightning.types import ActionSample, History, Observation, PolicySpec
 
 MAX_PIXEL = 1.001
 """Largest value of float images; interpolation may exceed 1 by a rounding error."""
@@ -104,6 +104,26 @@ def sample_seeded(
         torch.cat([each.actions for each in samples]),
         torch.cat(uncertainty) if uncertainty else None,
     )
+
+
+def example_observation(spec: PolicySpec, instruction: str = "do something") -> Observation:
+    """One observation of a spec: black images and a state of zeros."""
+    past = spec.n_obs_steps - 1
+    images = {view: (3, size.height, size.width) for view, size in spec.views.items()}
+    observation = Observation(
+        images={view: torch.zeros(1, *shape, dtype=torch.uint8) for view, shape in images.items()},
+        instruction=[instruction],
+        state=torch.zeros(1, spec.state_dim),
+    )
+    if past:
+        observation["history"] = History(
+            images={
+                view: torch.zeros(1, past, *shape, dtype=torch.uint8)
+                for view, shape in images.items()
+            },
+            state=torch.zeros(1, past, spec.state_dim),
+        )
+    return observation
 
 
 def select_row(value: Any, index: int) -> Any:
