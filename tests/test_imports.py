@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "envs": {"data"},
     "collection": {"envs", "data"},
     "evaluation": {"envs", "data", "metrics"},
+    "export": {"policies", "networks"},
     "policies": {"actions", "diffusion", "networks", "training", "metrics"},
 }
 """Folder to the folders that it may import besides itself and :data:`BASE`; None is all of them,

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from e0_lightning.random import (
+    GivenSamples,
     derive_seed,
     sample_normal,
     sample_tokens,
@@ -56,3 +57,11 @@ def test_code_without_a_generator_is_seeded_by_position_and_leaves_the_global_st
     assert torch.rand(3).equal(expected)
     assert first.equal(sample("augmentation", 3))
     assert not first.equal(sample("augmentation", 4))
+
+
+def test_given_samples_replace_a_generator_and_stay_unchanged():
+    given, asked = torch.zeros(2, 3), []
+    samples = GivenSamples(lambda *request: asked.append(request) or given)
+    sample_normal((2, 3), samples).add_(1)
+    assert torch.equal(sample_uniform((2, 3), samples), torch.zeros(2, 3))
+    assert asked == [("normal", (2, 3)), ("uniform", (2, 3))]

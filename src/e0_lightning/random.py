@@ -15,8 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Generator = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for a whole tensor, one per row (dimension 0), or None for torch's global one."""
+
+class GivenSamples:
+    """Samples from outside in place of a generator's, such as the inputs of an exported graph.
+
+    Args:
+        take: Called for each sample with its distribution, ``normal`` or ``uniform``, and shape.
+    """
+
+    def __init__(self, take: Callable[[str, tuple[int, ...]], Tensor]) -> None:
+        self.take = take
+
+
+Generator = torch.Generator | Sequence[torch.Generator] | GivenSamples | None
+"""One generator for a whole tensor, one per row (dimension 0), samples given beforehand, or None
+for torch's global one."""
 
 
 def derive_seed(*key: int | str) -> int:
@@ -76,6 +89,8 @@ def sample_normal(
     Raises:
         ValueError: If there are generators per row, but not one for each.
     """
+    if isinstance(generator, GivenSamples):
+        return generator.take("normal", tuple(shape)).clone()
     if isinstance(generator, Sequence):
         return _by_row(sample_normal, shape, generator, device)
     source = device if generator is None else generator.device
@@ -89,6 +104,8 @@ def sample_uniform(
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Sample float32 values from [0, 1); arguments as those of `sample_normal`."""
+    if isinstance(generator, GivenSamples):
+        return generator.take("uniform", tuple(shape)).clone()
     if isinstance(generator, Sequence):
         return _by_row(sample_uniform, shape, generator, device)
     source = device if generator is None else generator.device

@@ -229,5 +229,6 @@ class RelativeActions:
                 )
         shifted = actions.clone()
         shifted[..., self.actions] += sign * state[:, None, self._state_indices]
-        shifted[..., self.angles] = wrap(shifted[..., self.angles])
+        if self.angles:  # exported graphs cannot index with an empty list
+            shifted[..., self.angles] = wrap(shifted[..., self.angles])
         return shifted

@@ -56,6 +56,7 @@ VERBS: dict[str, Verb] = {
         "cli.init:init", "write a config that trains on demonstration files", takes_paths=True
     ),
     "serve": Verb("cli.serving:serve", "serve a checkpoint over WebSocket"),
+    "export": Verb("export.export:export", "write a policy as an ONNX graph"),
     "compare": Verb(
         "comparison.compare:compare", "train and evaluate variants under one budget", True
     ),

@@ -157,8 +157,8 @@ class Policy(pl.LightningModule):
         checked = check_values(observation)
         moved: Observation = self.transfer_batch_to_device(checked, self.device, 0)
         if "noise_seed" not in moved:
-            return self._sample_actions(moved, self._generator)
-        return sample_seeded(self._sample_actions, moved, by_row=self.device.type == "cpu")
+            return self.sample_with(moved, self._generator)
+        return sample_seeded(self.sample_with, moved, by_row=self.device.type == "cpu")
 
     def encode(self, observation: Observation) -> Prefix:
         """Encode observations in robot units."""
@@ -264,7 +264,8 @@ class Policy(pl.LightningModule):
         if "spec" in checkpoint:
             self._bind(stored_spec(checkpoint, source), source)
 
-    def _sample_actions(self, observation: Observation, generator: Generator) -> ActionSample:
+    def sample_with(self, observation: Observation, generator: Generator) -> ActionSample:
+        """Choose actions for a valid observation on the policy's device."""
         is_half = self.precision == "bf16-mixed"
         autocast = torch.autocast(self.device.type, torch.bfloat16) if is_half else nullcontext()
         with self._using(generator), autocast:
