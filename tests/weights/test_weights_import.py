@@ -185,3 +185,11 @@ def test_benchmarks_accept_the_options_of_fit(demos, tmp_path, capsys):
     assert "| vision, 2 views |" in capsys.readouterr().out
     e0(["benchmark", "memory", "--config", str(config), *options])
     assert re.search(r"\| expert \| 0\.\d+ \| 0\.00 \|", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", ["memory", "latency"])
+def test_benchmarks_without_data_are_refused(demos, tmp_path, verb):
+    config = experiment(demos, tmp_path)
+    sizes = ["--model.encoder.state_dim=16", "--model.actions.normalizer.dim=8"]
+    with pytest.raises(SystemExit, match="data: expected RobotDemos, whose views"):
+        e0(["benchmark", verb, f"--config={config}", "--data=null", *sizes])

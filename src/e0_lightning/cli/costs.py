@@ -15,6 +15,7 @@ from e0_lightning.benchmarks.memory import (
     random_batch,
 )
 from e0_lightning.cli.lightning_cli import build_experiment
+from e0_lightning.data.datamodule import RobotDemos
 
 
 def benchmark_memory(experiment: list[str]) -> None:
@@ -30,9 +31,9 @@ def benchmark_memory(experiment: list[str]) -> None:
     """
     with torch.device("meta"):
         built = build_experiment(experiment)
-    policy, data = built.model, built.datamodule
+    policy, data = built.model, _data(built)
     policy.configure_model()
-    batch = random_batch(policy, data.views, data.batch_size)
+    batch = random_batch(policy, list(data.views), data.batch_size)
     trainer: Any = built.trainer
     is_averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
     is_half_precision = "16" in str(trainer.precision)
@@ -40,7 +41,7 @@ def benchmark_memory(experiment: list[str]) -> None:
     if torch.cuda.is_available():
         on_gpu = build_experiment(experiment).model.cuda()
         on_gpu.configure_model()
-        measured = measure_memory(on_gpu, random_batch(on_gpu, data.views, data.batch_size))
+        measured = measure_memory(on_gpu, random_batch(on_gpu, list(data.views), data.batch_size))
     print(memory_table(policy, estimated, measured))
 
 
@@ -55,6 +56,18 @@ def benchmark_latency(experiment: list[str]) -> None:
             ``--trainer…``, ``--data…`` and ``--model…``.
     """
     built = build_experiment(experiment)
+    data = _data(built)
     policy = built.model.cuda() if torch.cuda.is_available() else built.model
     policy.configure_model()
-    print(latency_table(policy, built.datamodule.views, built.datamodule.batch_size))
+    print(latency_table(policy, list(data.views), data.batch_size))
+
+
+def _data(built: Any) -> RobotDemos:
+    """The experiment's data module, whose cameras and batch size are those that are measured."""
+    if not isinstance(built.datamodule, RobotDemos):
+        raise ValueError(
+            "data: expected RobotDemos, whose views and batch_size are measured, got "
+            f"{type(built.datamodule).__name__}. Give an experiment with data."
+        )
+    data: RobotDemos = built.datamodule
+    return data
