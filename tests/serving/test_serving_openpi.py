@@ -99,11 +99,12 @@ def test_an_error_closes_its_connection_only(server):
 
 def test_requests_are_batched_and_responses_are_not_mixed_up():
     actor = ScriptedActor(seconds=0.02)
-    wrong = []
-    with running(actor, batching=BatchingConfig(max_batch=8, max_wait=0.05)) as server:
+    wrong, connected = [], threading.Barrier(8)
+    with running(actor, batching=BatchingConfig(max_batch=8, max_wait=0.5)) as server:
 
         def run_client(number):
             client = connect(server)
+            connected.wait(30)  # handshakes have turns
             for step in range(6):
                 tag, shade = float(number * 100 + step), number * 6 + step
                 actions = client.infer(observe(tag, shade))["actions"]
