@@ -38,15 +38,13 @@ def test_one_module_may_be_trusted_without_brackets(started):
     assert [list(trust) for *_, trust, _ in started[1]] == [["my_research"]]
 
 
-def test_networks_are_compiled_before_the_server_starts(monkeypatch):
-    events, actor = [], ScriptedActor()
-    monkeypatch.setattr(serving, "run_server", lambda *_: events.append("serve"))
-    monkeypatch.setattr(serving, "load_policy", lambda *args: events.append(args[-1]) or actor)
-    monkeypatch.setattr(actor, "act", lambda observation: events.append(observation["state"]))
-    e0(["serve", "--checkpoint=last.ckpt", "--compile=true"])
-    compiled, state, last = events
-    assert (compiled, last) == (True, "serve")
-    assert state.shape == (1, actor.spec.state_dim)
+def test_networks_are_compiled_if_asked_for(monkeypatch):
+    loads = []
+    monkeypatch.setattr(serving, "run_server", lambda *_: None)
+    monkeypatch.setattr(serving, "load_policy", lambda *args: loads.append(args) or ScriptedActor())
+    for option, expected in (([], False), (["--compile=true"], True)):
+        e0(["serve", "--checkpoint=last.ckpt", *option])
+        assert loads[-1][-1] is expected
 
 
 def test_another_precision_is_refused(started):

@@ -10,7 +10,6 @@ import torch
 
 from e0_lightning.benchmarks.serving import benchmark, benchmark_hostile
 from e0_lightning.policies.checkpoint import load_policy
-from e0_lightning.policies.observation import example_observation
 from e0_lightning.serving.batching import BatchingConfig
 from e0_lightning.serving.limits import ServerLimits
 from e0_lightning.serving.server import Server
@@ -60,9 +59,6 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
     actor = load(checkpoint, precision, trust, compile)
-    if compile:
-        logging.getLogger(__name__).info("compiling")
-        actor.act(example_observation(actor.spec))
     server = Server(actor, key_map, instruction, n_action_steps, api_key, batching, limits)
     run_server(server, host, port)
     if server.service.is_busy:
