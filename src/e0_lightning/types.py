@@ -17,6 +17,10 @@ MIRRORED = "_mirrored"
 openpi train on (LIBERO's frames rotated by 180 degrees)."""
 
 
+RenderQuality = Literal["default", "fast"]
+"""How a simulator renders: as it does by itself, or without reflections and multisampling."""
+
+
 class History(TypedDict):
     """The m observations before the current one, oldest first; the first of an episode repeated."""
 
@@ -139,6 +143,8 @@ class PolicySpec:
         control_mode: Robot controller that the actions are meant for.
         horizon: Steps H of an action chunk.
         n_obs_steps: Control steps that are observed: the current one and those before it.
+        render_quality: How a simulator renders the views: ``default`` as it does by itself, or
+            ``fast``, without reflections and multisampling.
     """
 
     views: dict[str, ViewSize] = field(default_factory=dict)
@@ -147,6 +153,7 @@ class PolicySpec:
     control_mode: str = ""
     horizon: int = 0
     n_obs_steps: int = 1
+    render_quality: RenderQuality = "default"
 
     def __post_init__(self) -> None:
         views = {view: _as_view_size(size) for view, size in self.views.items()}

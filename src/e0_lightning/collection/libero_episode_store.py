@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from e0_lightning.collection.episode_store import LIBVER, EpisodeSource, EpisodeStore
+from e0_lightning.data.formats.libero import render_quality as quality_of
+from e0_lightning.types import RenderQuality
 
 
 class LiberoEpisodeStore(EpisodeStore):
@@ -14,6 +16,7 @@ class LiberoEpisodeStore(EpisodeStore):
     Args:
         out: The file to write or extend, ``<task>_demo.hdf5``.
         image_size: Image side in pixels.
+        render_quality: How images are rendered.
 
     Raises:
         ValueError: If `out` was not written by this class, or see :class:`EpisodeStore`.
@@ -23,8 +26,8 @@ class LiberoEpisodeStore(EpisodeStore):
     root = "data"
     group_prefix = "demo_"
 
-    def __init__(self, out: Path, image_size: int) -> None:
-        super().__init__(out, {"image_size": image_size})
+    def __init__(self, out: Path, image_size: int, render_quality: RenderQuality) -> None:
+        super().__init__(out, {"image_size": image_size, "render_quality": render_quality})
 
     def _read_published(self) -> dict[int, str]:
         import h5py
@@ -43,7 +46,10 @@ class LiberoEpisodeStore(EpisodeStore):
 
         with h5py.File(self.out, "r") as file:
             demo = file[self.root][next(iter(self.published.values()))]
-            return {"image_size": demo["obs/agentview_rgb"].shape[1]}
+            return {
+                "image_size": demo["obs/agentview_rgb"].shape[1],
+                "render_quality": quality_of(file[self.root]),
+            }
 
     def _write_metadata(self, merged: Path, sources: list[EpisodeSource]) -> None:
         import h5py

@@ -15,7 +15,7 @@ from e0_lightning.collection.libero_expert import PickAndPlace
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, state_parts
 from e0_lightning.envs.libero_assets import package
-from e0_lightning.types import PolicySpec, ViewSize
+from e0_lightning.types import PolicySpec, RenderQuality, ViewSize
 
 MAX_STEPS = 400
 """Steps after which an attempt has failed."""
@@ -29,12 +29,16 @@ class Demonstrator:
 
     Args:
         image_size: Image side in pixels.
+        render_quality: How images are rendered.
         backend: MuJoCo's OpenGL backend.
         assets: Folder of meshes and textures.
     """
 
-    def __init__(self, image_size: int, backend: str, assets: Path) -> None:
-        self.image_size, self.backend, self.assets = image_size, backend, assets
+    def __init__(
+        self, image_size: int, render_quality: RenderQuality, backend: str, assets: Path
+    ) -> None:
+        self.image_size, self.render_quality = image_size, render_quality
+        self.backend, self.assets = backend, assets
         self.environment: LiberoEnvironment | None = None
 
     def demonstrate(self, task: str, seed: int, path: Path) -> str:
@@ -69,7 +73,9 @@ class Demonstrator:
                 self.environment.close()
                 self.environment = None
             views = dict.fromkeys(CAMERAS, ViewSize(self.image_size, self.image_size))
-            spec = PolicySpec(views, PARTS, 7, CONTROL_MODE, 1)
+            spec = PolicySpec(
+                views, PARTS, 7, CONTROL_MODE, horizon=1, render_quality=self.render_quality
+            )
             self.environment = LiberoEnvironment(task, spec, self.backend, self.assets)
         return self.environment
 
@@ -152,6 +158,7 @@ def _metadata(environment: LiberoEnvironment) -> dict[str, Any]:
             "robots": ["Panda"],
             "controller_configs": {"type": "OSC_POSE", "control_delta": True},
             "control_freq": 20,
+            "render_quality": environment.spec.render_quality,
         },
     }
     return {
@@ -164,9 +171,15 @@ def _metadata(environment: LiberoEnvironment) -> dict[str, Any]:
     }
 
 
-def work(connection: Connection, image_size: int, backend: str, assets: Path) -> None:
+def work(
+    connection: Connection,
+    image_size: int,
+    render_quality: RenderQuality,
+    backend: str,
+    assets: Path,
+) -> None:
     """Demonstrate what is received as ``(task, seed, path)``; see `collect_episodes`."""
-    demonstrator = Demonstrator(image_size, backend, assets)
+    demonstrator = Demonstrator(image_size, render_quality, backend, assets)
     while True:
         task, seed, path = connection.recv()
         try:

@@ -49,7 +49,8 @@ class LiberoEnvironment:
 
     Args:
         task: ``<suite>/<task name>``.
-        spec: Required views and their sizes, state parts, control mode and action dimensions.
+        spec: Required views and their sizes, state parts, control mode, action dimensions and
+            render quality.
         backend: MuJoCo's rendering backend, ``egl`` or ``osmesa``.
         assets: Folder of meshes and textures.
 
@@ -74,6 +75,8 @@ class LiberoEnvironment:
                 f"LIBERO cannot build {task}; the assets in {assets} may be incomplete ({error}): "
                 f"{ADVICE}"
             ) from error
+        if spec.render_quality == "fast":
+            render_fast(self._env.sim)
         self._initial_states = initial_states(task)
         self._obs: dict[str, Any] = {}
         model = self._env.sim.model
@@ -201,6 +204,17 @@ def build(task: str) -> Any:
         has_offscreen_renderer=True,
         hard_reset=False,
     )
+
+
+def render_fast(sim: Any) -> None:
+    """Render without reflections, for which MuJoCo draws a scene twice, and multisampling."""
+    import mujoco
+
+    context = sim._render_context_offscreen
+    sim.model.vis.quality.offsamples = 0
+    context.con.free()  # its buffers have the number of samples of their creation
+    context._set_mujoco_context_and_buffers()
+    context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
 
 
 def initial_states(task: str) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from e0_lightning.data.formats.hdf5 import find, members
 from e0_lightning.geometry import quaternion_to_matrix
+from e0_lightning.types import RenderQuality
 
 CONTROL_MODE = "osc_pose_delta"
 """LIBERO's controller: steps of at most 5 cm and 0.5 rad, at 20 Hz; gripper -1 open, +1 closed."""
@@ -38,6 +39,7 @@ class DemoLayout:
         upside_down: Whether images are stored with the bottom row first.
         control_mode: Controller that the actions are meant for, None if the file has none.
         fields_of_view: View to vertical field of view in degrees where the file has no model.
+        render_quality: How the simulator rendered the images.
     """
 
     format: str
@@ -47,6 +49,7 @@ class DemoLayout:
     upside_down: bool
     control_mode: str | None
     fields_of_view: dict[str, float] = field(default_factory=dict)
+    render_quality: RenderQuality = "default"
 
 
 class Camera(NamedTuple):
@@ -74,6 +77,7 @@ def find_layout(file: h5py.File, demo: str) -> DemoLayout | None:
         upside_down=convention == "opengl",
         control_mode=control_mode(file["data"]) or CONTROL_MODE,
         fields_of_view=FIELDS_OF_VIEW,
+        render_quality=render_quality(file["data"]),
     )
 
 
@@ -138,6 +142,15 @@ def control_rate(data: h5py.Group) -> float:
         return float(json.loads(data.attrs["env_args"])["env_kwargs"]["control_freq"])
     except (KeyError, TypeError, ValueError):
         return 0
+
+
+def render_quality(data: h5py.Group) -> RenderQuality:
+    """How the images were rendered, as `e0 collect libero` writes it into ``env_args``."""
+    try:
+        found: RenderQuality = json.loads(data.attrs["env_args"])["env_kwargs"]["render_quality"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        return "default"
+    return found
 
 
 def _mode(controller: str, delta: bool) -> str:

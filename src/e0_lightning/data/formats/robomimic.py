@@ -145,6 +145,7 @@ class RobomimicReader(DemoReader):
             state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
             action_dim=self._actions(demo).shape[1],
             control_mode=self.layout.control_mode,
+            render_quality=self.layout.render_quality,
         )
 
     def read_actions(self, demo: str, start: int, stop: int) -> Array:
