@@ -31,7 +31,7 @@ def write_episode(folder, seed):
 
 @pytest.fixture
 def store(tmp_path):
-    store = LiberoEpisodeStore(tmp_path / "butter_demo.hdf5", 8)
+    store = LiberoEpisodeStore(tmp_path / "butter_demo.hdf5", 8, "default")
     yield store
     store.close()
 
@@ -39,7 +39,7 @@ def store(tmp_path):
 def reopened(store):
     """The store as the next process opens it."""
     store.close()
-    return LiberoEpisodeStore(store.out, 8)
+    return LiberoEpisodeStore(store.out, 8, "default")
 
 
 def test_episodes_survive_and_are_published_in_the_order_of_their_seeds(store, tmp_path):
@@ -70,21 +70,23 @@ def test_published_file_is_extended(store, tmp_path):
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_images_of_two_sizes_are_not_mixed(store, tmp_path, published):
+def test_images_of_two_sizes_or_qualities_are_not_mixed(store, tmp_path, published):
     store.add(3, write_episode(tmp_path, 3))
     if published:
         store.publish()
         store.clear()
     store.close()
     with pytest.raises(ValueError, match="expected demonstrations with image_size 16, got 8"):
-        LiberoEpisodeStore(store.out, 16)
+        LiberoEpisodeStore(store.out, 16, "default")
+    with pytest.raises(ValueError, match="with render_quality fast, got default"):
+        LiberoEpisodeStore(store.out, 8, "fast")
 
 
 def test_file_of_another_origin_is_refused(tmp_path):
     with h5py.File(tmp_path / "butter_demo.hdf5", "w") as file:
         file["data/demo_0/actions"] = np.zeros((4, 7))
     with pytest.raises(ValueError, match="expected a file written by `e0 collect libero`"):
-        LiberoEpisodeStore(tmp_path / "butter_demo.hdf5", 8)
+        LiberoEpisodeStore(tmp_path / "butter_demo.hdf5", 8, "default")
 
 
 class Env:
@@ -114,7 +116,7 @@ def test_unknown_suite_is_refused(tmp_path, suite):
 def collected(libero_assets, tmp_path_factory):
     out = tmp_path_factory.mktemp("libero")
     index = tasks("libero_object").index(BUTTER)
-    file = collect("libero_object", out, [index], num_episodes=2, image_size=64, workers=1)[0]
+    file = collect("libero_object", out, [index], 2, 64, render_quality="fast", workers=1)[0]
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     return file
 
@@ -123,6 +125,7 @@ def test_collected_file_is_read_like_an_official_one(collected):
     file = open_demos(str(collected), ["agentview"], ["ee_pos", "ee_ori", "gripper_states"])
     assert file.instruction("demo_0") == "pick up the butter and place it in the basket"
     assert file.spec.views == {"agentview": ViewSize(64, 64)}
+    assert file.spec.render_quality == "fast"
     assert [demo.name for demo in file.demos()] == ["demo_0", "demo_1"]
     steps = file.demos()[0].steps
     gripper = file.states("demo_0", 0, steps)[:, 6]
@@ -142,10 +145,10 @@ def test_every_dataset_has_checksums(collected):
         assert all(dataset.fletcher32 for dataset in datasets)
 
 
-def test_recorded_actions_reproduce_the_recorded_poses(collected, libero_assets):
+def test_recorded_actions_reproduce_the_recorded_poses_and_images(collected, libero_assets):
     with h5py.File(collected) as file:
         demo = file["data/demo_1"]
-        demonstrator = Demonstrator(64, mujoco_gl.offscreen(), libero_assets.path)
+        demonstrator = Demonstrator(64, "fast", mujoco_gl.offscreen(), libero_assets.path)
         environment = demonstrator._environment(BUTTER)
         environment.reset_to_random_placement(int(demo.attrs["seed"]))
         np.testing.assert_array_equal(environment.control_env.get_sim_state(), demo["states"][0])
@@ -153,6 +156,9 @@ def test_recorded_actions_reproduce_the_recorded_poses(collected, libero_assets)
             observed, _, success, _ = environment.control_env.step(action)
             np.testing.assert_array_equal(observed["robot0_eef_pos"], pose)
         assert success
+        # An environment with the spec of the demonstrations renders their images.
+        frame = environment.render("agentview", 64, 64)[::-1]
+        np.testing.assert_array_equal(frame, demo["obs/agentview_rgb"][-1])
         environment.close()
 
 
@@ -162,7 +168,7 @@ def test_interrupted_collection_resumes(collected, tmp_path):
     (parts / "unfinished_killed").mkdir(parents=True)
     shutil.copy(collected, folder / collected.name)
     index = tasks("libero_object").index(BUTTER)
-    collect("libero_object", tmp_path, [index], num_episodes=3, image_size=64, workers=1)
+    collect("libero_object", tmp_path, [index], 3, 64, render_quality="fast", workers=1)
     with h5py.File(folder / collected.name) as file:
         assert [file[f"data/demo_{n}"].attrs["seed"] for n in range(3)] == [0, 1, 2]
     assert not parts.exists()

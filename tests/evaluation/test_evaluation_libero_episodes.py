@@ -10,7 +10,7 @@ from e0_lightning.envs.base import EvalEpisode
 from e0_lightning.envs.camera_orbit import CameraGrid
 from e0_lightning.envs.libero import NO_OP, SUITES
 from e0_lightning.envs.libero_assets import Assets
-from e0_lightning.evaluation.libero_episodes import LiberoEpisodes, asset_notes
+from e0_lightning.evaluation.libero_episodes import LiberoEpisodes, comparability_notes
 from e0_lightning.evaluation.report.callback import RolloutReport
 
 SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
@@ -18,10 +18,11 @@ SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 
 def test_reasons_against_a_comparison_are_noted(tmp_path):
     full, reduced = (Assets(tmp_path, "pack", given) for given in (False, True))
-    assert asset_notes(full, "3.3.2") == []
-    assert "replaced meshes" in asset_notes(reduced, "3.3.2")[0]
-    assert "floors darker" in asset_notes(full, "3.3.3")[0]
-    assert len(asset_notes(reduced, "3.10.0")) == 2
+    assert comparability_notes(full, "3.3.2", "default") == []
+    assert "replaced meshes" in comparability_notes(reduced, "3.3.2", "default")[0]
+    assert "floors darker" in comparability_notes(full, "3.3.3", "default")[0]
+    assert "without reflections" in comparability_notes(full, "3.3.2", "fast")[0]
+    assert len(comparability_notes(reduced, "3.10.0", "fast")) == 3
 
 
 def metadata(monkeypatch, reduced=False, **settings):

@@ -14,6 +14,7 @@ from e0_lightning.envs.libero import LiberoEnvironment, tasks, versions
 from e0_lightning.envs.libero_assets import Assets, find_assets
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.evaluation.episodes import EpisodesDataModule
+from e0_lightning.types import PolicySpec, RenderQuality
 
 MAX_STEPS = {
     "openvla": {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520},
@@ -122,7 +123,7 @@ class LiberoEpisodes(EpisodesDataModule):
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Assets, renderer, versions, published rates, and notes on their comparability."""
         installed = versions()
-        notes = asset_notes(self._assets, installed["mujoco"])
+        notes = comparability_notes(self._assets, installed["mujoco"], self._render_quality)
         comparable = not notes and isinstance(self.max_steps, str)
         if shared := sorted(set(self.val_seeds()) & set(self.test_seeds())):
             notes.append(
@@ -137,17 +138,25 @@ class LiberoEpisodes(EpisodesDataModule):
             "versions": {**installed, "cuda": torch.version.cuda or "none"},
         }
 
+    @property
+    def _render_quality(self) -> RenderQuality:
+        """Of the policy that is evaluated."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        spec: PolicySpec = getattr(module, "spec", PolicySpec())
+        return spec.render_quality
+
     @cached_property
     def _assets(self) -> Assets:
         return find_assets()
 
 
-def asset_notes(assets: Assets, mujoco: str) -> list[str]:
+def comparability_notes(assets: Assets, mujoco: str, render_quality: RenderQuality) -> list[str]:
     """Reasons why success rates are not comparable with published ones, if any.
 
     Args:
         assets: The assets.
         mujoco: Version of MuJoCo.
+        render_quality: How the views are rendered.
     """
     notes = []
     if assets.reduced:
@@ -160,6 +169,11 @@ def asset_notes(assets: Assets, mujoco: str) -> list[str]:
             f"MuJoCo {mujoco} renders LIBERO's floors darker than the versions before 3.3.3, with "
             "which published policies were trained and evaluated: their success rates are lower "
             "here."
+        )
+    if render_quality != "default":
+        notes.append(
+            "Images are rendered without reflections and multisampling, as those that the policy "
+            "was trained on: success rates are not comparable with published ones."
         )
     return notes
 
