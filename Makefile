@@ -25,7 +25,6 @@ ONLY ?=
 PARALLEL ?= 2
 SUITE ?= libero_spatial libero_object libero_goal libero_10
 TASKS ?= [0,1,2,3,4,5,6,7,8,9]
-LIBERO_TASKS ?= [0,1,6]
 EPISODES ?= 50
 CONFIG ?= experiments/libero.yaml
 CAMERA ?=
@@ -48,6 +47,7 @@ EPISODE_OPTIONS := --data.init_args.episodes.init_args
 empty :=
 space := $(empty) $(empty)
 comma := ,
+yaml_list = [$(subst $(space),$(comma),$(strip $1))]
 
 .DEFAULT_GOAL := help
 .PHONY: help install renderer libero aloha pusht fit fit-aloha compare fit-libero eval-libero compare-libero \
@@ -121,22 +121,28 @@ fit-aloha: aloha renderer  ## the same on gym-aloha's AlohaTransferCube-v0, with
 aloha_experiment = $(addprefix --config ,experiments/aloha.yaml $(overlays))
 
 # LIBERO
-fit-libero: libero renderer  ## the same on three tasks of LIBERO
-	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
-	$(BIN)/lightning fit $(addprefix --config ,experiments/libero.yaml $(overlays))
-	$(MAKE) eval-libero CKPT="$(call last_checkpoint,runs/libero)" SUITE=libero_object \
-	  TASKS='$(LIBERO_TASKS)'
+fit-libero: libero renderer  ## the same on suites of LIBERO [SUITE=libero_object] [TASKS] [DEMOS=50] [WITH]
+	$(foreach suite,$(FIT_SUITE),$(BIN)/e0 collect libero --suite $(suite) --tasks '$(TASKS)' \
+	  --num_episodes $(LIBERO_DEMOS) --render_quality fast && ) true
+	$(BIN)/lightning fit $(addprefix --config ,experiments/libero.yaml $(overlays)) \
+	  --data.init_args.demos '$(call yaml_list,$(FIT_SUITE:%=data/libero/%/*_demo.hdf5))' \
+	  --trainer.default_root_dir $(FIT_LIBERO)
+	$(MAKE) eval-libero CKPT="$(call last_checkpoint,$(FIT_LIBERO))" SUITE='$(FIT_SUITE)'
+
+FIT_SUITE := $(or $(call if_given,SUITE,$(SUITE)),libero_object)
+FIT_LIBERO := runs/$(subst $(space),+,$(strip $(FIT_SUITE)))
+LIBERO_DEMOS := $(or $(call if_given,DEMOS,$(DEMOS)),50)
 
 eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [EPISODES] [CAMERA='{azimuth: [-15, 0, 15]}']
 	@test -n "$(CKPT)" || { echo "expected a checkpoint: make eval-libero CKPT=last.ckpt"; exit 1; }
 	$(BIN)/lightning test $(addprefix --config ,$(CONFIG)) --ckpt_path "$(CKPT)" \
-	  $(EPISODE_OPTIONS).suites '[$(subst $(space),$(comma),$(strip $(SUITE)))]' \
+	  $(EPISODE_OPTIONS).suites '$(call yaml_list,$(SUITE))' \
 	  $(EPISODE_OPTIONS).tasks '$(TASKS)' $(EPISODE_OPTIONS).num_episodes $(EPISODES) \
 	  $(if $(CAMERA),$(EPISODE_OPTIONS).camera_offset '$(CAMERA)')
 
 compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY]
-	$(BIN)/e0 collect libero --suite libero_object --tasks '$(LIBERO_TASKS)'
-	$(call comparison,$(addprefix --config ,experiments/libero.yaml $(overlays)) \
+	$(BIN)/e0 collect libero --suite libero_object --tasks '[0,1,6]' --render_quality fast
+	$(call comparison,$(addprefix --config ,experiments/libero.yaml experiments/libero/three_tasks.yaml $(overlays)) \
 	  --tables '[experiments/compare/policies.yaml]',libero_object)
 
 # Checks

@@ -22,7 +22,7 @@ FILES = {name for files in POLICIES.values() for name in files}
 OVERLAYS = sorted(
     str(path.relative_to(EXPERIMENTS))
     for path in EXPERIMENTS.glob("*/*.yaml")
-    if path.parent.name not in ("task", "compare", "pusht")
+    if path.parent.name not in ("task", "compare", "libero", "pusht")
     and str(path.relative_to(EXPERIMENTS)) not in FILES
 )
 ALL_POLICIES = set(POLICIES)
@@ -81,11 +81,11 @@ def test_an_overlay_is_accepted_or_refused_by_name(benchmark, overlay, policy):
 
 
 @functools.cache
-def parsed(benchmark, policy, overlay):
+def parsed(benchmark, policy, *overlays):
     """The configuration of a command line, without building it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CommandLine, "instantiate_classes", lambda self: None)
-        args = [option.word for option in options(benchmark, *POLICIES[policy], overlay)]
+        args = [option.word for option in options(benchmark, *POLICIES[policy], *overlays)]
         return run(args, start=False).config
 
 
@@ -104,7 +104,9 @@ def test_an_accepted_overlay_parses(overlay, policy):
 def test_the_papers_setting_applies_to_every_benchmark(benchmark):
     config = parsed(benchmark, "E0", "setting/paper.yaml")
     assert config.data.init_args.horizon == 10
-    assert config.model.init_args.process.init_args.num_bins == 2048
+    process, sampler = (config.model.init_args[name].init_args for name in ("process", "sampler"))
+    assert (process.num_bins, process.code_sigma, process.tau_distribution) == (2048, 0, None)
+    assert sampler.schedule is None
     episodes = config.data.init_args.episodes
     assert episodes is None or episodes.init_args.n_action_steps == 10
 
@@ -115,20 +117,21 @@ def viewpoint_settings(benchmark, overlay):
     return found[0].init_args if found else None
 
 
-@pytest.mark.parametrize("benchmark", ["libero.yaml", "vlabench.yaml"])
-def test_views_are_perturbed_by_default_and_not_with_an_overlay(benchmark):
-    settings = viewpoint_settings(benchmark, "policy/tweedie.yaml")
+def test_views_of_vlabench_are_perturbed_by_default_and_not_with_an_overlay():
+    settings = viewpoint_settings("vlabench.yaml", "policy/tweedie.yaml")
     assert (settings.views, settings.offset_keep_prob) == (None, 0.5)
-    assert viewpoint_settings(benchmark, "augment/none.yaml").views == []
+    assert viewpoint_settings("vlabench.yaml", "augment/none.yaml").views == []
 
 
-def test_views_of_maniskill_are_perturbed_by_an_overlay():
-    assert viewpoint_settings("maniskill.yaml", "policy/tweedie.yaml") is None
-    assert viewpoint_settings("maniskill.yaml", "augment/viewpoint.yaml").max_yaw == 15
+@pytest.mark.parametrize("benchmark", ["libero.yaml", "maniskill.yaml"])
+def test_views_of_other_benchmarks_are_perturbed_by_an_overlay(benchmark):
+    assert viewpoint_settings(benchmark, "policy/tweedie.yaml") is None
+    assert viewpoint_settings(benchmark, "augment/viewpoint.yaml").max_yaw == 15
 
 
 def test_a_backbone_keeps_the_callbacks_of_the_benchmark():
-    entries = parsed("libero.yaml", "E0", "backbone/paligemma.yaml").trainer.callbacks
+    files = "augment/viewpoint.yaml", "backbone/paligemma.yaml"
+    entries = parsed("libero.yaml", "E0", *files).trainer.callbacks
     by_name = {entry.class_path.rpartition(".")[2]: entry.get("init_args") for entry in entries}
     assert by_name["RolloutReport"].folder == "runs/libero/evaluation"
     assert by_name["EMAWeightAveraging"].decay == 0.999

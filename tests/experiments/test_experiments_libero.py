@@ -24,7 +24,11 @@ def libero(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("overlays", [[], ["setting/paper.yaml"]], ids=["alone", "paper"])
+@pytest.mark.parametrize(
+    "overlays",
+    [[], ["libero/three_tasks.yaml"], ["setting/paper.yaml"]],
+    ids=["alone", "three tasks", "paper"],
+)
 def test_libero_experiment_trains(libero, tmp_path, overlays):
     configs = [EXPERIMENTS / name for name in ["libero.yaml", *overlays]]
     assert fit(libero, tmp_path / "run", *configs) == 2
