@@ -112,13 +112,14 @@ pusht: .venv/pusht  ## install gym-pusht
 	$(BIN)/python -m pip install --quiet --editable '.[pusht]'
 	@touch $@
 
-fit-aloha: aloha renderer  ## the same on gym-aloha's AlohaTransferCube-v0, with two arms
-	$(BIN)/e0 collect aloha --task AlohaTransferCube-v0 --num_episodes $(or $(call if_given,DEMOS,$(DEMOS)),50)
+fit-aloha: aloha renderer  ## the same on gym-aloha, with two arms [TASK=AlohaTransferCube-v0] [WITH]
+	$(BIN)/e0 collect aloha --task $(ALOHA_TASK) --num_episodes $(or $(call if_given,DEMOS,$(DEMOS)),50)
 	$(BIN)/lightning fit $(aloha_experiment)
-	$(BIN)/lightning test $(aloha_experiment) \
-	  --ckpt_path $(call last_checkpoint,runs/AlohaTransferCube-v0)
+	$(BIN)/lightning test $(aloha_experiment) --ckpt_path $(call last_checkpoint,runs/$(ALOHA_TASK))
 
-aloha_experiment = $(addprefix --config ,experiments/aloha.yaml $(overlays))
+ALOHA_TASK := $(or $(call if_given,TASK,$(TASK)),AlohaTransferCube-v0)
+aloha_experiment = $(addprefix --config ,experiments/aloha.yaml \
+  $(wildcard experiments/aloha/$(ALOHA_TASK).yaml) $(overlays))
 
 # LIBERO
 fit-libero: libero renderer  ## the same on suites of LIBERO [SUITE=libero_object] [TASKS] [DEMOS=50] [WITH]

@@ -22,7 +22,7 @@ FILES = {name for files in POLICIES.values() for name in files}
 OVERLAYS = sorted(
     str(path.relative_to(EXPERIMENTS))
     for path in EXPERIMENTS.glob("*/*.yaml")
-    if path.parent.name not in ("task", "compare", "libero", "pusht")
+    if path.parent.name not in ("task", "aloha", "compare", "libero", "pusht")
     and str(path.relative_to(EXPERIMENTS)) not in FILES
 )
 ALL_POLICIES = set(POLICIES)

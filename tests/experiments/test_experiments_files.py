@@ -17,8 +17,10 @@ TASKS = [path for path in sorted(EXPERIMENTS.glob("task/*.yaml")) if path.stem !
 COMPARED = sorted(EXPERIMENTS.glob("compare/*.yaml"))
 # Too large to train: see test_experiments_backbone.py.
 LARGE = [EXPERIMENTS / "backbone" / f"{name}.yaml" for name in ("paligemma", "pi0", "pi05", "qwen")]
-# Over other experiments: see test_experiments_libero.py and test_experiments_pusht.py.
-OTHERS = [path for name in ("libero", "pusht") for path in EXPERIMENTS.glob(f"{name}/*.yaml")]
+# Over other experiments, each with tests of its own.
+OTHERS = [
+    path for name in ("aloha", "libero", "pusht") for path in EXPERIMENTS.glob(f"{name}/*.yaml")
+]
 OVERLAYS = sorted(
     set(EXPERIMENTS.glob("*/*.yaml")) - set(TASKS) - set(LARGE) - set(COMPARED) - set(OTHERS)
 )
