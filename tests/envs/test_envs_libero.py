@@ -11,10 +11,9 @@ from e0_lightning.envs.libero import (
     PARTS,
     LiberoEnvironment,
     check_spec,
-    check_task,
-    tasks,
 )
 from e0_lightning.envs.libero_assets import FOLDERS, package
+from e0_lightning.envs.libero_tasks import check_task, tasks
 
 SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 

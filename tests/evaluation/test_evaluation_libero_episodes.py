@@ -8,11 +8,13 @@ from lightning.pytorch import LightningModule, Trainer
 from e0_lightning.benchmarks.libero import SPEC
 from e0_lightning.envs.base import EvalEpisode
 from e0_lightning.envs.camera_orbit import CameraGrid
-from e0_lightning.envs.libero import NO_OP, SUITES
+from e0_lightning.envs.libero import NO_OP
 from e0_lightning.envs.libero_assets import Assets
+from e0_lightning.envs.libero_tasks import SUITES
 from e0_lightning.evaluation.libero_episodes import LiberoEpisodes, comparability_notes
 from e0_lightning.evaluation.report.callback import RolloutReport
 
+BUTTER = "pick_up_the_butter_and_place_it_in_the_basket"
 SOUP = "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket"
 
 
@@ -64,8 +66,18 @@ def test_validation_uses_the_last_initial_states():
         ({"tasks": []}, "expected indices from 0 to 9"),
         ({"max_steps": "mine"}, "a number or openvla or lerobot"),
         ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"perturbations": ["swop"]}, "expected some of object, swap, lan, task, got 'swop'"),
     ],
-    ids=["suites", "episodes", "val episodes", "task", "no task", "max steps", "0 steps"],
+    ids=[
+        "suites",
+        "episodes",
+        "val episodes",
+        "task",
+        "no task",
+        "max steps",
+        "0 steps",
+        "perturbation",
+    ],
 )
 def test_numbers_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
@@ -125,3 +137,11 @@ def test_no_ops_fail_and_are_reported(libero_assets, tmp_path):
     table = (tmp_path / "rollouts" / "results.md").read_text()
     assert f"| {SOUP} | 0.0% |" in table
     assert "| 2 | 0 | 4 | 4 |" in table
+
+
+def test_perturbed_versions_are_evaluated_beside_their_suite(libero_assets, tmp_path, monkeypatch):
+    monkeypatch.setattr("e0_lightning.envs.libero_tasks.pro_package", lambda: tmp_path)
+    data = LiberoEpisodes(["libero_object"], tasks=[6], perturbations=["swap"])
+    suites = ("libero_object", "libero_object_swap")
+    assert data.task_names() == [f"{suite}/{BUTTER}" for suite in suites]
+    assert data.max_steps_of(f"libero_object_swap/{BUTTER}") == 280

@@ -6,7 +6,8 @@ import torch
 from scripted_server import running
 
 from e0_lightning.data.formats.libero import CONTROL_MODE
-from e0_lightning.envs.libero import LiberoEnvironment, tasks
+from e0_lightning.envs.libero import LiberoEnvironment
+from e0_lightning.envs.libero_tasks import tasks
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.serving import model_server
 from e0_lightning.types import PolicySpec

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
-from e0_lightning.envs.libero import NO_OP, PARTS, SUITES, LiberoEnvironment, tasks, versions
+from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, versions
 from e0_lightning.envs.libero_assets import Assets, find_assets
+from e0_lightning.envs.libero_tasks import SUITES, tasks
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.types import PolicySpec, ViewSize
 

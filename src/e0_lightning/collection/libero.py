@@ -11,8 +11,8 @@ from typing import NamedTuple
 from e0_lightning.collection.attempts import collect_episodes
 from e0_lightning.collection.libero_episode_store import LiberoEpisodeStore
 from e0_lightning.collection.libero_recorder import work
-from e0_lightning.envs.libero import tasks as tasks_of
 from e0_lightning.envs.libero_assets import find_assets
+from e0_lightning.envs.libero_tasks import tasks as tasks_of
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.envs.worker_process import WorkerProcess
 from e0_lightning.types import RenderQuality

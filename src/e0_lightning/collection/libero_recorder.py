@@ -14,7 +14,7 @@ from e0_lightning.collection.episode_store import LIBVER
 from e0_lightning.collection.libero_expert import PickAndPlace
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, state_parts
-from e0_lightning.envs.libero_assets import package
+from e0_lightning.envs.libero_tasks import scene_file
 from e0_lightning.types import PolicySpec, RenderQuality, ViewSize
 
 MAX_STEPS = 400
@@ -141,8 +141,7 @@ def _write(
 
 def _metadata(environment: LiberoEnvironment) -> dict[str, Any]:
     env = environment.control_env
-    suite, name = environment.task.split("/")
-    bddl = package() / "bddl_files" / suite / f"{name}.bddl"
+    bddl = scene_file(environment.task)
     problem = {
         "problem_name": env.problem_name,
         "domain_name": env.domain_name,
@@ -165,7 +164,7 @@ def _metadata(environment: LiberoEnvironment) -> dict[str, Any]:
         "env_name": env.problem_name,
         "problem_info": json.dumps(problem),
         "macros_image_convention": "opengl",
-        "bddl_file_name": f"{suite}/{bddl.name}",
+        "bddl_file_name": f"{bddl.parent.name}/{bddl.name}",
         "bddl_file_content": bddl.read_text(),
         "env_args": json.dumps(env_args),
     }

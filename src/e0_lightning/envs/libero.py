@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import os
-import runpy
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE, sentence
+from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
-from e0_lightning.envs.libero_assets import ADVICE, load_package, package
+from e0_lightning.envs.libero_assets import ADVICE, load_package
+from e0_lightning.envs.libero_tasks import (
+    add_pro_objects,
+    check_task,
+    initial_states,
+    instruction,
+    scene_file,
+    split_suite,
+)
 from e0_lightning.envs.mujoco_gl import gl_variables
 from e0_lightning.geometry import (
     camera_matrix,
@@ -26,9 +31,6 @@ from e0_lightning.geometry import (
     resize_intrinsics,
 )
 from e0_lightning.types import MIRRORED, PolicySpec
-
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-"""The four suites of ten tasks each."""
 
 SETTLE_STEPS = 10
 """No-op steps before an episode, in which objects settle and the gripper opens."""
@@ -57,16 +59,18 @@ class LiberoEnvironment:
     Raises:
         ValueError: If the task does not exist, does not provide what the spec requires, or the
             assets are incomplete.
-        ModuleNotFoundError: If LIBERO is not installed.
+        ModuleNotFoundError: If LIBERO, or LIBERO-PRO for a perturbed suite, is not installed.
     """
 
     def __init__(self, task: str, spec: PolicySpec, backend: str, assets: Path) -> None:
         check_task(task)
         check_spec(task, spec)
         self.task, self.spec = task, spec
-        self.instruction = sentence(task.split("/")[1])
+        self.instruction = instruction(task)
         os.environ.update(gl_variables(backend))
         load_package(assets)
+        if split_suite(task.split("/")[0])[1]:
+            add_pro_objects(assets)
         try:
             self._env = build(task)
             self._env.env.reset()  # creates the rendering context
@@ -197,9 +201,8 @@ def build(task: str) -> Any:
     """LIBERO's environment of a task, without rendered observations."""
     from libero.libero.envs.env_wrapper import ControlEnv
 
-    suite, name = task.split("/")
     return ControlEnv(
-        bddl_file_name=str(package() / "bddl_files" / suite / f"{name}.bddl"),
+        bddl_file_name=str(scene_file(task)),
         use_camera_obs=False,
         has_offscreen_renderer=True,
         hard_reset=False,
@@ -215,58 +218,6 @@ def render_fast(sim: Any) -> None:
     context.con.free()  # its buffers have the number of samples of their creation
     context._set_mujoco_context_and_buffers()
     context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-
-
-def initial_states(task: str) -> NDArray[np.float64]:
-    """The official initial states of a task, ``(50, 1 + positions + velocities)``."""
-    import torch
-
-    suite, name = task.split("/")
-    rebuild = np.empty(0).__reduce__()[0]
-    # Pickled with NumPy 1, whose module has another name in NumPy 2.
-    safe: list[Any] = [np.ndarray, np.dtype, np.dtypes.Float64DType, rebuild]
-    safe.append((rebuild, "numpy.core.multiarray._reconstruct"))
-    with torch.serialization.safe_globals(safe):
-        path = package() / "init_files" / suite / f"{name}.pruned_init"
-        states: NDArray[np.float64] = torch.load(path, weights_only=True)
-    return states
-
-
-@cache
-def tasks(suite: str) -> list[str]:
-    """Names of a suite's tasks, ``<suite>/<name>``, in LIBERO's order.
-
-    Raises:
-        ValueError: If the suite does not exist.
-        ModuleNotFoundError: If LIBERO is not installed.
-    """
-    if suite not in SUITES:
-        close = difflib.get_close_matches(suite, SUITES, n=1, cutoff=0.3)
-        raise ValueError(
-            f"expected a suite among {', '.join(SUITES)}, got {suite!r}"
-            + (f"; did you mean {close[0]}?" if close else ".")
-        )
-    source = package() / "benchmark" / "libero_suite_task_map.py"
-    # Importing the package needs its configuration file and torch; this file needs neither.
-    variables = runpy.run_path(str(source))
-    return [f"{suite}/{name}" for name in variables["libero_task_map"][suite]]
-
-
-def check_task(task: str) -> None:
-    """Refuse a task that LIBERO does not have.
-
-    Raises:
-        ValueError: If it is not ``<suite>/<name>`` with a task of that suite.
-        ModuleNotFoundError: If LIBERO is not installed.
-    """
-    suite, _, name = task.partition("/")
-    names = tasks(suite)
-    if task not in names:
-        close = difflib.get_close_matches(task, names, n=1, cutoff=0.3)
-        raise ValueError(
-            f"expected a task of {suite}, got {name!r}; "
-            + (f"did you mean {close[0]}?" if close else f"it has {', '.join(names)}.")
-        )
 
 
 def check_spec(task: str, spec: PolicySpec) -> None:

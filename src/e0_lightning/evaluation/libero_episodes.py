@@ -10,8 +10,9 @@ import torch
 
 from e0_lightning.envs.base import MakeEnvironment
 from e0_lightning.envs.camera_orbit import CameraGrid
-from e0_lightning.envs.libero import LiberoEnvironment, tasks, versions
+from e0_lightning.envs.libero import LiberoEnvironment, versions
 from e0_lightning.envs.libero_assets import Assets, find_assets
+from e0_lightning.envs.libero_tasks import PERTURBATIONS, split_suite, tasks
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.evaluation.episodes import EpisodesDataModule
 from e0_lightning.types import PolicySpec, RenderQuality
@@ -55,6 +56,9 @@ class LiberoEpisodes(EpisodesDataModule):
             validation.
         camera_offset: Displacements of the third-person camera in a test.
         num_val_episodes: Episodes of each task in a validation.
+        perturbations: LIBERO-PRO's versions of the suites that a test adds: ``object`` (other
+            colors and sizes), ``swap`` (objects at each other's places), ``lan`` (reworded
+            instructions), ``task`` (other goals in the same scenes).
 
     Raises:
         ValueError: If a number is out of range.
@@ -71,6 +75,7 @@ class LiberoEpisodes(EpisodesDataModule):
         num_videos: int = 5,
         camera_offset: CameraGrid | None = None,
         num_val_episodes: int = 0,
+        perturbations: Sequence[str] = (),
     ) -> None:
         super().__init__(
             num_episodes=num_episodes,
@@ -95,12 +100,21 @@ class LiberoEpisodes(EpisodesDataModule):
             )
         if isinstance(max_steps, int) and max_steps < 1:
             raise ValueError(f"max_steps: expected at least 1, got {max_steps}.")
-        self.suites, self.max_steps = suites, max_steps
+        if unknown := sorted(set(perturbations) - set(PERTURBATIONS)):
+            raise ValueError(
+                f"perturbations: expected some of {', '.join(PERTURBATIONS)}, got {unknown[0]!r}."
+            )
+        self.suites, self.perturbations, self.max_steps = suites, perturbations, max_steps
         self.task_indices = range(NUM_TASKS) if tasks is None else tasks
 
     def task_names(self) -> list[str]:
         """Names of the tasks, ``<suite>/<task>``; raises where a suite does not exist."""
-        return [tasks(suite)[index] for suite in self.suites for index in self.task_indices]
+        return [
+            tasks(version)[index]
+            for suite in self.suites
+            for version in (suite, *(f"{suite}_{each}" for each in self.perturbations))
+            for index in self.task_indices
+        ]
 
     def test_seeds(self) -> range:
         """The first initial states."""
@@ -114,7 +128,7 @@ class LiberoEpisodes(EpisodesDataModule):
         """Maximum episode length of a task."""
         if isinstance(self.max_steps, int):
             return self.max_steps
-        return MAX_STEPS[self.max_steps][task.split("/")[0]]
+        return MAX_STEPS[self.max_steps][split_suite(task.split("/")[0])[0]]
 
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment of a task; raises where assets or a renderer are missing."""
