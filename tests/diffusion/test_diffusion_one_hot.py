@@ -169,10 +169,7 @@ def test_half_precision_logits_are_processed_in_float32(code_sigma):
 def test_a_configuration_builds_it_with_its_tau_distribution():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(OneHotDiffusion, "process")
-    tau_distribution = {
-        "class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau",
-        "init_args": {"alpha": 0.3},
-    }
+    tau_distribution = {"class_path": "e0_lightning.diffusion.schedules.IdentifiabilityTau"}
     settings = {"num_bins": 64, "alpha": 0.3, "tau_distribution": tau_distribution}
     path = "e0_lightning.diffusion.one_hot.OneHotDiffusion"
     parsed = parser.parse_object({"process": {"class_path": path, "init_args": settings}})

@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 
+from e0_lightning.diffusion.one_hot import OneHotDiffusion
+from e0_lightning.diffusion.samplers import TweedieSampler
 from e0_lightning.diffusion.schedules import (
     BetaTau,
     IdentifiabilitySchedule,
@@ -11,10 +13,10 @@ from e0_lightning.diffusion.schedules import (
     UniformTau,
 )
 
-DISTRIBUTIONS = [BetaTau(), UniformTau(), IdentifiabilityTau()]
+DISTRIBUTIONS = [BetaTau(), UniformTau(), IdentifiabilityTau(2048, 0.1)]
 
 
-@pytest.mark.parametrize("schedule", [UniformSchedule(), IdentifiabilitySchedule()])
+@pytest.mark.parametrize("schedule", [UniformSchedule(), IdentifiabilitySchedule(2048, 0.1)])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 100])
 def test_schedules_increase_from_zero_and_stay_below_one(schedule, num_steps):
     taus = schedule(num_steps)
@@ -38,9 +40,31 @@ def test_identifiability_steps_are_even_in_log_signal_to_noise(num_bins, alpha):
 
 
 def test_two_identifiability_steps_end_at_the_cleanest_level():
-    schedule = IdentifiabilitySchedule()
+    schedule = IdentifiabilitySchedule(2048, 0.1)
     assert schedule(2)[1] == schedule(10)[-1] == schedule(3)[-1]
     assert schedule(2)[1] > 0.98
+
+
+def test_identifiable_noise_levels_are_those_of_the_process():
+    process = OneHotDiffusion(64, alpha=0.3, tau_distribution=IdentifiabilityTau())
+    sampler = TweedieSampler(schedule=IdentifiabilitySchedule())
+    assert sampler.taus(process).equal(IdentifiabilitySchedule(64, 0.3)(10))
+    tau, expected = (
+        each.sample(100, torch.Generator().manual_seed(0))
+        for each in (process.tau_distribution, IdentifiabilityTau(64, 0.3))
+    )
+    assert tau.equal(expected)
+
+
+def test_noise_levels_that_are_given_are_kept():
+    process = OneHotDiffusion(64, alpha=0.3)
+    sampler = TweedieSampler(schedule=IdentifiabilitySchedule(2048, 0.1))
+    assert sampler.taus(process).equal(IdentifiabilitySchedule(2048, 0.1)(10))
+
+
+def test_identifiable_noise_levels_without_a_process_are_refused():
+    with pytest.raises(ValueError, match="expected num_bins and alpha, got None and None"):
+        IdentifiabilitySchedule()(10)
 
 
 @pytest.mark.parametrize("a", [1.0, 1.5, 4.0])

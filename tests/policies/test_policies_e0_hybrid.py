@@ -16,7 +16,7 @@ def flow_end(policy, prefix, shape):
         *_, end = policy.flow.integrate(
             lambda x, tau: policy._flow(x, tau, prefix)[0],
             shape,
-            policy.sampler.taus,
+            policy.sampler.taus(policy.process),
             policy.generator,
         )
     return end
@@ -71,7 +71,7 @@ def test_interleaved_passes_equal_a_flow_that_is_integrated_before_the_tokens(po
                 *policy.flow.integrate(
                     lambda x, tau: policy._flow(x, tau, prefix)[0],
                     shape,
-                    policy.sampler.taus,
+                    policy.sampler.taus(policy.process),
                     policy.generator,
                 )
             ]

@@ -18,8 +18,6 @@ LARGE_K = [
     "--model.process.num_bins=2048",
     "--model.process.code_sigma=328",
     "--model.process.target_sigma=32",
-    "--model.process.tau_distribution.num_bins=2048",
-    "--model.sampler.schedule.num_bins=2048",
 ]
 """The paper's K, with widths that are the same in robot units as those of 256 bins."""
 

@@ -60,7 +60,7 @@ class OneHotDiffusion:
         self.num_bins = num_bins
         self.alpha = alpha
         self.target_sigma = target_sigma
-        self.tau_distribution = tau_distribution or BetaTau()
+        self.tau_distribution = (tau_distribution or BetaTau()).for_process(num_bins, alpha)
         self.projected = projected
         self.code_sigma = code_sigma
         self.matched_filter = matched_filter

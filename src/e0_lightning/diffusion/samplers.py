@@ -54,10 +54,9 @@ class Sampler(ABC):
         self.readout: Readout = readout or self.default_readout
         self.window = window
 
-    @property
-    def taus(self) -> Tensor:
+    def taus(self, process: OneHotDiffusion) -> Tensor:
         """Noise levels at which the denoiser is called, ``(N,)``, increasing from 0, below 1."""
-        return self.schedule(self.num_steps)
+        return self.schedule.for_process(process.num_bins, process.alpha)(self.num_steps)
 
     def __call__(
         self,
@@ -81,7 +80,7 @@ class Sampler(ABC):
             float32.
         """
         x = process.prior(shape, generator, device)
-        taus = self.taus.to(x.device)[:, None].expand(-1, shape[0])
+        taus = self.taus(process).to(x.device)[:, None].expand(-1, shape[0])
         logits = denoise(x, taus[0]).float()
         for tau, next_tau in pairwise(taus):
             x = self.step(process, x, logits, tau, next_tau, generator)

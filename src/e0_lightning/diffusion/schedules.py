@@ -17,6 +17,10 @@ _MAX_TAU = 0.999
 class Schedule(ABC):
     """The noise levels of a sampler."""
 
+    def for_process(self, num_bins: int, alpha: float) -> Schedule:
+        """The schedule for a process of K bins and one-hot smooth factor α; by default itself."""
+        return self
+
     @abstractmethod
     def __call__(self, num_steps: int) -> Tensor:
         """Noise levels of ``num_steps`` steps: ``(N,)``, increasing from 0, below 1."""
@@ -38,13 +42,17 @@ class IdentifiabilitySchedule(Schedule):
     with ``τ = √r / (α + √r)``. The last step is always at r = 8 ln K, also with two steps.
 
     Args:
-        num_bins: Bins K.
-        alpha: One-hot smooth factor α.
+        num_bins: Bins K; None for those of the process.
+        alpha: One-hot smooth factor α; None for that of the process.
     """
 
-    def __init__(self, num_bins: int = 2048, alpha: float = 0.1) -> None:
+    def __init__(self, num_bins: int | None = None, alpha: float | None = None) -> None:
         self.num_bins = num_bins
         self.alpha = alpha
+
+    def for_process(self, num_bins: int, alpha: float) -> IdentifiabilitySchedule:
+        """The schedule with K and α of a process where it has none of its own."""
+        return IdentifiabilitySchedule(self.num_bins or num_bins, self.alpha or alpha)
 
     def __call__(self, num_steps: int) -> Tensor:
         """Noise levels, ``(N,)``."""
@@ -55,6 +63,10 @@ class IdentifiabilitySchedule(Schedule):
 
 class TauDistribution(ABC):
     """Distribution of τ in training."""
+
+    def for_process(self, num_bins: int, alpha: float) -> TauDistribution:
+        """The distribution for a process of K bins and factor α; by default itself."""
+        return self
 
     @abstractmethod
     def sample(
@@ -112,8 +124,8 @@ class IdentifiabilityTau(TauDistribution):
     """τ over the range of ``IdentifiabilitySchedule``: log-uniform signal-to-noise, and τ = 0.
 
     Args:
-        num_bins: Bins K.
-        alpha: One-hot smooth factor α.
+        num_bins: Bins K; None for those of the process.
+        alpha: One-hot smooth factor α; None for that of the process.
         pure_noise: Fraction of samples at τ = 0, a sampler's first step, where the prediction
             depends on the observation alone.
 
@@ -121,12 +133,19 @@ class IdentifiabilityTau(TauDistribution):
         ValueError: If ``pure_noise`` lies outside [0, 1].
     """
 
-    def __init__(self, num_bins: int = 2048, alpha: float = 0.1, pure_noise: float = 0.1) -> None:
+    def __init__(
+        self, num_bins: int | None = None, alpha: float | None = None, pure_noise: float = 0.1
+    ) -> None:
         if not 0 <= pure_noise <= 1:
             raise ValueError(f"pure_noise: expected a number between 0 and 1, got {pure_noise}.")
         self.num_bins = num_bins
         self.alpha = alpha
         self.pure_noise = pure_noise
+
+    def for_process(self, num_bins: int, alpha: float) -> IdentifiabilityTau:
+        """The distribution with K and α of a process where it has none of its own."""
+        own = self.num_bins or num_bins, self.alpha or alpha
+        return IdentifiabilityTau(*own, self.pure_noise)
 
     def sample(
         self,
@@ -140,7 +159,7 @@ class IdentifiabilityTau(TauDistribution):
         return torch.where(uniform < self.pure_noise, 0.0, tau)
 
 
-def identifiable_tau(position: Tensor, num_bins: int, alpha: float) -> Tensor:
+def identifiable_tau(position: Tensor, num_bins: int | None, alpha: float | None) -> Tensor:
     """Map [0, 1] to τ so that even positions are even in the log signal-to-noise ratio.
 
     Args:
@@ -150,7 +169,15 @@ def identifiable_tau(position: Tensor, num_bins: int, alpha: float) -> Tensor:
 
     Returns:
         τ of the same shape, ``√r / (α + √r)``.
+
+    Raises:
+        ValueError: If K or α is not known.
     """
+    if num_bins is None or alpha is None:
+        raise ValueError(
+            f"expected num_bins and alpha, got {num_bins} and {alpha}. Give them, or use the "
+            "noise levels in a process, which has them."
+        )
     low, high = math.log(0.02), math.log(8 * math.log(num_bins))
     root = torch.exp((low + position * (high - low)) / 2)
     return root / (alpha + root)

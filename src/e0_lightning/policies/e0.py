@@ -107,7 +107,8 @@ class E0(Policy):
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
         """Denoise chunks from noise; the tokens of an action prefix are inpainted."""
         prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
-        (cache,) = self.expert.prepare(prefix, [len(self.projection.positions)], self.sampler.taus)
+        taus = self.sampler.taus(self.process)
+        (cache,) = self.expert.prepare(prefix, [len(self.projection.positions)], taus)
         tokens, logits = self.sampler(
             self._denoiser(cache, prefix_tokens),
             self.process,

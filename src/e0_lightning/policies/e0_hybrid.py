@@ -88,7 +88,8 @@ class E0Hybrid(Policy):
         numbers = None if action_prefix is None else action_prefix.normalized
         prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         shape = (prefix.batch_size, self.actions.horizon, self.actions.width)
-        device, generator, taus = prefix.mask.device, self.generator, self.sampler.taus
+        device, generator = prefix.mask.device, self.generator
+        taus = self.sampler.taus(self.process)
         lengths = [self.actions.horizon, self.num_tokens]
         flow_cache, token_cache = self.expert.prepare(prefix, lengths, taus)
 
