@@ -3,11 +3,11 @@ import torch.nn.functional as F
 from benchmarks_tiny_policy import tiny_policy
 
 from e0_lightning.benchmarks.kernels import record_kernels
-from e0_lightning.benchmarks.latency import latency_table
+from e0_lightning.benchmarks.latency import latency_table, measure_latency
 
 
 def test_training_step_and_parts_of_inference_are_timed():
-    table = latency_table(tiny_policy(), ["base"], 2)
+    table = latency_table(measure_latency(tiny_policy(), ["base"], 2))
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
     names = ("vision", "language", "action expert", "inference", "training step")
     assert len(rows) == len(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,27 +14,33 @@ from e0_lightning.benchmarks.memory import random_batch, train_step
 from e0_lightning.policies.base import Policy
 
 
-def latency_table(policy: Policy, views: list[str], batch_size: int) -> str:
-    """Time a training step and the parts of inference.
+class Timing(NamedTuple):
+    """Times of a part of inference, or of a training step, in seconds."""
 
-    The floor of a part is the time of its matrix products and attention alone, repeated on the same
-    operands in the same run. The lower bound is the longer of two times: its floating-point
-    operations at the rate of a large matrix product, and the read of its weights at the rate of a
-    large copy; products of few tokens reach neither rate.
+    part: str
+    seconds: float
+    floor: float | None
+    """Of its matrix products and attention alone, repeated on the same operands in the same run;
+    None where it is not measured."""
+    lower_bound: float
+    """The longer of two times: its floating-point operations at the rate of a large matrix product,
+    and the read of its weights at the rate of a large copy. Products of few tokens reach neither
+    rate."""
+    flops: int
+    attention: list[str]
+    """Kernels of attention, empty where it is plain matrix products."""
+
+
+def measure_latency(policy: Policy, views: list[str], batch_size: int) -> list[Timing]:
+    """Time the parts of inference, all of inference, and a training step.
 
     Args:
         policy: On the device to be measured; computes in bf16 on a GPU.
         views: Cameras.
         batch_size: Of the training step; inference is timed for one observation.
-
-    Returns:
-        A table in Markdown.
     """
     flop_rate, copy_rate = machine_rates(policy.device)
-    rows = [
-        "| part | ms | floor, ms | ms / floor | lower bound, ms | GFLOP | attention |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    timings = []
     for name, (run, num_weights) in inference_parts(policy, views).items():
         kernels = record_kernels(run)
         with torch.inference_mode():
@@ -42,10 +48,7 @@ def latency_table(policy: Policy, views: list[str], batch_size: int) -> str:
         seconds, flops = median_seconds(run, policy.device), count_flops(run)
         weight_bytes = num_weights * (2 if policy.device.type == "cuda" else 4)
         bound = max(flops / flop_rate, weight_bytes / copy_rate)
-        rows.append(
-            f"| {name} | {seconds * 1e3:.2f} | {floor * 1e3:.2f} | {seconds / floor:.2f} | "
-            f"{bound * 1e3:.2f} | {flops / 1e9:.2f} | {' and '.join(kernels.attention) or 'math'} |"
-        )
+        timings.append(Timing(name, seconds, floor, bound, flops, kernels.attention or ["math"]))
     batch = random_batch(policy, views, batch_size)
     configured: dict[str, Any] = policy.optimizer.configure(policy.parameters(), 10)
     optimizer = configured["optimizer"]
@@ -54,10 +57,21 @@ def latency_table(policy: Policy, views: list[str], batch_size: int) -> str:
         train_step(policy, batch, optimizer)
 
     seconds, flops = median_seconds(step, policy.device), count_flops(step)
-    rows.append(
-        f"| training step, batch {batch_size} | {seconds * 1e3:.2f} | | | "
-        f"{flops / flop_rate * 1e3:.2f} | {flops / 1e9:.2f} | |"
-    )
+    name = f"training step, batch {batch_size}"
+    return [*timings, Timing(name, seconds, None, flops / flop_rate, flops, [])]
+
+
+def latency_table(timings: list[Timing]) -> str:
+    """Markdown table of times in milliseconds."""
+    rows = [
+        "| part | ms | floor, ms | ms / floor | lower bound, ms | GFLOP | attention |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for part, seconds, floor, bound, flops, attention in timings:
+        floors = ["", ""] if floor is None else [f"{floor * 1e3:.2f}", f"{seconds / floor:.2f}"]
+        cells = [part, f"{seconds * 1e3:.2f}", *floors, f"{bound * 1e3:.2f}"]
+        cells += [f"{flops / 1e9:.2f}", " and ".join(attention)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
-from e0_lightning.benchmarks.latency import latency_table
+from e0_lightning.benchmarks.latency import Timing, latency_table, measure_latency
 from e0_lightning.benchmarks.memory import (
     estimate_memory,
     measure_memory,
@@ -55,11 +55,16 @@ def benchmark_latency(experiment: list[str]) -> None:
         experiment: Options that describe it to ``lightning fit``: ``--config FILE``, and any of
             ``--trainer…``, ``--data…`` and ``--model…``.
     """
+    print(latency_table(time_experiment(experiment)))
+
+
+def time_experiment(experiment: list[str]) -> list[Timing]:
+    """Times of the policy of an experiment, as `benchmark_latency` prints them."""
     built = build_experiment(experiment)
     data = _data(built)
     policy = built.model.cuda() if torch.cuda.is_available() else built.model
     policy.configure_model()
-    print(latency_table(policy, list(data.views), data.batch_size))
+    return measure_latency(policy, list(data.views), data.batch_size)
 
 
 def _data(built: Any) -> RobotDemos:

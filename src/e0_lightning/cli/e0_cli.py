@@ -64,6 +64,9 @@ VERBS: dict[str, Verb] = {
     "import-weights": Verb(
         "cli.import_weights:import_weights", "convert weights of PaliGemma, π0 or π0.5", True
     ),
+    "benchmark all": Verb(
+        "cli.all_benchmarks:benchmark_all", "one table of what is reached beside limits", True
+    ),
     "benchmark data": Verb("benchmarks.data:benchmark", "reading speed of demonstrations"),
     "benchmark serve": Verb(
         "cli.serving:benchmark_serving", "latency and throughput of the policy server"
