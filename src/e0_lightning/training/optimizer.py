@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -85,7 +85,10 @@ class CosineAdamW:
                 "fine_tuning: expected parameters to train, got none: every part is frozen. "
                 "Give a part a multiplier above 0."
             )
-        optimizer = AdamW(groups, lr=self.lr, betas=self.betas)
+        optimizer = AdamW(groups, lr=self.lr, betas=self.betas, fused=True)
+        # A fused step could unscale the gradients of 16-mixed itself, but Lightning clips them
+        # before, and refuses an optimizer that unscales.
+        cast(Any, optimizer)._step_supports_amp_scaling = False
         schedule = LambdaLR(optimizer, lambda step: self.lr_at(step, num_steps) / self.lr)
         return {
             "optimizer": optimizer,
