@@ -148,6 +148,26 @@ def test_offset_keep_prob_is_the_share_of_offsets_written():
     assert torch.equal(result["view_offset"]["base_camera"][written], kept[written])
 
 
+def test_relative_offsets_of_the_other_views_are_opposite():
+    given = batch()
+    plain, relative = (
+        perturbed(ViewpointPerturbation(offset_keep_prob=0.5, relative=each), given)
+        for each in (False, True)
+    )
+    own = plain["view_offset"]["base_camera"]
+    assert own.any()
+    assert torch.equal(relative["view_offset"]["base_camera"], own)
+    assert torch.equal(relative["view_offset"]["hand_camera"], -own)
+    assert torch.equal(relative["images"]["base_camera"], plain["images"]["base_camera"])
+
+
+@pytest.mark.parametrize("views", [("base_camera",), ("left_camera", "right_camera")])
+def test_relative_offsets_need_one_rotated_view_and_another(views):
+    given = next(iter(DataLoader([sample(views)], batch_size=1)))
+    with pytest.raises(ValueError, match="relative: expected one view to rotate and others"):
+        perturbed(ViewpointPerturbation(relative=True), given)
+
+
 def test_an_offset_of_the_batch_is_added_to():
     present = torch.full((4, 3), 0.5)
     given = batch(view_offset={"base_camera": present})

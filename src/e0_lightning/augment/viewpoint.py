@@ -46,6 +46,8 @@ class ViewpointPerturbation(Callback):
         offset_keep_prob: Share of the rotated images whose offset is written. The offset of the
             others stays zero, as that of a camera at deployment whose displacement is not measured.
             1 is the paper's.
+        relative: Give the views that are not rotated the opposite offset of the one that is, as the
+            paper does (eq. 18 and 19): each view then has its displacement from the other.
         log_every_n_steps: Steps between logged images and their warps.
 
     Raises:
@@ -60,6 +62,7 @@ class ViewpointPerturbation(Callback):
         fov: float | dict[str, float] | None = None,
         probability: float = 1.0,
         offset_keep_prob: float = 1.0,
+        relative: bool = False,
         log_every_n_steps: int = 1000,
     ) -> None:
         shares = {"probability": probability, "offset_keep_prob": offset_keep_prob}
@@ -76,6 +79,7 @@ class ViewpointPerturbation(Callback):
         self.fov = fov
         self.probability = probability
         self.offset_keep_prob = offset_keep_prob
+        self.relative = relative
         self.log_every_n_steps = log_every_n_steps
         self._checked: set[str] = set()
 
@@ -110,7 +114,8 @@ class ViewpointPerturbation(Callback):
         past = dict(batch["history"]["images"]) if "history" in batch else {}
         for view, image in images.items():
             offsets.setdefault(view, torch.zeros(len(image), 3, device=image.device))
-        for view in self._select_views(list(images)):
+        selected = self._select_views(list(images))
+        for view in selected:
             original = images[view]
             key = ("viewpoint", trainer.global_step, batch_idx, trainer.global_rank, view)
             yaw, pitch, kept = self._sample(key, original)
@@ -118,8 +123,11 @@ class ViewpointPerturbation(Callback):
             images[view], _ = self.warp.warp(original, yaw, pitch, intrinsics)
             if view in past:
                 past[view] = self._warp_clips(past[view], yaw, pitch, intrinsics)
-            offset = torch.stack((yaw * 0, yaw, pitch), dim=-1)
-            offsets[view] = offsets[view] + offset * kept[:, None]
+            offset = torch.stack((yaw * 0, yaw, pitch), dim=-1) * kept[:, None]
+            offsets[view] = offsets[view] + offset
+            if self.relative:
+                others = [each for each in images if each not in selected]
+                offsets |= {other: offsets[other] - offset for other in others}
             if trainer.global_step % self.log_every_n_steps == 0 and trainer.is_global_zero:
                 pair = _side_by_side(original, images[view])
                 _log_image(trainer.loggers, f"viewpoint/{view}", pair, trainer.global_step)
@@ -149,6 +157,12 @@ class ViewpointPerturbation(Callback):
             raise ValueError(
                 f"ViewpointPerturbation cannot rotate {mirrored}, whose images are mirrored: left "
                 "and right of the offset would be swapped. Train on the views that are not."
+            )
+        if self.relative and (len(selected) != 1 or len(available) < 2):
+            raise ValueError(
+                "ViewpointPerturbation.relative: expected one view to rotate and others beside it, "
+                f"got {sorted(selected)} of {sorted(available)}. Name one view in its `views`, or "
+                "leave `relative` out."
             )
         named = {*selected, *(self.fov if isinstance(self.fov, dict) else ())}
         if missing := sorted(named - set(available)):
