@@ -208,3 +208,10 @@ def test_missing_or_incompatible_packages_are_named(
 def test_zero_episodes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="num_episodes: expected at least 1, got 0"):
         collect("PushCube-v1", 0, tmp_path / "push.h5")
+
+
+@pytest.mark.simulator
+def test_a_shard_attempts_its_own_seeds(tmp_path):
+    out = collect("Detour-v1", 2, tmp_path / "detour.h5", images=False, workers=1, shard="2/2")
+    sidecar = json.loads(out.with_suffix(".json").read_text())
+    assert [episode["episode_seed"] for episode in sidecar["episodes"]] == [1, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -34,12 +35,43 @@ class AttemptStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A part of a collection that is divided among machines."""
+
+    index: int = 1
+    """From 1 on."""
+    count: int = 1
+    """Number of parts."""
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``<index>/<count>``, such as 1/4.
+
+        Raises:
+            ValueError: If it is not such a text, or there is no such part.
+        """
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise ValueError(f"shard: expected <index>/<count> such as 1/4, got {text!r}.")
+        return cls(int(index), int(count))
+
+    def select(self, seeds: Iterator[int]) -> Iterator[int]:
+        """The seeds of this part; those of all parts together are all seeds."""
+        return (seed for seed in seeds if seed % self.count == self.index - 1)
+
+
+WHOLE = Shard()
+"""A collection on one machine."""
+
+
 def collect_episodes(
     store: AttemptStore,
     workers: Sequence[WorkerProcess],
     task: str,
     num_episodes: int,
     max_consecutive_failures: int,
+    shard: Shard = WHOLE,
 ) -> str:
     """Attempt one seed after another until a store holds enough episodes.
 
@@ -52,6 +84,7 @@ def collect_episodes(
         task: Task name.
         num_episodes: Episodes that the store holds at the end.
         max_consecutive_failures: Failed seeds in a row after which the task is given up.
+        shard: Which of the seeds are attempted.
 
     Returns:
         Why the collection ended early, empty if it did not.
@@ -62,7 +95,7 @@ def collect_episodes(
     from tqdm import tqdm
 
     done, failures, reason = len(store.succeeded()), 0, ""
-    seeds, idle = store.untried(), list(workers)
+    seeds, idle = shard.select(store.untried()), list(workers)
     busy: dict[Any, tuple[WorkerProcess, int, Path]] = {}
     with tqdm(total=num_episodes, initial=done, unit="episode", desc=task.split("/")[-1]) as bar:
         while busy or (done < num_episodes and not reason):

@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from e0_lightning.collection.attempts import collect_episodes
+from e0_lightning.collection.attempts import Shard, collect_episodes
 from e0_lightning.collection.maniskill_episode_store import ManiSkillEpisodeStore
 from e0_lightning.collection.maniskill_planner import CollectionConfig, solutions, work
 from e0_lightning.envs.base import require_opencv
@@ -28,6 +28,7 @@ def collect(
     images: bool = True,
     image_size: int | None = None,
     workers: int | None = None,
+    shard: str = "1/1",
 ) -> Path:
     """Collect successful demonstrations of a ManiSkill task.
 
@@ -44,13 +45,16 @@ def collect(
         images: Whether to record images; without them a demonstration takes a tenth of the time.
         image_size: Image side in pixels; None for the task's default, usually 128.
         workers: Worker processes; None for one per core.
+        shard: ``2/4`` attempts every fourth seed, from the second on: machines with other shards
+            and another `out` collect other demonstrations, which are trained on together by a
+            pattern of their files.
 
     Returns:
         The file written.
 
     Raises:
         ValueError: If the task has no planner, the robot no such control mode, `out` holds other
-            demonstrations, or nothing succeeds.
+            demonstrations, there is no such shard, or nothing succeeds.
         ModuleNotFoundError: If ManiSkill is not installed.
         RuntimeError: If NumPy is too new for the planner, no renderer is found, or a worker dies.
     """
@@ -59,6 +63,7 @@ def collect(
         raise ValueError(f"num_episodes: expected at least 1, got {num_episodes}.")
     if image_size is not None and not images:
         raise ValueError(f"image_size: expected none without images, got {image_size}.")
+    part = Shard.parse(shard)
     check_planner(task)
     config = CollectionConfig(task, control_mode, images, image_size, backend())
     with closing(ManiSkillEpisodeStore(out, task, control_mode, image_size, images)) as store:
@@ -66,14 +71,19 @@ def collect(
         if num_episodes <= done == len(store.published):
             print(f"{out} already holds {done} episodes of {task}: nothing to do.")
         else:
-            _collect(store, config, num_episodes, workers or len(os.sched_getaffinity(0)))
+            size = workers or len(os.sched_getaffinity(0))
+            _collect(store, config, num_episodes, size, part)
             print(f"{out} holds {store.publish()} episodes of {task}.")
         store.clear()
     return out
 
 
 def _collect(
-    store: ManiSkillEpisodeStore, config: CollectionConfig, num_episodes: int, workers: int
+    store: ManiSkillEpisodeStore,
+    config: CollectionConfig,
+    num_episodes: int,
+    workers: int,
+    shard: Shard,
 ) -> None:
     """Start worker processes and collect what is missing."""
     missing = num_episodes - len(store.succeeded())
@@ -85,7 +95,7 @@ def _collect(
             stack.callback(process.end)
         try:
             reason = collect_episodes(
-                store, processes, config.task, num_episodes, MAX_CONSECUTIVE_FAILURES
+                store, processes, config.task, num_episodes, MAX_CONSECUTIVE_FAILURES, shard
             )
         except KeyboardInterrupt:
             sys.exit(
