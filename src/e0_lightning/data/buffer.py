@@ -30,7 +30,7 @@ class DemoBuffer:
     Images are read a block at a time (the rows of an HDF5 chunk; without images, a whole
     demonstration), numbers for a whole demonstration. Blocks leave the buffer first in first out,
     so memory does not grow with the data set. Blocks of one step are not kept, because each is
-    sampled once in an epoch. Of raw frames only their positions in the file are kept.
+    sampled once in an epoch. Of frames that can be read one by one only their places are kept.
 
     Args:
         demos: Demonstrations, in order.
@@ -75,7 +75,7 @@ class DemoBuffer:
         first, stop = max(0, key[1] - self.n_obs_steps + 1), min(key[1] + length, steps)
         block = self.read_block(demo, first, stop)
         # Frames that are still in the file cost nothing: those of all steps are kept.
-        if block.images and all(type(frames) is StoredFrames for frames in block.images.values()):
+        if block.images and all(isinstance(f, StoredFrames) for f in block.images.values()):
             block = self._stored[demo] = self.read_block(demo, 0, steps)
             if len(self._stored) > self.max_demos:
                 self._stored.popitem(last=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from e0_lightning.data.buffer import DemoBuffer
-from e0_lightning.data.formats.stored_frames import copy_frames
+from e0_lightning.data.formats.stored_frames import copy_frame
 from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import BlockIndex, Demo, Ints
 from e0_lightning.data.transport import ImageBuffers, LocalTensors
@@ -144,9 +144,9 @@ class ChunkDataset(Dataset[Batch]):
             *earlier, current = (step - block.first for step in rows)
             # Copied at once, while they are in the cache of the processor.
             for view, frames in block.images.items():
-                copy_frames(frames, [current], now[view][row : row + 1])
-                if earlier:
-                    copy_frames(frames, earlier, before[view][row])
+                copy_frame(frames, current, now[view][row])
+                for place, step in enumerate(earlier):
+                    copy_frame(frames, step, before[view][row, place])
         return tensors, past_tensors
 
     def blocks(self) -> BlockIndex:

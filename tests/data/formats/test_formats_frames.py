@@ -170,7 +170,7 @@ def test_frames_that_change_size_need_a_size_of_the_images(write_robomimic):
 
     path = write_robomimic(edit=edit, steps=5, demos=2)
     reader = open_demos(path, ["front"], [])
-    with pytest.raises(ValueError, match=r"demo_1, steps 0 to 3, view 'front': .* got 24 x 32"):
+    with pytest.raises(ValueError, match=r"demo_1/obs/front_image, frame 2: .* got 24 x 32"):
         reader.images("demo_1", 0, 3)
     resized = open_demos(path, {"front": ViewSize(12, 16)}, []).images("demo_1", 0, 3)["front"]
     assert resized.shape == (3, 12, 16, 3)

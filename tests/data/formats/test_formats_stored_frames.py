@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from e0_lightning.data.formats.detect import open_demos
-from e0_lightning.data.formats.stored_frames import StoredFrames
+from e0_lightning.data.formats.stored_frames import RawFrames
 from e0_lightning.types import ViewSize
 
 KEY = "data/demo_1/obs/front_image"
@@ -30,7 +30,7 @@ def test_frames_are_those_of_h5py(write_robomimic, storage):
     with h5py.File(path) as file:
         expected = file[KEY][()]
     reader = open_demos(path, ["front"], [])
-    assert isinstance(read(reader, 3, 9), StoredFrames) == (storage in IN_ONE_PIECE)
+    assert isinstance(read(reader, 3, 9), RawFrames) == (storage in IN_ONE_PIECE)
     np.testing.assert_array_equal(reader.images("demo_1", 3, 9)["front"], expected[3:9])
     np.testing.assert_array_equal(np.asarray(read(reader, 0, 24)), expected)
 

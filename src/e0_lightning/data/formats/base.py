@@ -340,13 +340,14 @@ class DemoReader(ABC):
             color: Order of the channels in the file; of encoded frames, after decoding.
 
         Returns:
-            ``(n, h, w, 3)``, not read yet where they are stored so; a list of n arrays
-            ``(h, w, 3)`` if frames differ in size.
+            ``(n, h, w, 3)``, not read yet where that is possible; a list of n arrays ``(h, w, 3)``
+            if frames differ in size.
 
         Raises:
             ValueError: If they are damaged or no frames.
         """
-        if color == "rgb" and (stored := self._storage.frames(dataset, start, stop)) is not None:
+        stored = self._storage.frames(dataset, start, stop, color)
+        if stored is not None:
             return stored
         return to_rgb(dataset, self.rows(dataset, start, stop), start, color)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e0_lightning.data.formats.encoded import decode, find_encoding, read_header, to_bytes
-from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames
+from e0_lightning.data.formats.stored_frames import Pixels, StoredFrames, copy_pixels
 from e0_lightning.geometry import resize_frames
 from e0_lightning.key_map import Flip
 from e0_lightning.types import ViewSize
@@ -34,7 +34,7 @@ def frame_size(dataset: h5py.Dataset) -> tuple[int, int]:
         ValueError: If the data set holds no frames, naming what it holds.
     """
     if find_encoding(dataset):
-        with _name_frame(dataset, 0):
+        with name_frame(dataset, 0):
             header = read_header(to_bytes(dataset[0]))
         return header.height, header.width
     axes = _find_axes(dataset)
@@ -56,7 +56,9 @@ def is_colored(member: h5py.Dataset | h5py.Group) -> bool:
     return "c" in axes and member.shape[axes.index("c")] >= 3
 
 
-def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color = "rgb") -> Frames:
+def to_rgb(
+    dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color = "rgb"
+) -> Pixels | list[Pixels]:
     """Convert rows of a data set of frames.
 
     Grey frames are repeated to three channels, and the fourth channel is dropped. Rows with raw
@@ -77,7 +79,7 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
     if rows.ndim < 3:
         frames = []
         for step, row in enumerate(rows, start):
-            with _name_frame(dataset, step):
+            with name_frame(dataset, step):
                 frame, is_rgb = decode(to_bytes(row))
             frames.append(frame[..., ::-1] if color == "bgr" and not is_rgb else frame)
         return frames[0][None] if len(frames) == 1 else _stack(frames)
@@ -93,7 +95,7 @@ def to_rgb(dataset: h5py.Dataset, rows: NDArray[Any], start: int, color: Color =
 
 
 @contextmanager
-def _name_frame(dataset: h5py.Dataset, step: int) -> Iterator[None]:
+def name_frame(dataset: h5py.Dataset, step: int) -> Iterator[None]:
     """Name the frame in an error of decoding it."""
     try:
         yield
@@ -116,11 +118,12 @@ def flip(frames: Frames, how: Flip | None) -> Frames:
     """Turn frames upright that are stored upside down, mirrored or both."""
     if how is None:
         return frames
+    frames = frames.read() if isinstance(frames, StoredFrames) else frames
     rows = slice(None, None, -1 if how in ("vertical", "both") else 1)
     columns = slice(None, None, -1 if how in ("horizontal", "both") else 1)
     if isinstance(frames, list):
         return [frame[rows, columns] for frame in frames]
-    return np.asarray(frames)[:, rows, columns]
+    return frames[:, rows, columns]
 
 
 def resize(frames: Frames, size: ViewSize, is_given: bool, where: str) -> Pixels | StoredFrames:
@@ -139,9 +142,10 @@ def resize(frames: Frames, size: ViewSize, is_given: bool, where: str) -> Pixels
         ValueError: If they are not RGB of uint8, or change in size where no size is given.
     """
     if isinstance(frames, StoredFrames):
-        if frames.shape[1:] == (size.height, size.width, 3) and size.crop is None:
+        is_uniform = frames.is_uniform or not is_given  # where no size is given others are refused
+        if is_uniform and frames.shape[1:] == (size.height, size.width, 3) and size.crop is None:
             return frames
-        frames = np.asarray(frames)
+        frames = frames.read()
     groups = [frames] if isinstance(frames, np.ndarray) else [frame[None] for frame in frames]
     for group in groups:
         if group.shape[0::3] != (len(group), 3) or group.ndim != 4 or group.dtype != np.uint8:
@@ -164,8 +168,7 @@ def _resize_stored(frames: Pixels, size: ViewSize) -> Pixels:
         return resize_frames(frames, size)
     stored = resize_frames(frames[..., ::-1], size)
     swapped = np.empty_like(stored)
-    for channel in range(3):  # numpy copies reversed channels at a fourth of the speed
-        swapped[..., channel] = stored[..., 2 - channel]
+    copy_pixels(stored[..., ::-1], swapped)
     return swapped
 
 

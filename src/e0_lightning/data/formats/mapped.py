@@ -14,6 +14,7 @@ from e0_lightning.data.formats.base import Array, DemoReader, Floats, Views
 from e0_lightning.data.formats.demo_keys import DemoKeys, Part
 from e0_lightning.data.formats.frames import Frames, flip, frame_size
 from e0_lightning.data.formats.lookup import describe_nearest, expand, sort_by_number
+from e0_lightning.data.formats.stored_frames import StoredFrames
 from e0_lightning.data.formats.video import BLOCK, Video
 from e0_lightning.key_map import KeyMap
 from e0_lightning.types import PolicySpec, ViewSize
@@ -227,9 +228,10 @@ def _select(frames: Frames, rows: Rows) -> Frames:
     if isinstance(rows, range):
         return frames
     chosen = rows - rows[0]
+    frames = frames.read() if isinstance(frames, StoredFrames) else frames
     if isinstance(frames, list):
         return [frames[i] for i in chosen]
-    return np.asarray(np.asarray(frames)[chosen])
+    return np.asarray(frames[chosen])
 
 
 def _size(source: h5py.Dataset | Video) -> tuple[int, int]:

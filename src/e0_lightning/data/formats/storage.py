@@ -11,10 +11,12 @@ from weakref import WeakKeyDictionary
 import h5py
 from numpy.typing import NDArray
 
+from e0_lightning.data.formats.encoded_frames import EncodedFrames
+from e0_lightning.data.formats.frames import Color
 from e0_lightning.data.formats.hdf5 import find, open_hdf5, read_chunks
 from e0_lightning.data.formats.integrity import check_chunks, check_storage
 from e0_lightning.data.formats.read_files import check_unchanged, record_files
-from e0_lightning.data.formats.stored_frames import StoredFrames, locate_frames
+from e0_lightning.data.formats.stored_frames import RawFrames, StoredFrames, locate_frames
 
 OPEN_MEMBERS = 512
 """Data sets and groups of a file that stay open, about 30 KB each: opening takes 0.2 ms."""
@@ -36,7 +38,9 @@ class Storage:
         self._descriptor: int | None = None
         self._checked: set[str] = set()
         self._members: OrderedDict[str, h5py.Dataset | h5py.Group] = OrderedDict()
-        self._positions: WeakKeyDictionary[h5py.Dataset, Sequence[int] | None] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[h5py.Dataset, Sequence[int] | str | None] = (
+            WeakKeyDictionary()
+        )
 
     @property
     def file(self) -> h5py.File:
@@ -130,13 +134,25 @@ class Storage:
             ) from error
         return read
 
-    def frames(self, dataset: h5py.Dataset, start: int, stop: int) -> StoredFrames | None:
-        """Where the frames of steps ``start`` to ``stop`` are; None if they are not raw RGB."""
-        if dataset not in self._positions:
-            is_here = len(dataset.shape) == 4 and dataset.file.filename == self.file.filename
-            found = locate_frames(self.check_chunks(dataset)) if is_here else None
-            self._positions[dataset] = found
-        positions = self._positions[dataset]
-        if positions is None:
+    def frames(
+        self, dataset: h5py.Dataset, start: int, stop: int, color: Color
+    ) -> StoredFrames | None:
+        """Frames of steps ``start`` to ``stop`` that can be read one by one.
+
+        None if they are in another file, or raw but not RGB of uint8 in one piece.
+        """
+        if dataset not in self._places:
+            self._places[dataset] = self._locate(dataset)
+        found = self._places[dataset]
+        if isinstance(found, str):
+            return EncodedFrames(self, found, range(start, stop), color)
+        if found is None or color != "rgb":
             return None
-        return StoredFrames(self, positions[start:stop], dataset.shape[1:])
+        return RawFrames(self, found[start:stop], dataset.shape[1:])
+
+    def _locate(self, dataset: h5py.Dataset) -> Sequence[int] | str | None:
+        """Positions of raw frames in the file, bytes, or the path of encoded ones."""
+        if dataset.file.filename != self.file.filename:
+            return None
+        checked, axes = self.check_chunks(dataset), len(dataset.shape)
+        return dataset.name if axes < 3 else locate_frames(checked)
