@@ -1,12 +1,14 @@
 import sys
 
+import numpy as np
 import pytest
 
 from e0_lightning.benchmarks import data_rates, lerobot_process
-from e0_lightning.benchmarks.data import benchmark
-from e0_lightning.benchmarks.data_files import STORAGES
+from e0_lightning.benchmarks.data import RATIOS, Loading, benchmark
+from e0_lightning.benchmarks.data_files import STORAGES, record, write_file
+from e0_lightning.benchmarks.data_plain import BareWorker, PlainFrames, read_batch
 
-RATES = ["plain", "plain_resized", "workers_0", "workers_1"]
+RATES = ["plain", "plain_batches", "plain_worker", "workers_0", "workers_1"]
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +20,32 @@ def test_every_storage_is_measured_beside_plain_calls(demos, capsys):
     results = benchmark(str(demos), size=(64, 48), batch_size=8, num_frames=64, rounds=1)
     assert list(results) == ["as recorded", *STORAGES]
     for rates in results.values():
-        assert [name for name in rates if "/" not in name] == RATES
-        for workers in ("workers_0", "workers_1"):
-            for plain in ("plain", "plain_resized"):
-                assert rates[f"{workers}/{plain}"] == rates[workers] / rates[plain] > 0
+        assert list(rates)[:5] == RATES
+        for loader, plain in RATIOS:
+            assert rates[f"{loader}/{plain}"] == rates[loader] / rates[plain] > 0
     assert "| as recorded |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("storage", ["raw", "JPEG"])
+def test_plain_calls_read_the_frames_of_the_loader_in_its_order(demos, tmp_path, storage):
+    first = Loading(str(demos), None, 8)
+    path = str(tmp_path / "demos.hdf5")
+    write_file(path, list(record(first.demos(0), 64)), storage)
+    module = Loading(path, None, 8).demos(0)
+    plain = PlainFrames(module)
+    for frames, batch in zip(plain.batches, module.train_dataloader(), strict=True):
+        images = [np.empty(shape, np.uint8) for shape in plain.shapes]
+        read_batch(frames, images)
+        for read, expected in zip(images, batch["images"].values(), strict=True):
+            np.testing.assert_array_equal(read, expected.movedim(1, 3))
+
+
+def test_a_bare_worker_goes_on_after_an_epoch_that_ended_early(demos):
+    loading = Loading(str(demos), None, 8)
+    with BareWorker(lambda: loading.demos(0)) as worker:
+        for _ in range(5):
+            assert next(worker.batches()) == 8
+        assert len(list(worker.batches())) == worker.count
 
 
 def test_lerobots_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,20 @@ from tempfile import TemporaryDirectory
 import torch
 
 from e0_lightning.benchmarks.data_files import STORAGES, record, write_file
-from e0_lightning.benchmarks.data_rates import loader_rate, plain_rate
+from e0_lightning.benchmarks.data_plain import BareWorker, PlainFrames
+from e0_lightning.benchmarks.data_rates import LoaderEpochs, rate
 from e0_lightning.benchmarks.lerobot_process import LeRobotProcess
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.sources import DemoSource, find_demos
 from e0_lightning.types import ViewSize
 
 WORKERS = (0, 1)
+RATIOS = (
+    ("workers_0", "plain"),
+    ("workers_0", "plain_batches"),
+    ("workers_1", "plain"),
+    ("workers_1", "plain_worker"),
+)
 HORIZON = 12
 MIN_BATCHES = 5
 """Batches that are measured at least: those that workers read ahead, and some more."""
@@ -41,21 +48,27 @@ def benchmark(
 
     The first frames of the demonstrations are written to temporary files as raw, gzip, JPEG and PNG
     frames. Everything is measured in turn, in short rounds and on one thread, and medians are
-    compared: then other work on the machine changes the ratios little.
+    compared: then other work on the machine changes the ratios little. Workers and their memory
+    stay from round to round, as in a training run.
+
+    The plain calls are h5py's read of one step, ``dataset[step]``, and torchvision's decoding, for
+    each frame of the loader in the same order.
 
     Args:
         path: A file of demonstrations, or a pattern of several.
         size: Rows and columns of the images; None for the recorded frames.
         batch_size: Samples in a batch.
-        num_frames: Frames of each storage that are written, and read in a round.
+        num_frames: Frames of each storage that are written; LeRobot's loader reads as many in a
+            round.
         rounds: Number of rounds.
         lerobot: Interpreter of an environment with LeRobot, whose loader is measured on videos of
             the same frames.
 
     Returns:
-        Storage to frames per second: of the plain library calls (``plain``; with the reader's
-        resize in ``plain_resized``), of the loader without and with one worker (``workers_0``,
-        ``workers_1``), and the ratios of these to the former (``workers_0/plain`` …).
+        Storage to frames per second: of the plain calls on frames that are dropped (``plain``),
+        of the same into the array of a batch, resized where ``size`` says so (``plain_batches``),
+        of the same in a bare worker process into shared memory (``plain_worker``), of the loader
+        without and with one worker (``workers_0``, ``workers_1``), and the ratios of these.
 
     Raises:
         ValueError: If there are too few steps.
@@ -65,7 +78,7 @@ def benchmark(
     with TemporaryDirectory() as folder, ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(1)  # as in workers
-        first = _Loading(path, None, batch_size)
+        first = Loading(path, None, batch_size)
         recordings = list(record(first.demos(0), num_frames // len(first.views)))
         steps = sum(len(recording.actions) for recording in recordings)
         if steps < MIN_BATCHES * batch_size:
@@ -78,7 +91,7 @@ def benchmark(
             files[storage] = f"{folder}/{storage}.hdf5"
             write_file(files[storage], recordings, storage)
         measured = {
-            storage: _measures(_Loading(file, size, batch_size), num_frames)
+            storage: _measures(Loading(file, size, batch_size), stack)
             for storage, file in files.items()
         }
         if lerobot is not None:
@@ -96,7 +109,7 @@ def benchmark(
     return results
 
 
-class _Loading:
+class Loading:
     """How the demonstrations of a file are loaded."""
 
     def __init__(self, path: str, size: tuple[int, int] | None, batch_size: int) -> None:
@@ -120,16 +133,17 @@ class _Loading:
         )
 
 
-def _measures(loading: _Loading, num_frames: int) -> dict[str, Measure]:
+def _measures(loading: Loading, stack: ExitStack) -> dict[str, Measure]:
     """Column to what measures it."""
-    plain = partial(plain_rate, partial(loading.demos, 0), num_frames)
-    measures: dict[str, Measure] = {"plain": partial(plain, None)}
-    if loading.size is not None:
-        measures["plain_resized"] = partial(plain, loading.size)
-    for workers in WORKERS:
-        create = partial(loading.demos, workers)
-        measures[f"workers_{workers}"] = partial(loader_rate, create, num_frames)
-    return measures
+    worker = stack.enter_context(BareWorker(partial(loading.demos, 0)))
+    plain = PlainFrames(loading.demos(0))
+    epochs: dict[str, Callable[[], Iterator[int]]] = {
+        "plain": plain.dropped,
+        "plain_batches": plain.batched,
+        "plain_worker": worker.batches,
+        **{f"workers_{workers}": LoaderEpochs(loading.demos(workers)) for workers in WORKERS},
+    }
+    return {column: partial(rate, epoch) for column, epoch in epochs.items()}
 
 
 def _measure_in_turn(measured: dict[str, dict[str, Measure]], rounds: int) -> dict[str, Rates]:
@@ -148,9 +162,8 @@ def _measure_in_turn(measured: dict[str, dict[str, Measure]], rounds: int) -> di
 def _with_ratios(rates: Rates) -> Rates:
     """Add the ratios of the loader's rates to the plain ones."""
     ratios = {
-        f"workers_{workers}/{plain}": rates[f"workers_{workers}"] / rates[plain]
-        for plain in ("plain", "plain_resized")
-        for workers in WORKERS
+        f"{loader}/{plain}": rates[loader] / rates[plain]
+        for loader, plain in RATIOS
         if plain in rates
     }
     return rates | ratios

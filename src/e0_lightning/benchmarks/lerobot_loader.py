@@ -2,7 +2,7 @@
 
 Usage: ``lerobot_loader.py FOLDER``, where ``settings.json`` describes the recordings ``0.npz``,
 ``1.npz`` and so on. It prints a line when the videos are written. Then each line of its input, a
-number of workers and of frames, is answered by a line with frames per second.
+number of workers and of frames, is answered by a line with frames per second, until an empty one.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     write(folder, settings)
     print("written", flush=True)
-    for line in sys.stdin:
+    while line := sys.stdin.readline().strip():
         num_workers, num_frames = map(int, line.split())
         print(measure(folder, settings, num_workers, num_frames), flush=True)
 

@@ -65,7 +65,8 @@ class LeRobotProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate()
+        # Its input does not end while workers that were forked meanwhile have it open.
+        self._process.communicate("\n")
 
     def rate(self, num_workers: int, num_frames: int) -> float:
         """Frames per second of LeRobot's loader."""
