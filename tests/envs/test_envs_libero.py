@@ -129,6 +129,19 @@ def test_a_reused_scene_behaves_like_a_new_one(soup):
     np.testing.assert_allclose(reused, state, rtol=0, atol=1e-10)
 
 
+def test_random_placements_put_the_bowl_into_the_drawer(libero_assets):
+    task = (
+        "libero_spatial/pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it"
+        "_on_the_plate"
+    )
+    environment = LiberoEnvironment(task, SPEC, mujoco_gl.offscreen(), libero_assets.path)
+    for seed in (0, 1):
+        environment.reset_to_random_placement(seed)
+        inside = ["in", "akita_black_bowl_1", "wooden_cabinet_1_top_region"]
+        assert environment.control_env.env._eval_predicate(inside)
+    environment.close()
+
+
 def test_the_camera_is_displaced_and_restored(soup):
     images = [soup.reset(2, (angle, 0, 0)).images for angle in (0, 15, 0)]
     np.testing.assert_array_equal(images[0]["agentview"], images[2]["agentview"])

@@ -126,6 +126,12 @@ class LiberoEnvironment:
         # A reset that keeps the scene does not reset the last command of the gripper.
         gripper = self._env.env.robots[0].gripper
         gripper.current_action = np.zeros_like(gripper.current_action)
+        # LIBERO places objects in drawers and on stoves relative to fixtures at the origin, where
+        # they stand in a newly built scene.
+        model = self._env.sim.model
+        for fixture in self._env.env.fixtures_dict.values():
+            body = model.body_name2id(fixture.root_body)
+            model.body_pos[body], model.body_quat[body] = (0, 0, 0), (1, 0, 0, 0)
         self._env.env.reset()
 
     def _settle(self) -> dict[str, Any]:
