@@ -7,7 +7,6 @@ import pytest
 
 from e0_lightning.collection.libero import collect
 from e0_lightning.collection.libero_episode_store import LiberoEpisodeStore
-from e0_lightning.collection.libero_expert import pick_and_place_goal
 from e0_lightning.collection.libero_recorder import Demonstrator
 from e0_lightning.data.formats.detect import open_demos
 from e0_lightning.envs import mujoco_gl
@@ -87,23 +86,6 @@ def test_file_of_another_origin_is_refused(tmp_path):
         file["data/demo_0/actions"] = np.zeros((4, 7))
     with pytest.raises(ValueError, match="expected a file written by `e0 collect libero`"):
         LiberoEpisodeStore(tmp_path / "butter_demo.hdf5", 8, "default")
-
-
-class Env:
-    """LIBERO's environment of a task with the given goals."""
-
-    def __init__(self, *goals):
-        self.env = self
-        self.parsed_problem = {"goal_state": goals}
-
-
-def test_expert_accepts_goals_with_one_object_in_or_on_another():
-    goal = pick_and_place_goal(Env(["In", "butter_1", "basket_1_region"]))
-    assert goal == ("butter_1", "basket_1_region")
-    with pytest.raises(ValueError, match=r"got: Open drawer_1$"):
-        pick_and_place_goal(Env(["Open", "drawer_1"]))
-    with pytest.raises(ValueError, match="On a b and On c d"):
-        pick_and_place_goal(Env(["On", "a", "b"], ["On", "c", "d"]))
 
 
 @pytest.mark.parametrize("suite", ["libero_subject", ""])

@@ -79,6 +79,9 @@ VERBS: dict[str, Verb] = {
         "damaged files, killed processes, full disks, hostile clients",
     ),
     "benchmark libero": Verb("benchmarks.libero:benchmark", "build and render LIBERO's tasks"),
+    "benchmark libero-expert": Verb(
+        "benchmarks.libero_expert:benchmark", "success of LIBERO's scripted expert, task by task"
+    ),
     "benchmark memory": Verb(
         "cli.costs:benchmark_memory", "parameters and memory of a training step", True
     ),

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e0_lightning.collection.episode_store import LIBVER
-from e0_lightning.collection.libero_expert import PickAndPlace
+from e0_lightning.collection.libero_expert import LiberoExpert
 from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.libero import NO_OP, PARTS, LiberoEnvironment, state_parts
 from e0_lightning.envs.libero_tasks import scene_file
 from e0_lightning.types import PolicySpec, RenderQuality, ViewSize
 
-MAX_STEPS = 400
+MAX_STEPS = 520
 """Steps after which an attempt has failed."""
 
 FRAMES_PER_CHUNK = 16
@@ -51,7 +51,7 @@ class Demonstrator:
             ValueError: If the expert cannot solve this kind of task.
         """
         environment = self._environment(task)
-        actions, success = _attempt(environment, seed)
+        actions, success = attempt(environment, seed)
         if not success:
             return f"the goal was not reached within {len(actions)} steps"
         # Successful actions are replayed to record images, which cost ten times as much as the
@@ -94,10 +94,10 @@ class Demonstrator:
         return {**images, **parts, "robot_states": states}
 
 
-def _attempt(environment: LiberoEnvironment, seed: int) -> tuple[list[NDArray[np.float64]], bool]:
+def attempt(environment: LiberoEnvironment, seed: int) -> tuple[list[NDArray[np.float64]], bool]:
     """Run the expert without rendering; its actions, and whether it succeeded."""
     environment.reset_to_random_placement(seed)
-    expert = PickAndPlace(environment.control_env)
+    expert = LiberoExpert(environment.control_env)
     # The official files record the observation after an action, so one idle step is added in front:
     # it records where the expert starts.
     actions = [np.array(NO_OP)]
