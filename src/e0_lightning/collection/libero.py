@@ -42,10 +42,11 @@ def collect(
 ) -> list[Path]:
     """Collect successful demonstrations of LIBERO tasks, in the format of its official files.
 
-    A scripted expert with access to the simulator state picks one object and places it, from
-    initial states sampled by seed; the initial states of the evaluation are not used. Other tasks
-    are named and skipped. Finished episodes lie in ``<file>.parts`` and survive an interruption of
-    any kind: run the same command again to resume.
+    A scripted expert with access to the simulator state picks, places, pushes, opens, closes and
+    turns what the goal of a task names, from initial states sampled by seed; the initial states of
+    the evaluation are not used. Tasks with another goal are named and skipped; `e0 benchmark
+    libero-expert` prints how often it succeeds. Finished episodes lie in ``<file>.parts`` and
+    survive an interruption of any kind: run the same command again to resume.
 
     Args:
         suite: Suite of ten tasks, such as libero_object.

@@ -114,6 +114,11 @@ class Scene:
         """Return the position of an object, ``(3,)``, metres, world frame."""
         return np.array(self.sim.data.body_xpos[self.domain.obj_body_id[name]])
 
+    def rotation(self, name: str) -> Floats:
+        """Return the rotation of an object to the world, ``(3, 3)``."""
+        matrix = self.sim.data.body_xmat[self.domain.obj_body_id[name]]
+        return np.array(matrix).reshape(3, 3)
+
     def is_region(self, name: str) -> bool:
         """Whether a name is a region, such as the inside of a basket, not an object."""
         return name in self.domain.object_sites_dict

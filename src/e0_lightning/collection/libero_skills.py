@@ -8,13 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from e0_lightning.collection.libero_gripper import (
-    FINGERTIP,
-    LEAN,
-    Grasp,
-    choose_grasp,
-    facing_down,
-)
+from e0_lightning.collection.libero_grasps import choose_grasp
+from e0_lightning.collection.libero_gripper import FINGERTIP, LEAN, Grasp, facing_down
 from e0_lightning.collection.libero_placement import Load, choose_placement
 from e0_lightning.collection.libero_scene import Floats, Joint, Scene
 
@@ -71,12 +66,15 @@ def pick(item: str, scene: Scene, hand: Hand) -> list[Waypoint]:
     point, turned = grasp.point, grasp.orientation
     top = scene.corners(item)[:, 2].max()
     above = point + max(top + 0.06 - point[2], 0.08) * grasp.backwards()
+    # A hand that leans away from an overhang withdraws the object from under it first.
+    upright = grasp.backwards()[2] > 0.99
+    lifted = point + (0.1 if upright else 0.16) * grasp.backwards()
     return [
         *_travel(scene, hand, above, turned),
         Waypoint(above, turned, GRIPPER_OPEN, 0.010, 80),
         Waypoint(point, turned, GRIPPER_OPEN, 0.006, 50, speed=0.6),
         Waypoint(point, turned, GRIPPER_CLOSE, 0.0, 12),
-        Waypoint(point + 0.1 * grasp.backwards(), turned, GRIPPER_CLOSE, 0.02, 30),
+        Waypoint(lifted, turned, GRIPPER_CLOSE, 0.02, 30),
     ]
 
 
