@@ -151,7 +151,7 @@ def plan(scene: Facts, goal: list[list[str]]) -> list[Skill]:
                 carried.append(partial(push, name, rest[0]))
             else:
                 side = sides[rest[0]].pop(0)
-                carried += [partial(pick, name), partial(place, name, rest[0], side)]
+                carried += [partial(pick, name, rest[0]), partial(place, name, rest[0], side)]
         else:
             raise ValueError(
                 "expected a goal of objects to carry to places that are open at the top, drawers "

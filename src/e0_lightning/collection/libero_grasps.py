@@ -46,15 +46,21 @@ class Rim(NamedTuple):
         return np.array([np.cos(angle), np.sin(angle), 0.0]) @ self.axes
 
 
-def choose_grasp(scene: Scene, item: str) -> Grasp:
+def choose_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
     """Grasp an object across its narrowest side, else by its rim if it is hollow, else by its top.
+
+    Args:
+        scene: The scene.
+        item: The object.
+        side: Direction from the middle of a rim to the preferred part of it, ``(3,)``, and how
+            much it is preferred.
 
     Raises:
         ValueError: If it is too wide for all of them.
     """
     grasp = side_grasp(scene, item)
     if grasp is None:
-        grasp = rim_grasp(scene, item) if is_hollow(scene, item) else top_grasp(scene, item)
+        grasp = rim_grasp(scene, item, side) if is_hollow(scene, item) else top_grasp(scene, item)
     if grasp is None:
         raise ValueError(f"expected an object that the gripper can grasp, got {item}")
     return grasp
@@ -73,7 +79,7 @@ def side_grasp(scene: Scene, item: str) -> Grasp | None:
     return None if width > MAX_GRASP_WIDTH or collides else grasp
 
 
-def rim_grasp(scene: Scene, item: str) -> Grasp:
+def rim_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
     """Grasp the wall of an open container where the gripper has the most clearance.
 
     The fingers need not be centred on the wall: with the outer one close to it they fit between
@@ -96,7 +102,7 @@ def rim_grasp(scene: Scene, item: str) -> Grasp:
         grasp = Grasp(point, facing_down(yaw, lean))
         away = max(grasp.backwards()[0], 0.0)  # the arm cannot point back at the robot
         inwards = -np.sign(rim.center[:2]) @ out[:2]
-        effort = 4 * away + 0.25 * abs(yaw) + abs(lean) + 5 * shift - 0.02 * inwards
+        effort = 4 * away + 0.25 * abs(yaw) + abs(lean) + 5 * shift - 0.02 * inwards - side @ out
         candidates.append((effort, grasp))
     candidates.sort(key=lambda candidate: candidate[0])
     best, cost = candidates[0][1], np.inf

@@ -60,9 +60,17 @@ Skill = Callable[[Scene, Hand], list[Waypoint]]
 """Plans a skill when it begins; see the functions of this module, without their first arguments."""
 
 
-def pick(item: str, scene: Scene, hand: Hand) -> list[Waypoint]:
-    """Grasp an object and lift it."""
-    grasp = choose_grasp(scene, item)
+def pick(item: str, destination: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+    """Grasp an object and lift it.
+
+    Args:
+        item: The object.
+        destination: Where it is to go: for a drawer, the hand stays away from the furniture.
+        scene: The scene.
+        hand: The gripper.
+    """
+    joint = scene.joint(destination)
+    grasp = choose_grasp(scene, item, np.zeros(3) if joint is None else -0.5 * joint.axis)
     point, turned = grasp.point, grasp.orientation
     top = scene.corners(item)[:, 2].max()
     above = point + max(top + 0.06 - point[2], 0.08) * grasp.backwards()
