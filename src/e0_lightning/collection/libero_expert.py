@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from e0_lightning.collection.libero_gripper import Pose
 from e0_lightning.collection.libero_scene import Floats, Joint, Scene
 from e0_lightning.collection.libero_skills import (
-    Hand,
     Skill,
     Waypoint,
     close_drawer,
@@ -34,7 +34,6 @@ MAX_ROTATION = 0.5
 ALIGNED = 0.12
 """Rotation from the orientation of a waypoint below which it counts as reached, radians."""
 
-
 STILL, BLOCKED_STEPS = 0.0005, 5
 """A gripper that moves less than this, metres a step, for this many steps is blocked."""
 
@@ -57,7 +56,7 @@ class LiberoExpert:
         self.skills = plan(self.scene, env.env.parsed_problem["goal_state"])
         self.waypoints: list[Waypoint] = []
         self.elapsed, self.blocked = 0, 0
-        self.last = Hand(np.zeros(3), Rotation.identity())
+        self.last = Pose(np.zeros(3), Rotation.identity())
 
     @property
     def finished(self) -> bool:
@@ -67,7 +66,7 @@ class LiberoExpert:
     def act(self, observed: dict[str, Any]) -> Floats:
         """Return the next action, ``(7,)``, for LIBERO's current observation."""
         position = np.array(observed["robot0_eef_pos"])
-        hand = Hand(position, Rotation.from_quat(observed["robot0_eef_quat"]))
+        hand = Pose(position, Rotation.from_quat(observed["robot0_eef_quat"]))
         if not self.waypoints:
             self.waypoints = self.skills.pop(0)(self.scene, hand)
         waypoint = self.waypoints[0]
@@ -81,7 +80,7 @@ class LiberoExpert:
             self.waypoints, self.elapsed, self.blocked = self.waypoints[1:], 0, 0
         return action
 
-    def _is_over(self, waypoint: Waypoint, hand: Hand, distance: float, rotation: Floats) -> bool:
+    def _is_over(self, waypoint: Waypoint, hand: Pose, distance: float, rotation: Floats) -> bool:
         """Whether a phase is over: reached, blocked by a contact, or out of time."""
         self.elapsed += 1
         turned = (hand.orientation * self.last.orientation.inv()).magnitude()

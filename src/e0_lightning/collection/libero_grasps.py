@@ -11,7 +11,7 @@ from e0_lightning.collection.libero_gripper import (
     FINGERS,
     FINGERTIP,
     LEAN,
-    Grasp,
+    Pose,
     facing_down,
     overlap,
 )
@@ -46,7 +46,7 @@ class Rim(NamedTuple):
         return np.array([np.cos(angle), np.sin(angle), 0.0]) @ self.axes
 
 
-def choose_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
+def choose_grasp(scene: Scene, item: str, side: Floats) -> Pose:
     """Grasp an object across its narrowest side, else by its rim if it is hollow, else by its top.
 
     Args:
@@ -66,7 +66,7 @@ def choose_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
     return grasp
 
 
-def side_grasp(scene: Scene, item: str) -> Grasp | None:
+def side_grasp(scene: Scene, item: str) -> Pose | None:
     """Grasp across the narrowest side; None if the gripper does not fit around it."""
     boxes = scene.boxes(item)
     corners = boxes.corners().reshape(-1, 3)
@@ -74,12 +74,12 @@ def side_grasp(scene: Scene, item: str) -> Grasp | None:
     yaw, width = _narrowest(corners)
     height = max(high[2] - 0.03, low[2] + 0.012, (low[2] + high[2]) / 2 - 0.005)
     center = (low + high)[:2] / 2
-    grasp = Grasp(np.array([*center, min(height, high[2] - 0.008)]), facing_down(yaw))
+    grasp = Pose(np.array([*center, min(height, high[2] - 0.008)]), facing_down(yaw))
     collides = overlap(boxes, grasp, margin=0.0) > 0
     return None if width > MAX_GRASP_WIDTH or collides else grasp
 
 
-def rim_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
+def rim_grasp(scene: Scene, item: str, side: Floats) -> Pose:
     """Grasp the wall of an open container where the gripper has the most clearance.
 
     The fingers need not be centred on the wall: with the outer one close to it they fit between
@@ -99,7 +99,7 @@ def rim_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
         yaw = float(angle % np.pi - np.pi / 2)  # of two, the one with less wrist rotation
         point = rim.middle + (rim.radius - shift) * out
         point[2] = max(point[2], low[2] + FINGERTIP + 0.005)
-        grasp = Grasp(point, facing_down(yaw, lean))
+        grasp = Pose(point, facing_down(yaw, lean))
         away = max(grasp.backwards()[0], 0.0)  # the arm cannot point back at the robot
         inwards = -np.sign(rim.center[:2]) @ out[:2]
         effort = 4 * away + 0.25 * abs(yaw) + abs(lean) + 5 * shift - 0.02 * inwards - side @ out
@@ -115,19 +115,19 @@ def rim_grasp(scene: Scene, item: str, side: Floats) -> Grasp:
     return best
 
 
-def _hits(grasp: Grasp, boxes: Boxes, outline: Floats, obstacles: Boxes) -> float:
+def _hits(grasp: Pose, boxes: Boxes, outline: Floats, obstacles: Boxes) -> float:
     """Return how far gripper and object reach into obstacles on the way in and out, metres."""
     hits = overlap(boxes, grasp, FINGERS, margin=0.0)
     for distance in (0.0, 0.05, 0.1):
         back = distance * grasp.backwards()
-        hits += overlap(obstacles, Grasp(grasp.point + back, grasp.orientation))
+        hits += overlap(obstacles, Pose(grasp.position + back, grasp.orientation))
         if distance:
             reach = -float(obstacles.distance(outline + back).min(initial=np.inf))
             hits += max(reach, 0.0)
     return hits
 
 
-def top_grasp(scene: Scene, item: str) -> Grasp | None:
+def top_grasp(scene: Scene, item: str) -> Pose | None:
     """Grasp the part that sticks out at the top, such as the knob of a lid; None if too wide."""
     corners = scene.boxes(item).corners()
     tops = corners[..., 2].max(axis=1)
@@ -137,7 +137,7 @@ def top_grasp(scene: Scene, item: str) -> Grasp | None:
         return None
     lid = max(tops[tops < tops.max() - 0.005], default=knob[:, 2].min())
     height = max(float(knob[:, 2].max()) - 0.02, float(lid) + FINGERTIP)
-    return Grasp(np.array([*knob[:, :2].mean(axis=0), height]), facing_down(yaw))
+    return Pose(np.array([*knob[:, :2].mean(axis=0), height]), facing_down(yaw))
 
 
 def is_hollow(scene: Scene, item: str) -> bool:

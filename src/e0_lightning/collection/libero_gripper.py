@@ -21,11 +21,11 @@ LEAN = np.deg2rad(25)
 POINTING_DOWN = Rotation.from_matrix(np.diag([1.0, -1.0, -1.0]))
 
 
-class Grasp(NamedTuple):
-    """Pose of the gripper on an object."""
+class Pose(NamedTuple):
+    """Pose of the gripper, world frame."""
 
-    point: Floats
-    """Between the fingertips, ``(3,)``, metres, world frame."""
+    position: Floats
+    """Between the fingertips, ``(3,)``, metres."""
     orientation: Rotation
     """From gripper to world: z points along the fingers, y from one to the other."""
 
@@ -67,8 +67,8 @@ HAND = np.concatenate(
 GRIPPER = np.concatenate([FINGERS, HAND])
 
 
-def overlap(boxes: Boxes, grasp: Grasp, shape: Floats = GRIPPER, margin: float = MARGIN) -> float:
+def overlap(boxes: Boxes, pose: Pose, shape: Floats = GRIPPER, margin: float = MARGIN) -> float:
     """Return how far points of the gripper reach into obstacles or their margin, metres summed."""
-    points = grasp.point + grasp.orientation.apply(shape)
+    points = pose.position + pose.orientation.apply(shape)
     distance = boxes.distance(points).min(axis=0, initial=np.inf)
     return float(np.maximum(margin - distance, 0).sum())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from e0_lightning.collection.libero_gripper import Grasp, overlap
+from e0_lightning.collection.libero_gripper import Pose, overlap
 from e0_lightning.collection.libero_scene import Boxes, Floats, Region, Scene
 
 RISES = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.06]])
@@ -84,7 +84,7 @@ def _free_position(scene: Scene, region: Region, load: Load, target: Floats) -> 
         height = support + 0.004 - load.corners[:, 2].min()
         position = np.array([*(spot - load.origin[:2]), height])
         hit = sum(
-            overlap(obstacles, Grasp(position + rise, load.orientation))
+            overlap(obstacles, Pose(position + rise, load.orientation))
             + _penetration(obstacles, position + rise + load.corners)
             for rise in RISES
         )

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from e0_lightning.collection.libero_grasps import choose_grasp
-from e0_lightning.collection.libero_gripper import FINGERTIP, LEAN, Grasp, facing_down
+from e0_lightning.collection.libero_gripper import FINGERTIP, LEAN, Pose, facing_down
 from e0_lightning.collection.libero_placement import Load, choose_placement
 from e0_lightning.collection.libero_scene import Floats, Joint, Scene
 
@@ -47,31 +47,22 @@ class Waypoint(NamedTuple):
     """Largest translation action."""
 
 
-class Hand(NamedTuple):
-    """Pose of the end effector when a skill begins."""
-
-    position: Floats
-    """``(3,)``, metres, world frame."""
-    orientation: Rotation
-    """From gripper to world."""
-
-
-Skill = Callable[[Scene, Hand], list[Waypoint]]
+Skill = Callable[[Scene, Pose], list[Waypoint]]
 """Plans a skill when it begins; see the functions of this module, without their first arguments."""
 
 
-def pick(item: str, destination: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+def pick(item: str, destination: str, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Grasp an object and lift it.
 
     Args:
         item: The object.
         destination: Where it is to go: for a drawer, the hand stays away from the furniture.
         scene: The scene.
-        hand: The gripper.
+        hand: The gripper when the skill begins.
     """
     joint = scene.joint(destination)
     grasp = choose_grasp(scene, item, np.zeros(3) if joint is None else -0.5 * joint.axis)
-    point, turned = grasp.point, grasp.orientation
+    point, turned = grasp.position, grasp.orientation
     top = scene.corners(item)[:, 2].max()
     above = point + max(top + 0.06 - point[2], 0.08) * grasp.backwards()
     # A hand that leans away from an overhang withdraws the object from under it first.
@@ -86,7 +77,7 @@ def pick(item: str, destination: str, scene: Scene, hand: Hand) -> list[Waypoint
     ]
 
 
-def place(item: str, destination: str, side: float, scene: Scene, hand: Hand) -> list[Waypoint]:
+def place(item: str, destination: str, side: float, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Carry the object in the gripper to its destination, and release it unless it would slide.
 
     Args:
@@ -94,7 +85,7 @@ def place(item: str, destination: str, side: float, scene: Scene, hand: Hand) ->
         destination: Object or region.
         side: Where in a region that several objects share, from -1 to 1; 0 for its middle.
         scene: The scene with the object in the gripper.
-        hand: The gripper.
+        hand: The gripper when the skill begins.
     """
     load = Load(
         item,
@@ -121,7 +112,7 @@ def place(item: str, destination: str, side: float, scene: Scene, hand: Hand) ->
     ]
 
 
-def push(item: str, destination: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+def push(item: str, destination: str, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Slide a flat, round object to a region, with both fingers behind it and the hand above it."""
     corners = scene.corners(item)
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -131,13 +122,13 @@ def push(item: str, destination: str, scene: Scene, hand: Hand) -> list[Waypoint
     yaw = float((np.arctan2(ahead[1], ahead[0]) + np.pi / 2) % np.pi - np.pi / 2)
     turned = max(
         (facing_down(yaw, lean) for lean in (LEAN, -LEAN)),
-        key=lambda option: float(Grasp(low, option).backwards()[:2] @ ahead),
+        key=lambda option: float(Pose(low, option).backwards()[:2] @ ahead),
     )
     behind = np.sqrt(radius**2 - FINGER_SPREAD**2) + FINGER_THICKNESS
     touching = np.array([*(center - behind * ahead), low[2] + 0.004 + FINGERTIP])
     start = touching - 0.015 * np.array([*ahead, 0.0])
     end = touching + np.array([*way, 0.0])
-    back = 0.1 * Grasp(start, turned).backwards()
+    back = 0.1 * Pose(start, turned).backwards()
     above = start + back
     return [
         *_travel(scene, hand, above, turned),
@@ -148,7 +139,7 @@ def push(item: str, destination: str, scene: Scene, hand: Hand) -> list[Waypoint
     ]
 
 
-def open_drawer(region: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+def open_drawer(region: str, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Pull a drawer by its handle, with a horizontal gripper, its fingers above and below."""
     joint = _sliding_joint(scene, region)
     outwards = -joint.axis
@@ -168,7 +159,7 @@ def open_drawer(region: str, scene: Scene, hand: Hand) -> list[Waypoint]:
     ]
 
 
-def widen_drawer(region: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+def widen_drawer(region: str, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Pull an open drawer to its stop, with closed fingers behind its front."""
     joint = _sliding_joint(scene, region)
     outwards = -joint.axis
@@ -186,7 +177,7 @@ def widen_drawer(region: str, scene: Scene, hand: Hand) -> list[Waypoint]:
     ]
 
 
-def close_drawer(region: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+def close_drawer(region: str, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Push a drawer shut at its handle, with closed fingers that point down at an angle."""
     joint = _sliding_joint(scene, region)
     outwards = -joint.axis
@@ -204,7 +195,7 @@ def close_drawer(region: str, scene: Scene, hand: Hand) -> list[Waypoint]:
     ]
 
 
-def turn(fixture: str, scene: Scene, hand: Hand) -> list[Waypoint]:
+def turn(fixture: str, scene: Scene, hand: Pose) -> list[Waypoint]:
     """Turn a knob by the ridge on it."""
     joint = scene.joint(fixture)
     assert joint is not None
@@ -230,7 +221,7 @@ def turn(fixture: str, scene: Scene, hand: Hand) -> list[Waypoint]:
 
 
 def _travel(
-    scene: Scene, hand: Hand, end: Floats, turned: Rotation, gripper: float = GRIPPER_OPEN
+    scene: Scene, hand: Pose, end: Floats, turned: Rotation, gripper: float = GRIPPER_OPEN
 ) -> list[Waypoint]:
     """Return what to pass first so that the empty gripper clears what stands in between."""
     safe = scene.highest(hand.position, end, 0.06) + FINGERTIP + 0.02
