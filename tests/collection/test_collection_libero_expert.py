@@ -8,7 +8,8 @@ from e0_lightning.collection.libero_expert import plan
 from e0_lightning.collection.libero_recorder import attempt
 from e0_lightning.collection.libero_scene import Boxes, Joint
 from e0_lightning.envs import mujoco_gl
-from e0_lightning.envs.libero import LiberoEnvironment, tasks
+from e0_lightning.envs.libero import LiberoEnvironment
+from e0_lightning.envs.libero_tasks import tasks
 
 NO_BOXES = Boxes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3)))
 

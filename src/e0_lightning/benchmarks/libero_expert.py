@@ -11,8 +11,9 @@ import numpy as np
 
 from e0_lightning.collection.libero_recorder import attempt
 from e0_lightning.data.formats.libero import CONTROL_MODE
-from e0_lightning.envs.libero import SUITES, LiberoEnvironment, tasks
+from e0_lightning.envs.libero import LiberoEnvironment
 from e0_lightning.envs.libero_assets import find_assets
+from e0_lightning.envs.libero_tasks import SUITES, tasks
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.envs.worker_process import WorkerProcess
 from e0_lightning.types import PolicySpec
