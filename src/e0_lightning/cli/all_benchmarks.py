@@ -72,21 +72,28 @@ def compare_times(timings: list[Timing]) -> list[Comparison]:
     return rows
 
 
+PLAIN_CALLS = {
+    "workers_0": {"plain": "plain library calls", "plain_batches": "the same into batches"},
+    "workers_1": {"plain": "plain library calls", "plain_worker": "the same in a bare worker"},
+}
+"""Column of the loader to the columns that it stands beside, and what these are."""
+
+
 def compare_reading(measured: dict[str, Rates]) -> list[Comparison]:
     """The loader beside plain calls on each storage, and beside LeRobot's where it is measured."""
     measured = dict(measured)
     peer = measured.pop("LeRobot", {})
     rows = []
     for storage, found in measured.items():
-        for workers in ("workers_0", "workers_1"):
+        for workers, references in PLAIN_CALLS.items():
             quantity = f"frames read, {storage}, {workers.replace('_', ': ')}"
-            rows.append(
-                Comparison(quantity, "1/s", found[workers], "plain library call", found["plain"])
-            )
+            others = {name: found[column] for column, name in references.items()}
             if peer:
-                rows.append(
-                    Comparison(quantity, "1/s", found[workers], "LeRobot, video", peer[workers])
-                )
+                others["LeRobot, video"] = peer[workers]
+            rows += [
+                Comparison(quantity, "1/s", found[workers], name, value)
+                for name, value in others.items()
+            ]
     return rows
 
 
