@@ -62,11 +62,24 @@ def test_every_suite_has_ten_tasks(libero_assets):
         check_task("libero_object/pick_up_the_alphabet_soup")
 
 
-# Before `soup` is built: freeing one rendering context clears another.
+# Two tests before `soup` is built: freeing one rendering context clears another.
 def test_the_benchmark_times_a_task(libero_assets, monkeypatch, capsys):
     monkeypatch.setattr("e0_lightning.benchmarks.libero.tasks", lambda suite: [SOUP])
     benchmark(["libero_object"])
     assert SOUP in capsys.readouterr().out
+
+
+def test_random_placements_put_the_bowl_into_the_drawer(libero_assets):
+    task = (
+        "libero_spatial/pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it"
+        "_on_the_plate"
+    )
+    environment = LiberoEnvironment(task, SPEC, mujoco_gl.offscreen(), libero_assets.path)
+    for seed in (0, 1):
+        environment.reset_to_random_placement(seed)
+        inside = ["in", "akita_black_bowl_1", "wooden_cabinet_1_top_region"]
+        assert environment.control_env.env._eval_predicate(inside)
+    environment.close()
 
 
 def test_observations_have_images_state_and_the_instruction_of_the_papers(soup):
@@ -127,19 +140,6 @@ def test_a_reused_scene_behaves_like_a_new_one(soup):
     state = fresh.get_sim_state()
     fresh.close()
     np.testing.assert_allclose(reused, state, rtol=0, atol=1e-10)
-
-
-def test_random_placements_put_the_bowl_into_the_drawer(libero_assets):
-    task = (
-        "libero_spatial/pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it"
-        "_on_the_plate"
-    )
-    environment = LiberoEnvironment(task, SPEC, mujoco_gl.offscreen(), libero_assets.path)
-    for seed in (0, 1):
-        environment.reset_to_random_placement(seed)
-        inside = ["in", "akita_black_bowl_1", "wooden_cabinet_1_top_region"]
-        assert environment.control_env.env._eval_predicate(inside)
-    environment.close()
 
 
 def test_the_camera_is_displaced_and_restored(soup):
