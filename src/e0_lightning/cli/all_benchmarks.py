@@ -111,6 +111,10 @@ def table(rows: list[Comparison]) -> str:
     """Markdown table with the ratios of our values to the others."""
     lines = ["| quantity | unit | ours | beside | value | ratio |", f"|{' --- |' * 6}"]
     for quantity, unit, ours, reference, theirs in rows:
-        cells = [quantity, unit, f"{ours:.4g}", reference, f"{theirs:.4g}", f"{ours / theirs:.2f}"]
+        cells = [quantity, unit, _number(ours), reference, _number(theirs), f"{ours / theirs:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
