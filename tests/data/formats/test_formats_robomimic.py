@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -161,3 +162,13 @@ def test_frames_that_are_not_uint8_are_refused(tmp_path):
         ValueError, match=r"agentview_image, .* expected float pixels from 0 to 1, got"
     ):
         _ = open_demos(str(copy)).spec
+
+
+def test_an_unknown_render_quality_is_refused_with_the_file(tmp_path):
+    path = tmp_path / f"{BUTTER}_demo.hdf5"
+    shutil.copy(LIBERO, path)
+    with h5py.File(path, "a") as file:
+        settings = {"env_kwargs": {"render_quality": "best"}}
+        file["data"].attrs["env_args"] = json.dumps(settings)
+    with pytest.raises(ValueError, match=r"_demo\.hdf5: expected a render_quality .* got 'best'"):
+        open_demos(str(path)).read_spec("demo_0")

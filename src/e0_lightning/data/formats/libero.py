@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from xml.etree import ElementTree
 
 import h5py
@@ -145,12 +145,26 @@ def control_rate(data: h5py.Group) -> float:
 
 
 def render_quality(data: h5py.Group) -> RenderQuality:
-    """How the images were rendered, as `e0 collect libero` writes it into ``env_args``."""
+    """How the images were rendered, as `e0 collect libero` writes it into ``env_args``.
+
+    Returns:
+        ``default`` where it is not there, as in the official files.
+
+    Raises:
+        ValueError: If there is no such quality.
+    """
     try:
-        found: RenderQuality = json.loads(data.attrs["env_args"])["env_kwargs"]["render_quality"]
+        found = json.loads(data.attrs["env_args"])["env_kwargs"]["render_quality"]
     except (KeyError, TypeError, json.JSONDecodeError):
         return "default"
-    return found
+    if found not in get_args(RenderQuality):
+        raise ValueError(
+            f"{data.file.filename}: expected a render_quality among "
+            f"{', '.join(get_args(RenderQuality))} in its env_args, got {found!r}. Collect the "
+            "demonstrations again, or correct that attribute."
+        )
+    quality: RenderQuality = found
+    return quality
 
 
 def _mode(controller: str, delta: bool) -> str:
