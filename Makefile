@@ -130,7 +130,8 @@ fit-libero: libero renderer  ## the same on suites of LIBERO [SUITE=libero_objec
 	$(BIN)/lightning fit $(addprefix --config ,experiments/libero.yaml $(overlays)) \
 	  --data.init_args.demos '$(call yaml_list,$(FIT_SUITE:%=data/libero/%/*_demo.hdf5))' \
 	  --trainer.default_root_dir $(FIT_LIBERO)
-	$(MAKE) eval-libero CKPT="$(call last_checkpoint,$(FIT_LIBERO))" SUITE='$(FIT_SUITE)'
+	$(MAKE) eval-libero CKPT="$(call last_checkpoint,$(FIT_LIBERO))" SUITE='$(FIT_SUITE)' \
+	  CONFIG='experiments/libero.yaml $(overlays)'
 
 FIT_SUITE := $(or $(call if_given,SUITE,$(SUITE)),libero_object)
 FIT_LIBERO := runs/$(subst $(space),+,$(strip $(FIT_SUITE)))
