@@ -22,6 +22,7 @@ MIXTURE_PushPull := PushCube-v1 PullCube-v1
 # Comparisons and LIBERO
 BUDGET ?=
 ONLY ?=
+SEEDS ?=
 PARALLEL ?= 2
 SUITE ?= libero_spatial libero_object libero_goal libero_10
 TASKS ?= [0,1,2,3,4,5,6,7,8,9]
@@ -42,7 +43,7 @@ overlays = $(addprefix experiments/,$(WITH))
 last_checkpoint = $$(ls -t $1/lightning_logs/*/checkpoints/last.ckpt | head -n 1)
 comparison = $(BIN)/e0 compare $1 --out runs/compare/$2$(if $(BUDGET),-$(BUDGET)) \
   $(if $(BUDGET),--steps $(BUDGET)) $(call if_given,EPISODES,--num_episodes $(EPISODES)) \
-  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]')
+  --parallel $(PARALLEL) $(if $(ONLY),--only '[$(ONLY)]') $(if $(SEEDS),--seeds '$(SEEDS)')
 COMPARED_TASK := $(or $(call if_given,TASK,$(TASK)),PushPull)
 EPISODE_OPTIONS := --data.init_args.episodes.init_args
 empty :=
@@ -98,7 +99,7 @@ data/maniskill/%.h5: $(call if_given,DEMOS,always) | renderer
 
 always:
 
-compare: check-task renderer $(call demo_files,$(COMPARED_TASK))  ## policies and ablations side by side [TASK=PushPull] [BUDGET=steps] [EPISODES] [ONLY=E0,argmax]
+compare: check-task renderer $(call demo_files,$(COMPARED_TASK))  ## policies and ablations side by side [TASK=PushPull] [BUDGET=steps] [EPISODES] [ONLY=E0,argmax] [SEEDS=[0,1,2]]
 	$(call comparison,$(call experiment,$(COMPARED_TASK)),$(COMPARED_TASK))
 
 # gym-aloha and gym-pusht
@@ -145,7 +146,7 @@ eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [
 	  $(if $(CAMERA),$(EPISODE_OPTIONS).camera_offset '$(CAMERA)') \
 	  $(if $(PERTURBATIONS),$(EPISODE_OPTIONS).perturbations '$(PERTURBATIONS)')
 
-compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY]
+compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY] [SEEDS]
 	$(BIN)/e0 collect libero --suite libero_object --tasks '[0,1,6]' --render_quality fast
 	$(call comparison,$(addprefix --config ,experiments/libero.yaml experiments/libero/three_tasks.yaml $(overlays)) \
 	  --tables '[experiments/compare/policies.yaml]',libero_object)

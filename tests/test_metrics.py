@@ -10,6 +10,7 @@ from e0_lightning.metrics import (
     ActionL1,
     SuccessRate,
     TokenAccuracy,
+    crossed_mean,
     mean_score,
     paired_difference,
 )
@@ -159,3 +160,27 @@ def test_the_interval_of_a_mean_score_is_students():
 def test_the_interval_of_a_mean_score_stays_within_0_and_1():
     assert mean_score([1.0, 0.8])[1:3] == (0.0, 1.0)
     assert mean_score([0.4]) == (0.4, 0.0, 1.0, 1)
+
+
+@pytest.mark.parametrize("transpose", [False, True], ids=["trainings alike", "episodes alike"])
+def test_crossed_interval_is_students_where_one_factor_varies(transpose):
+    scores = [0.1, 0.4, 0.4, 0.7, 0.9]
+    table = np.repeat([scores], 3, axis=0)
+    crossed = crossed_mean(table.T.tolist() if transpose else table.tolist())
+    assert crossed[:3] == pytest.approx(mean_score(scores)[:3])
+    assert crossed.n == 15
+
+
+def test_crossed_interval_covers_the_mean_of_other_trainings_and_episodes():
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(500):
+        training, episode = random.normal(size=(3, 1)), random.normal(size=(1, 20))
+        table = 0.2 * training + episode + random.normal(size=(3, 20))
+        crossed = crossed_mean(table.tolist())
+        covered += crossed.low < 0 < crossed.high
+    assert 0.94 <= covered / 500 <= 0.99
+
+
+def test_crossed_interval_needs_the_same_episodes():
+    with pytest.raises(ValueError, match=r"the same 2 or more episodes, got rows of \[2, 3\]"):
+        crossed_mean([[0, 1], [0, 1, 1]])

@@ -154,6 +154,36 @@ def mean_score(scores: Sequence[float]) -> Mean:
     return Mean(mean, max(mean - half, 0.0), min(mean + half, 1.0), n)
 
 
+def crossed_mean(scores: Sequence[Sequence[float]]) -> Mean:
+    """Mean over trainings and episodes, with a 95 % interval over both.
+
+    Trainings and episodes are drawn at random and crossed, every training on every episode. With
+    the variances v of the means of S trainings and w of the means of E episodes, ``mean ± t √(v/S +
+    w/E)``, where t has Satterthwaite's degrees of freedom. What is particular to a training on an
+    episode counts in both terms, so that the interval is rather too wide.
+
+    Args:
+        scores: S rows, one per training, of E scores; S and E at least 2.
+
+    Raises:
+        ValueError: If there are too few rows or scores, or rows of different lengths.
+    """
+    if len(scores) < 2 or len({len(row) for row in scores}) != 1 or len(scores[0]) < 2:
+        raise ValueError(
+            "scores: expected 2 or more trainings on the same 2 or more episodes, got rows of "
+            f"{[len(row) for row in scores]}."
+        )
+    table = np.asarray(scores, dtype=float)
+    mean, sizes = float(table.mean()), np.array(table.shape)
+    variances = np.array([table.mean(axis=1 - axis).var(ddof=1) for axis in (0, 1)]) / sizes
+    total = variances.sum()
+    if total == 0:
+        return Mean(mean, mean, mean, table.size)
+    freedom = total**2 / (variances**2 / (sizes - 1)).sum()
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(total)
+    return Mean(mean, mean - half, mean + half, table.size)
+
+
 class Difference(NamedTuple):
     """Difference of two success rates on the same n episodes, with its 95 % interval."""
 

@@ -118,3 +118,27 @@ def test_unknown_variant_is_refused(table, benchmark, tmp_path):
         ValueError, match="only: expected names among base, better, luckier, got worse"
     ):
         compare([benchmark], tmp_path / "out", [table], only=["worse"])
+
+
+def test_trainings_of_several_seeds_share_a_row(benchmark, commands, tmp_path):
+    table = tmp_path / "table.yaml"
+    table.write_text("title: T\ntraining_variants: {base: [], better: [--model.init_args.skill=4]}")
+    compare([benchmark], tmp_path / "out", [str(table)], num_episodes=4, seeds=[3, 5])
+    assert [words[0] for words in commands].count("fit") == 4
+    assert {word for words in commands for word in words if "seed_everything" in word} == {
+        "--seed_everything=3",
+        "--seed_everything=5",
+    }
+    rows = report(tmp_path / "out")
+    assert {name: (row["rate"], row["trainings"], row["n"]) for name, row in rows.items()} == {
+        "base": (0.75, 2, 16),
+        "better": (1.0, 2, 16),
+    }
+    # Both trainings of the toy are alike, so the interval is that over 8 episodes.
+    assert rows["better"]["difference"]["low"] < 0 < rows["better"]["difference"]["difference"]
+    assert (tmp_path / "out" / "seed_5" / "better" / "trained.ckpt").exists()
+
+
+def test_a_seed_given_twice_is_refused(table, benchmark, tmp_path):
+    with pytest.raises(ValueError, match=r"expected different seeds, one or more, got \[1, 1\]"):
+        compare([benchmark], tmp_path / "out", [table], seeds=[1, 1])

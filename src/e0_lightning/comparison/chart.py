@@ -35,7 +35,7 @@ def plot_success(tables: Sequence[dict[str, Any]], path: Path) -> None:
         colors = ["#2b5c8a" if name == table["baseline"] else "#7aa6d8" for name in rows]
         axes.barh(list(rows), rates, xerr=[below, above], color=colors, ecolor="#222", capsize=3)
         axes.invert_yaxis()
-        axes.set(xlim=(0, 100), xlabel="success, %, with Wilson's 95 % interval")
+        axes.set(xlim=(0, 100), xlabel="success, %, with its 95 % interval")
         axes.set_title(table["title"])
     figure.savefig(path, dpi=150)
 

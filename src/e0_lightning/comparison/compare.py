@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 from e0_lightning.comparison.report import write_report
@@ -22,6 +23,7 @@ def compare(
     steps: int | None = None,
     num_episodes: int | None = None,
     parallel: int = 1,
+    seeds: list[int] | None = None,
 ) -> None:
     """Train variants of one benchmark under one budget and evaluate them on the same episodes.
 
@@ -39,20 +41,25 @@ def compare(
         num_episodes: Episodes of each task; None for those of the benchmark.
         parallel: Variants trained and evaluated at a time, each with an equal share of the cores;
             latency is measured one variant at a time.
+        seeds: Seeds of ``--seed_everything``, a training of each variant for each, in folders
+            ``seed_<seed>`` of `out`; intervals are then over trainings and episodes. None for one
+            training with the seed of the benchmark.
 
     Raises:
-        ValueError: If a table is invalid, a variant does not exist, or a variant failed.
+        ValueError: If a table is invalid, a variant does not exist or failed, or a seed is twice.
     """
     if parallel < 1:
         raise ValueError(f"parallel: expected at least 1, got {parallel}.")
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ValueError(f"seeds: expected different seeds, one or more, got {seeds}.")
     known = read_tables(tables)
     threads = max(1, len(os.sched_getaffinity(0)) // parallel) if parallel > 1 else None
     budget = Budget(experiment, steps, num_episodes, threads)
-    variants = build(known, Path(out), budget)
-    chosen = _choose(variants, only)
+    trainings = [build(known, folder, own) for folder, own in _seeded(Path(out), budget, seeds)]
+    chosen = [variant for variants in trainings for variant in _choose(variants, only)]
 
     def report() -> str:
-        return write_report(known, variants, Path(out))
+        return write_report(known, trainings, Path(out))
 
     report()  # a missing matplotlib should stop the command before the work, not after it
     failures = _run_stage(_train_and_evaluate, _to_train(chosen), parallel, report)
@@ -77,6 +84,15 @@ def build(tables: list[Table], out: Path, budget: Budget) -> dict[str, Variant]:
         for name, overrides in table.inference_variants.items():
             variants.setdefault(name, Variant(out / name, overrides, budget, trained_as=baseline))
     return variants
+
+
+def _seeded(out: Path, budget: Budget, seeds: list[int] | None) -> Iterator[tuple[Path, Budget]]:
+    """Folder and budget of each training of the variants."""
+    if seeds is None:
+        yield out, budget
+    for seed in seeds or []:
+        experiment = [*budget.experiment, f"--seed_everything={seed}"]
+        yield out / f"seed_{seed}", replace(budget, experiment=experiment)
 
 
 def _choose(variants: dict[str, Variant], only: list[str] | None) -> list[Variant]:
@@ -114,7 +130,7 @@ def _run_stage(
                     failures.append((variant, error))
                 elif error is not None:
                     raise error
-                print(f"{variant.name}: {'failed' if error else 'done'}", flush=True)
+                print(f"{variant.folder}: {'failed' if error else 'done'}", flush=True)
                 report()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

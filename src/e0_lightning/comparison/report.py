@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from e0_lightning.comparison.chart import plot_success
+from e0_lightning.comparison.intervals import success_difference, success_rate
 from e0_lightning.comparison.records import TRAINING, VALIDATION
 from e0_lightning.comparison.runs import EVALUATION, Variant
 from e0_lightning.comparison.tables import Table
 from e0_lightning.evaluation.results_store import Key, key, to_result
-from e0_lightning.metrics import paired_difference, wilson
 from e0_lightning.types import EpisodeResult
 
 Values = dict[str, Any]
@@ -34,8 +36,10 @@ NOTES = (
     "Differences are to the baseline (first row), paired by episode, with Newcombe's 95 % interval "
     "for paired proportions (method 10); of many such intervals one in twenty misses the true "
     "difference.",
-    "One training run per variant: intervals cover the variation between episodes, not between "
-    "training seeds.",
+    "One training per variant: intervals cover the variation between episodes, not between "
+    "trainings. Several: means over them, intervals over trainings and episodes (Student's "
+    "quantile, Satterthwaite's degrees of freedom), or as above over all episodes where that is "
+    "wider.",
     "Action L1: mean absolute error on held-out chunks, robot units. `act`: median latency for one "
     "observation, variants one at a time. Training: without validation and without steps that were "
     "repeated after an interruption. Peak memory: of the training process, main memory where there "
@@ -43,25 +47,36 @@ NOTES = (
 )
 
 
-def write_report(tables: Sequence[Table], variants: Mapping[str, Variant], folder: Path) -> str:
+@dataclass(frozen=True)
+class Training:
+    """What is recorded of one training of a variant, empty as long as it is not finished."""
+
+    variant: Variant
+    episodes: Episodes
+    values: Values
+
+
+def write_report(
+    tables: Sequence[Table], trainings: Sequence[Mapping[str, Variant]], folder: Path
+) -> str:
     """Write ``report.json``, ``report.md`` and ``report.png`` for everything that is finished.
 
     Args:
         tables: Tables of the report.
-        variants: Their variants by name.
+        trainings: For each training seed the variants by name.
         folder: Output folder.
 
     Returns:
         The report as Markdown.
     """
-    episodes = {name: _read_episodes(variant) for name, variant in variants.items()}
+    recorded = {name: [_recorded(each[name]) for each in trainings] for name in trainings[0]}
     report: Values = {
-        "about": _common_settings(variants),
+        "about": _common_settings([each for own in trainings for each in own.values()]),
         "tables": [
             {
                 "title": table.title,
                 "baseline": table.baseline,
-                "rows": _rows(table, variants, episodes),
+                "rows": _rows(table, recorded),
             }
             for table in tables
         ],
@@ -89,14 +104,18 @@ def _table_lines(table: Values) -> list[str]:
     tasks = sorted({task for row in table["rows"].values() for task in row.get("tasks", [])})
     task_columns = tasks if len(tasks) > 1 else []
     heads = ["variant", "success", "95 % interval", *task_columns]
-    heads += [f"difference to {table['baseline']}", "95 % interval", "episodes"]
+    heads += [f"difference to {table['baseline']}", "95 % interval", "trainings", "episodes"]
     heads += [heading for heading, _, _ in COLUMNS.values()]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, row in table["rows"].items():
         if row:
             cells = [name, *_success_cells(row, task_columns)]
             cells += _difference_cells(row.get("difference"))
-            cells += [str(row["n"]), *(_cell(row, column) for column in COLUMNS)]
+            cells += [
+                str(row["trainings"]),
+                str(row["n"]),
+                *(_cell(row, column) for column in COLUMNS),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -118,57 +137,88 @@ def _cell(row: Values, column: str) -> str:
     return "" if row.get(column) is None else format(row[column] * factor, form)
 
 
-def _rows(
-    table: Table, variants: Mapping[str, Variant], episodes: Mapping[str, Episodes]
-) -> dict[str, Values]:
+def _rows(table: Table, recorded: Mapping[str, Sequence[Training]]) -> dict[str, Values]:
     """Return the values of each variant, empty where it is not evaluated yet."""
     rows: dict[str, Values] = {}
     for name in table.names:
-        rows[name] = _row(variants[name], episodes[name]) if episodes[name] else {}
-        baseline = episodes[table.baseline]
-        if rows[name] and name != table.baseline:
-            shared = sorted(baseline.keys() & episodes[name].keys())
-            pairs = [[own[each].success for each in shared] for own in (episodes[name], baseline)]
-            rows[name]["difference"] = paired_difference(*pairs)._asdict() if shared else None
+        evaluated = [each for each in recorded[name] if each.episodes]
+        rows[name] = _row(evaluated) if evaluated else {}
+        pairs = [
+            pair
+            for pair in zip(recorded[name], recorded[table.baseline], strict=True)
+            if pair[0].episodes and pair[1].episodes
+        ]
+        if pairs and name != table.baseline:
+            rows[name]["difference"] = _difference(pairs)
     return rows
 
 
-def _row(variant: Variant, episodes: Episodes) -> Values:
-    successes = [each.success for each in episodes.values()]
-    training = _read(variant.folder / TRAINING)
-    if training:
-        training["steps_per_second"] = training["steps"] / training["seconds"]
+def _row(trainings: Sequence[Training]) -> Values:
+    variant = trainings[0].variant
+    results = [each for training in trainings for each in training.episodes.values()]
+    tasks = sorted({each.task for each in results})
     return {
-        **wilson(sum(successes), len(successes))._asdict(),
-        "errors": sum(bool(each.error) for each in episodes.values()),
-        "tasks": {
-            task: _success_rate(task, episodes) for task in sorted({t for t, *_ in episodes})
-        },
+        **success_rate(_successes(trainings))._asdict(),
+        "trainings": len(trainings),
+        "errors": sum(bool(each.error) for each in results),
+        "tasks": {task: _success_rate(task, results) for task in tasks},
         "overrides": variant.overrides,
         "trained_as": variant.trained_as.name if variant.trained_as else None,
-        **training,
-        **_read(variant.folder / VALIDATION),
+        **_means([training.values for training in trainings]),
     }
 
 
-def _success_rate(task: str, episodes: Episodes) -> float:
-    successes = [each.success for each in episodes.values() if each.task == task]
-    return sum(successes) / len(successes)
+def _difference(pairs: Sequence[tuple[Training, Training]]) -> Values | None:
+    """Return the difference to the baseline, trainings of one seed and one episode paired."""
+    own, baseline = zip(*pairs, strict=True)
+    shared = _shared([*own, *baseline])
+    if not shared:
+        return None
+    return success_difference(_successes(own, shared), _successes(baseline, shared))._asdict()
 
 
-def _read_episodes(variant: Variant) -> Episodes:
+def _successes(
+    trainings: Sequence[Training], keys: Sequence[Key] | None = None
+) -> list[list[bool]]:
+    """Return the successes of each training in the episodes that all of them played."""
+    chosen = _shared(trainings) if keys is None else keys
+    return [[training.episodes[key].success for key in chosen] for training in trainings]
+
+
+def _shared(trainings: Sequence[Training]) -> list[Key]:
+    return sorted(set.intersection(*(set(training.episodes) for training in trainings)))
+
+
+def _means(values: Sequence[Values]) -> Values:
+    """Return means of numbers over trainings; of other values those of the first training."""
+    first, *_ = values
+    return {
+        name: fmean(each[name] for each in values) if isinstance(value, float) else value
+        for name, value in first.items()
+        if all(name in each for each in values)
+    }
+
+
+def _success_rate(task: str, results: Sequence[EpisodeResult]) -> float:
+    return fmean(each.success for each in results if each.task == task)
+
+
+def _recorded(variant: Variant) -> Training:
     entries = _read(variant.folder / EVALUATION).get("episodes", [])
-    return {key(result): result for result in map(to_result, entries)}
+    values = {**_read(variant.folder / TRAINING), **_read(variant.folder / VALIDATION)}
+    if "seconds" in values:
+        values["steps_per_second"] = values["steps"] / values["seconds"]
+    return Training(variant, {key(result): result for result in map(to_result, entries)}, values)
 
 
-def _common_settings(variants: Mapping[str, Variant]) -> Values:
+def _common_settings(variants: Sequence[Variant]) -> Values:
     """Return the settings that all variants share."""
-    first, *_ = variants.values()
-    settings: Values = {"benchmark": ", ".join(first.budget.experiment)}
-    trainings = [t for each in variants.values() if (t := _read(each.folder / TRAINING))]
+    benchmarks = list(dict.fromkeys(", ".join(each.budget.experiment) for each in variants))
+    settings: Values = {"benchmark": "; ".join(benchmarks)}
+    trainings = [t for each in variants if (t := _read(each.folder / TRAINING))]
     for name in ("steps", "batch_size", "device", "threads"):
         settings[name] = ", ".join(sorted({str(training[name]) for training in trainings}))
-    evaluations = [e for each in variants.values() if (e := _read(each.folder / EVALUATION))]
+    evaluations = [e for each in variants if (e := _read(each.folder / EVALUATION))]
     if evaluations:
         settings["n_action_steps"] = evaluations[0].get("n_action_steps")
         versions = evaluations[0]["versions"]
