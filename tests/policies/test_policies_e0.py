@@ -214,3 +214,25 @@ def test_sampling_starts_from_the_prior_of_the_process(batch, monkeypatch):
     monkeypatch.setattr(policy, "denoise", lambda x, *rest: inputs.append(x) or denoise(x, *rest))
     assert policy.act(batch).isfinite().all()
     assert inputs[0].abs().max() <= 3**0.5
+
+
+def test_noise_draws_share_one_encoded_observation(batch, monkeypatch):
+    policy = ready_policy(tiny_settings(noise_draws=3))
+    encoded, drawn, corrupt = [], [], policy.process.corrupt
+    policy.encoder.register_forward_hook(lambda *_: encoded.append(1))
+
+    def record(tokens, tau, generator, valid):
+        drawn.append((tokens, tau, corrupt(tokens, tau, generator, valid), valid))
+        return drawn[-1][2]
+
+    monkeypatch.setattr(policy.process, "corrupt", record)
+    with seeded_step(policy):
+        loss = policy.compute_losses(batch)["cross_entropy"]
+    assert len(encoded) == 1
+    tokens, taus, noisy, valid = (each.chunk(3) for each in drawn[0])
+    assert len(torch.cat(taus).unique()) == 3 * len(batch["actions"])
+    alone = [
+        policy.process.loss(policy.denoise(x_tau, tau, policy.encode(batch)), chunk, mask)
+        for chunk, tau, x_tau, mask in zip(tokens, taus, noisy, valid, strict=True)
+    ]
+    torch.testing.assert_close(loss, torch.stack(alone).mean())

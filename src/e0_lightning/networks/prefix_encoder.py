@@ -48,6 +48,18 @@ class Prefix:
         """Number of tokens of each observation without padding, ``(B,)``."""
         return self.mask.sum(dim=-1)
 
+    def repeat(self, times: int) -> Prefix:
+        """The observations one after another, and again, ``times · B`` in all."""
+        if times == 1:
+            return self
+
+        def repeated(tensor: Tensor) -> Tensor:
+            return tensor.repeat(times, *[1] * (tensor.ndim - 1))
+
+        keys, values = (tuple(map(repeated, per_layer)) for per_layer in (self.keys, self.values))
+        state = None if self.state is None else repeated(self.state)
+        return Prefix(keys, values, repeated(self.mask), self.rope_theta, state)
+
 
 class PrefixEncoder(nn.Module):
     """Encodes images, instruction and state to a :class:`Prefix` with bidirectional attention.

@@ -46,11 +46,13 @@ class E0(Policy):
             length is uniform from 0; its tokens are inputs without noise and have no loss
             (arXiv 2512.05964). Otherwise a chunk continues its prefix only as far as x_τ informs
             the network, which for α = 0.1 it hardly does.
+        noise_draws: Noise levels and noises that training draws for each encoded observation; the
+            encoder, the larger part of a step, runs once for all of them.
         common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
             :class:`Policy`.
 
     Raises:
-        ValueError: If ``max_action_prefix`` is not below the horizon.
+        ValueError: If ``max_action_prefix`` is not below the horizon, or ``noise_draws`` below 1.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class E0(Policy):
         token_per: Literal["dimension", "step"] = "dimension",
         self_conditioning: bool = False,
         max_action_prefix: int = 0,
+        noise_draws: int = 1,
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
@@ -71,9 +74,12 @@ class E0(Policy):
                 f"max_action_prefix: expected 0 to {actions.horizon - 1} steps, below the horizon, "
                 f"got {max_action_prefix}."
             )
+        if noise_draws < 1:
+            raise ValueError(f"noise_draws: expected 1 or more, got {noise_draws}.")
         self.process = process or OneHotDiffusion()
         self.sampler = sampler or TweedieSampler()
         self.self_conditioning, self.max_action_prefix = self_conditioning, max_action_prefix
+        self.noise_draws = noise_draws
         self.tokenizer = ActionTokenizer(self.process.num_bins)
         self.expert = expert.connect(encoder.language, state_dim=encoder.suffix_state_dim)
         self.num_tokens = actions.horizon * actions.width
@@ -93,8 +99,14 @@ class E0(Policy):
 
     def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
-        tokens = self.tokenizer.encode(batch["actions"]).flatten(1)
-        valid = self.actions.loss_mask(batch["valid"]).flatten(1)
+        prefix = prefix.repeat(self.noise_draws)
+        tokens, valid = (
+            each.flatten(1).repeat(self.noise_draws, 1)
+            for each in (
+                self.tokenizer.encode(batch["actions"]),
+                self.actions.loss_mask(batch["valid"]),
+            )
+        )
         tau = self.process.tau_distribution.sample(len(tokens), self.generator, tokens.device)
         prefix_tokens = self._sample_action_prefix(tokens)
         embedded = self._embed_corrupted(tokens, tau, valid, prefix_tokens)
