@@ -26,7 +26,9 @@ class ActionProjection(nn.Module, Generic[Embedding]):
         self.embedding: Embedding = embedding
         self.positions = nn.Parameter(torch.zeros(length, width))
         self.head = nn.Linear(width, outputs)
-        nn.init.normal_(self.positions, std=0.02)
+        # As strong as embedded noise, of deviation 1/√3 at first: much weaker ones are lost in it,
+        # and the network is slow to learn which step of the chunk a token stands for.
+        nn.init.normal_(self.positions, std=0.5)
 
     def embed(self, actions: Tensor, start: int = 0) -> Tensor:
         """Expert tokens ``(B, T, W)``, the first one at position ``start``."""
@@ -55,7 +57,8 @@ class NoisyTokenEmbedding(nn.Linear):
         self_conditioning: Embed an earlier estimate (Analog Bits, arXiv 2208.04202). Zero at
             initialization.
         action_prefix: Embed an action prefix.
-        unit_input: Initialize for inputs of norm 1, with weights of standard deviation 1.
+        unit_input: Initialize for one-hots of norm 1, so that their embedding has the deviation
+            that PyTorch's initialization gives it for inputs of deviation 1.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class NoisyTokenEmbedding(nn.Linear):
         super().__init__(joined * num_bins, width)
         self.input_norm = 1.0 if unit_input else num_bins**0.5
         if unit_input:
-            nn.init.normal_(self.weight)
+            nn.init.uniform_(self.weight, -(joined**-0.5), joined**-0.5)
         self.num_bins = num_bins
         self.joined = joined
         self.estimate = nn.Linear(width, width) if self_conditioning else None
