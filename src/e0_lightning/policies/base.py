@@ -19,7 +19,7 @@ from e0_lightning.actions.normalizers import Normalizer, QuantileNormalizer
 from e0_lightning.metrics import ActionL1, SuccessRate
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.fitting import Demonstrations, check_sizes, fit_statistics
-from e0_lightning.policies.observation import check_values, sample_seeded
+from e0_lightning.policies.observation import check_values, is_same, sample_seeded
 from e0_lightning.random import Generator, seed_global_generator, seeded_generator
 from e0_lightning.training.callbacks.defaults import default_callbacks
 from e0_lightning.training.checkpoint_file import complete_checkpoint, load_pretrained, stored_spec
@@ -92,6 +92,7 @@ class Policy(pl.LightningModule):
         self.success_rate = SuccessRate()
         self.precision: Precision = "32-true"
         self._generator: Generator = None
+        self._encoded: list[tuple[Observation, bool, Prefix]] | None = None
         self._spec: PolicySpec | None = None
         self._spec_source = ""
 
@@ -161,7 +162,17 @@ class Policy(pl.LightningModule):
         return sample_seeded(self.sample_with, moved, by_row=self.device.type == "cpu")
 
     def encode(self, observation: Observation) -> Prefix:
-        """Encode observations in robot units."""
+        """Encode observations in robot units; those of a validation step once."""
+        is_half = torch.is_autocast_enabled(self.device.type)
+        for encoded, was_half, prefix in self._encoded or []:
+            if is_same(encoded, observation) and was_half == is_half:
+                return prefix
+        prefix = self._encode(observation)
+        if self._encoded is not None:
+            self._encoded[:] = [(observation, is_half, prefix)]
+        return prefix
+
+    def _encode(self, observation: Observation) -> Prefix:
         if self._spec is not None:
             observation = self._spec.check_observation(observation)
         normalized: Any = {**observation, "state": self.state_normalizer(observation["state"])}
@@ -201,8 +212,13 @@ class Policy(pl.LightningModule):
         with self._seeded("validation", batch_idx, self.global_rank):
             if isinstance(batch, EpisodeBatch):
                 return batch.run(self)
-            self._loss(batch, "val")
-            return self.act(batch)
+            # Losses and actions need the same prefix, whose networks are the largest.
+            self._encoded = []
+            try:
+                self._loss(batch, "val")
+                return self.act(batch)
+            finally:
+                self._encoded = None
 
     def test_step(  # type: ignore[override]
         self, batch: EpisodeBatch, batch_idx: int

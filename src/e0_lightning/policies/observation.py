@@ -133,6 +133,15 @@ def select_row(value: Any, index: int) -> Any:
     return value[index : index + 1]
 
 
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two observations hold the same tensors, which are not compared by value."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(is_same(first[k], second[k]) for k in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(is_same, first, second))
+    return first is second
+
+
 def _describe(tensor: Tensor) -> str:
     text = f"{tensor.dtype} of shape {tuple(tensor.shape)}".removeprefix("torch.")
     if not tensor.numel():
