@@ -99,11 +99,6 @@ def test_the_matched_filters_output_has_norm_1_at_every_tau(code_sigma, tau):
     assert filtered.square().sum(-1).mean().item() == pytest.approx(1, rel=0.15)
 
 
-def test_projected_noise_is_refused_beside_a_matched_filter():
-    with pytest.raises(ValueError, match="got matched_filter"):
-        OneHotDiffusion(8, projected=True, matched_filter=True)
-
-
 def test_mean_and_noise_add_up_to_the_input():
     process = OneHotDiffusion(num_bins=7, alpha=0.2)
     x, logits, tau = torch.randn(3, 2, 7), torch.randn(3, 2, 7), torch.rand(3)
@@ -199,7 +194,7 @@ def test_the_prior_of_a_subclass_is_the_noise_of_the_whole_process():
     )
 
 
-@pytest.mark.parametrize("method", ["prior", "corrupt"])
+@pytest.mark.parametrize("method", ["prior", "corrupt", "network_input"])
 def test_projected_noise_of_a_subclass_with_another_noise_is_refused(method):
     other = type("OtherNoise", (OneHotDiffusion,), {method: lambda self, *args: None})
     with pytest.raises(ValueError, match=f"projected: .* OtherNoise, which overrides `{method}`"):
@@ -212,3 +207,12 @@ def test_rows_with_their_own_generators_do_not_depend_on_the_batch():
     tokens = torch.tensor([[1, 2], [3, 4]])
     both = process.corrupt(tokens, tau, [seeded(1), seeded(2)])
     assert both[1:].equal(process.corrupt(tokens[1:], tau[1:], [seeded(2)]))
+
+
+def test_filtered_codes_are_sampled_after_the_layer_unless_their_noise_is_another():
+    filtered = {"num_bins": 8, "code_sigma": 2.0, "matched_filter": True}
+    other = type("OtherNoise", (OneHotDiffusion,), {"prior": lambda self, *args: None})
+    assert OneHotDiffusion(**filtered).samples_projected
+    assert not other(**filtered).samples_projected
+    assert not OneHotDiffusion(8, code_sigma=2.0).samples_projected
+    assert not OneHotDiffusion(8, matched_filter=True).samples_projected

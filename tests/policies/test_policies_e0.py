@@ -236,3 +236,11 @@ def test_noise_draws_share_one_encoded_observation(batch, monkeypatch):
         for chunk, tau, x_tau, mask in zip(tokens, taus, noisy, valid, strict=True)
     ]
     torch.testing.assert_close(loss, torch.stack(alone).mean())
+
+
+def test_wide_codes_are_trained_without_noise_on_every_bin(batch, monkeypatch):
+    process = {"num_bins": 32, "code_sigma": 5.0, "matched_filter": True}
+    policy = ready_policy(tiny_settings(process=process, token_per="step"))
+    monkeypatch.setattr(policy.process, "prior", None)  # not called
+    sum(policy.compute_losses(batch).values()).backward()
+    assert policy.projection.embedding.weight.grad.abs().sum() > 0

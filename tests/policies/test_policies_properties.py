@@ -34,6 +34,9 @@ POLICIES = {
     "E0, projected noise": tiny_settings(
         process={"num_bins": 32, "projected": True}, token_per="step"
     ),
+    "E0, wide codes": tiny_settings(
+        process={"num_bins": 32, "code_sigma": 5.0, "matched_filter": True}, token_per="step"
+    ),
     "E0, self-conditioned": tiny_settings(self_conditioning=True, token_per="step"),
     "E0, padded": tiny_settings(actions=WIDER),
     "E0Hybrid": tiny_settings("E0Hybrid", process={"num_bins": 32}),

@@ -18,12 +18,13 @@ def corrupt_projected(
     generator: Generator = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Sample ``W x_τ``, equal in law to projecting a sample of ``process.corrupt``.
+    """Sample a linear layer's output for ``x_τ``, equal in law to passing it the plain form.
 
-    ``W x_τ = τ α W e_k + (1 − τ) W ε`` and ``W ε ~ N(0, W Wᵀ)``, so that W ε is sampled as ``C z``
-    with ``C Cᵀ = W Wᵀ`` (Cholesky) and z of the layer's width: memory ``L·width`` instead of
-    ``L·K``. Gradients reach W through both terms; averaged over noise they equal those of the plain
-    form.
+    Without a matched filter, ``W x_τ = τ α W e_k + (1 − τ) W ε`` and ``W ε ~ N(0, W Wᵀ)``, so that
+    W ε is sampled as ``C z`` with ``C Cᵀ = W Wᵀ`` (Cholesky) and z of the layer's width: memory
+    ``L·width`` instead of ``L·K``. The matched filter's output on wide codes lies in few dimensions
+    R and is sampled there (``process.code_basis``): memory ``L·(R + width)``. Gradients reach W
+    through both terms; averaged over noise they equal those of the plain form.
 
     Args:
         process: The forward process.
@@ -37,34 +38,53 @@ def corrupt_projected(
         ``(B, T, width)`` float32, without the layer's bias.
 
     Raises:
-        ValueError: If the weight does not have J·K inputs, or has fewer inputs than outputs, in
-            which case ``W Wᵀ`` has no Cholesky factor and nothing is saved.
+        ValueError: If the weight does not have J·K inputs, or no fewer outputs than inputs where
+            ``W Wᵀ`` is needed: it has no Cholesky factor then, and nothing is saved.
     """
-    width, inputs = weight.shape
-    joined = tokens.shape[-1]
+    inputs, joined = weight.shape[1], tokens.shape[-1]
     if inputs != joined * process.num_bins:
         raise ValueError(
             f"weight: expected {joined * process.num_bins} inputs ({joined} one-hots of "
             f"{process.num_bins} bins), got {inputs}."
         )
+    full = weight.float()
+    level = tau.to(full.device, torch.float32)[:, None, None]
+    present = torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid
+    has_basis = process.code_sigma and process.matched_filter
+    sample = _sample_in_basis if has_basis else _sample_after_layer
+    # In half precision, W Wᵀ may lose the positive definiteness that its factor needs.
+    with torch.autocast(full.device.type, enabled=False):
+        signal, noise = sample(process, full, tokens, present, generator)
+        x_tau = level * process.alpha * signal + (1 - level) * noise
+        return x_tau / process.input_norm(tau.to(full.device)) if process.matched_filter else x_tau
+
+
+def _sample_in_basis(
+    process: OneHotDiffusion, weight: Tensor, tokens: Tensor, valid: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Signal and noise after the layer, each ``(B, T, width)``, from their coordinates."""
+    basis = process.code_basis(weight.device)
+    layer = (weight.view(len(weight), tokens.shape[-1], -1) @ basis).flatten(1)
+    signal = (F.embedding(tokens, basis) * valid[..., None]).flatten(2)
+    noise = sample_normal(signal.shape, generator, weight.device)
+    return signal @ layer.T, noise @ layer.T
+
+
+def _sample_after_layer(
+    process: OneHotDiffusion, weight: Tensor, tokens: Tensor, valid: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Signal and noise after the layer, each ``(B, T, width)``, from the layer's covariance."""
+    width, inputs = weight.shape
     if width >= inputs:
         raise ValueError(
             f"projected: expected a layer with fewer outputs than its {inputs} inputs, got {width} "
             "outputs. Set projected to false, or use more bins."
         )
-    full = weight.float()
-    level = tau.to(full.device, torch.float32)[:, None, None]
-    # In half precision, W Wᵀ may lose the positive definiteness that the factor needs.
-    with torch.autocast(full.device.type, enabled=False):
-        factor = torch.linalg.cholesky(full @ full.T)
-        noise = sample_normal((*tokens.shape[:2], width), generator, full.device) @ factor.T
-        columns = full
-        if process.code_sigma:
-            codes = process.codes(full.device)
-            columns = (full.view(width, joined, -1) @ codes.T).flatten(1)
-    indices = tokens + process.num_bins * torch.arange(joined, device=tokens.device)
-    signal = F.embedding(indices, columns.T)
-    if valid is not None:
-        signal = signal * valid[..., None]
-    x_tau: Tensor = level * process.alpha * signal.sum(dim=-2) + (1 - level) * noise
-    return x_tau
+    factor = torch.linalg.cholesky(weight @ weight.T)
+    noise = sample_normal((*tokens.shape[:2], width), generator, weight.device) @ factor.T
+    columns = weight
+    if process.code_sigma:
+        codes = process.codes(weight.device)
+        columns = (weight.view(width, tokens.shape[-1], -1) @ codes.T).flatten(1)
+    indices = tokens + process.num_bins * torch.arange(tokens.shape[-1], device=tokens.device)
+    return (F.embedding(indices, columns.T) * valid[..., None]).sum(dim=-2), noise

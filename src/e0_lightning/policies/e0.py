@@ -184,7 +184,7 @@ class E0(Policy):
         self, tokens: Tensor, tau: Tensor, valid: Tensor, prefix_tokens: Tensor | None
     ) -> Tensor:
         """Expert tokens ``(B, T, W)`` of noisy tokens; those of an action prefix have no noise."""
-        if prefix_tokens is None and self.process.projected:
+        if prefix_tokens is None and self.process.samples_projected:
             embedding = self.projection.embedding
             shape = (len(tokens), len(self.projection.positions), -1)
             projected = corrupt_projected(
