@@ -34,8 +34,8 @@ def test_regression_is_off_manifold():
     assert evaluation.off_manifold.float().mean() > 0.7
 
 
-def test_wide_codes_represent_both_ways_and_read_the_noisy_tokens():
-    policy, obstacle = trained("E0, wide codes", 250), sample_obstacles(200)
+def test_e0_represents_both_ways_and_reads_the_noisy_tokens():
+    policy, obstacle = trained("E0", 250), sample_obstacles(200)
     evaluation = evaluate_chunks(sample(policy, obstacle), obstacle)
     assert 0.35 < evaluation.over.float().mean() < 0.65
     assert evaluation.consistent.float().mean() > 0.9

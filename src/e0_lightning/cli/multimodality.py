@@ -13,19 +13,12 @@ from e0_lightning.cli.lightning_cli import build_experiment
 from e0_lightning.policies.base import Policy
 
 SHIPPED = ["--config=maniskill.yaml"]
-WIDE_CODES = [*SHIPPED, "--config=ablation/wide_codes.yaml"]
-LARGE_K = [
-    "--model.process.num_bins=2048",
-    "--model.process.code_sigma=328",
-    "--model.process.target_sigma=32",
-]
-"""The paper's K, with widths that are the same in robot units as those of 256 bins."""
 
 EXPERIMENTS: dict[str, list[str]] = {
-    "E0, shipped": SHIPPED,
-    "E0, wide codes": WIDE_CODES,
-    "E0, paper, K = 2048": [*SHIPPED, "--config=setting/paper.yaml"],
-    "E0, wide codes, K = 2048": [*WIDE_CODES, *LARGE_K],
+    "E0": SHIPPED,
+    "E0, K = 2048": [*SHIPPED, "--config=ablation/bins.yaml"],
+    "E0, one-hot codes": [*SHIPPED, "--config=ablation/one_hot_codes.yaml"],
+    "E0, paper": [*SHIPPED, "--config=setting/paper.yaml"],
     "FlowMatching": [*SHIPPED, "--config=policy/flow_matching.yaml"],
     "E0Hybrid": [*SHIPPED, "--config=policy/hybrid.yaml"],
     "MaskedDiffusion": [*SHIPPED, "--config=policy/masked_diffusion.yaml"],
