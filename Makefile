@@ -30,6 +30,7 @@ EPISODES ?= 50
 CONFIG ?= experiments/libero.yaml
 CAMERA ?=
 PERTURBATIONS ?=
+INSTRUCTIONS ?=
 
 # $(call if_given,NAME,TEXT): TEXT if the variable NAME is set by the caller, not by a default.
 if_given = $(if $(filter command environment,$(firstword $(origin $1))),$2)
@@ -138,13 +139,14 @@ FIT_SUITE := $(or $(call if_given,SUITE,$(SUITE)),libero_object)
 FIT_LIBERO := runs/$(subst $(space),+,$(strip $(FIT_SUITE)))
 LIBERO_DEMOS := $(or $(call if_given,DEMOS,$(DEMOS)),50)
 
-eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [EPISODES] [CAMERA='{azimuth: [-15, 0, 15]}'] [PERTURBATIONS='[swap,lan]']
+eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [EPISODES] [CAMERA='{azimuth: [-15, 0, 15]}'] [PERTURBATIONS='[swap,lan]'] [INSTRUCTIONS='{task: sentence}']
 	@test -n "$(CKPT)" || { echo "expected a checkpoint: make eval-libero CKPT=last.ckpt"; exit 1; }
 	$(BIN)/lightning test $(addprefix --config ,$(CONFIG)) --ckpt_path "$(CKPT)" \
 	  $(EPISODE_OPTIONS).suites '$(call yaml_list,$(SUITE))' \
 	  $(EPISODE_OPTIONS).tasks '$(TASKS)' $(EPISODE_OPTIONS).num_episodes $(EPISODES) \
 	  $(if $(CAMERA),$(EPISODE_OPTIONS).camera_offset '$(CAMERA)') \
-	  $(if $(PERTURBATIONS),$(EPISODE_OPTIONS).perturbations '$(PERTURBATIONS)')
+	  $(if $(PERTURBATIONS),$(EPISODE_OPTIONS).perturbations '$(PERTURBATIONS)') \
+	  $(if $(INSTRUCTIONS),$(EPISODE_OPTIONS).instructions '$(INSTRUCTIONS)')
 
 compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY] [SEEDS]
 	$(BIN)/e0 collect libero --suite libero_object --tasks '[0,1,6]' --render_quality fast

@@ -19,6 +19,8 @@ SPEC = PolicySpec(
     horizon=6,
 )
 
+INSTRUCTIONS = {"corridor": "walk on", "passage": "walk back"}
+
 RAISES, DIES, HANGS = 13, 14, 15
 """Seeds whose episodes fail at the third step."""
 
@@ -29,7 +31,7 @@ class Corridor:
     def __init__(self, task, spec):
         if task == "locked":
             raise ValueError("the corridor is locked")
-        self.spec = spec
+        self.spec, self.instruction = spec, INSTRUCTIONS.get(task, "walk on")
 
     def reset(self, seed, camera):
         if camera[1] > 60:
@@ -65,7 +67,7 @@ class Corridor:
         image[0, 1] = int(self.position), 7, 9
         state = np.array([self.position, self.seed], np.float32)
         return EnvObservation(
-            {"front": image}, state, "walk on", {"front": np.eye(3, dtype=np.float32)}
+            {"front": image}, state, self.instruction, {"front": np.eye(3, dtype=np.float32)}
         )
 
 

@@ -59,8 +59,8 @@ def test_max_steps_exceed_the_demonstrations_and_can_be_set():
 
 def test_an_instruction_can_be_given_by_task():
     data = ManiSkillEpisodes({"PushCube-v1": "shove it"})
-    assert data.instructions["PushCube-v1"] == "shove it"
-    assert data.instructions["PickCube-v1"].startswith("pick up")
+    assert data.task_instructions["PushCube-v1"] == "shove it"
+    assert data.task_instructions["PickCube-v1"].startswith("pick up")
 
 
 @pytest.mark.parametrize(

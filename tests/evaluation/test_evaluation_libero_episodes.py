@@ -42,6 +42,8 @@ def test_published_rates_are_given_only_for_their_assets_and_episode_lengths(mon
     assert protocol["rates"]["E0, published"] == 0.95
     assert metadata(monkeypatch, reduced=True)["published"] == {}
     assert metadata(monkeypatch, max_steps=77)["published"] == {}
+    other = {"libero_goal/open_the_drawer": "close it"}
+    assert metadata(monkeypatch, instructions=other)["published"] == {}
 
 
 def test_a_test_on_validation_states_is_noted(monkeypatch):

@@ -32,6 +32,7 @@ class EvalEpisode:
         video: File to record, ``.mp4``; the outcome is appended to its name. None records nothing.
         camera: Displacement of the fixed cameras: azimuth and elevation in degrees, relative
             change of the distance.
+        instruction: Sentence that the policy is given instead of the task's own; None for its own.
     """
 
     task: str
@@ -39,6 +40,7 @@ class EvalEpisode:
     max_steps: int
     video: str | None = None
     camera: CameraOffset = NO_OFFSET
+    instruction: str | None = None
 
 
 @dataclass(frozen=True)

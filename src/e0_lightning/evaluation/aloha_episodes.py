@@ -10,7 +10,7 @@ from e0_lightning.envs.aloha import AlohaEnvironment
 from e0_lightning.envs.aloha_simulation import TASKS, check_task, versions
 from e0_lightning.envs.base import MakeEnvironment
 from e0_lightning.envs.mujoco_gl import offscreen
-from e0_lightning.evaluation.episodes import EpisodesDataModule
+from e0_lightning.evaluation.episodes import EpisodesDataModule, InstructionOf
 
 MAX_STEPS = 400
 """Episode length in ACT, 8 s. gym-aloha registers 300 steps."""
@@ -29,6 +29,8 @@ class AlohaEpisodes(EpisodesDataModule):
         num_videos: Recorded episodes of each task in a test or a validation; each costs a rendered
             frame per step.
         num_val_episodes: Episodes of each task in a validation, on the seeds before `first_seed`.
+        instructions: Instructions of a test instead of those of the tasks, whose success stays
+            theirs: task to a sentence, or to ``{task: <name>}`` for the sentence of another task.
 
     Raises:
         ValueError: If a number is out of range.
@@ -44,6 +46,7 @@ class AlohaEpisodes(EpisodesDataModule):
         max_steps: int = MAX_STEPS,
         num_videos: int = 1,
         num_val_episodes: int = 0,
+        instructions: dict[str, str | InstructionOf] | None = None,
     ) -> None:
         super().__init__(
             num_episodes=num_episodes,
@@ -52,6 +55,7 @@ class AlohaEpisodes(EpisodesDataModule):
             n_action_steps=n_action_steps,
             num_videos=num_videos,
             camera_offset=None,
+            instructions=instructions,
         )
         if first_seed < num_val_episodes or max_steps < 1:
             raise ValueError(
@@ -79,6 +83,11 @@ class AlohaEpisodes(EpisodesDataModule):
     def max_steps_of(self, task: str) -> int:
         """Maximum episode length, of all tasks."""
         return self.max_steps
+
+    def instruction_of(self, task: str) -> str:
+        """Instruction of a task; raises where it does not exist."""
+        check_task(task)
+        return TASKS[task][1]
 
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment of a task; raises where nothing can render."""

@@ -20,7 +20,7 @@ class DroidEpisodes(ManiSkillEpisodes):
 
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment of a task."""
-        return partial(DroidEnvironment, instructions=self.instructions)
+        return partial(DroidEnvironment, instructions=self.task_instructions)
 
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Seeds, instructions, versions and control frequency."""

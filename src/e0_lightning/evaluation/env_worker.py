@@ -103,9 +103,11 @@ class EnvWorker:
         return np.split(actions, list(observed))
 
     def _latest(self) -> EnvObservation:
-        """The last observation with those before it."""
+        """The last observation with those before it and the instruction of the episode."""
         *past, last = self.observed
-        return replace(last, history=tuple(past))
+        given = self.episode.instruction
+        instruction = last.instruction if given is None else given
+        return replace(last, history=tuple(past), instruction=instruction)
 
     def _finish(self, success: bool, error: str = "") -> EpisodeResult:
         outcome = "error" if error else "success" if success else "failure"

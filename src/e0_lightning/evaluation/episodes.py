@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -21,6 +23,21 @@ from e0_lightning.evaluation.report.callback import (
 from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
 
 
+@dataclass(frozen=True)
+class InstructionOf:
+    """The instruction of another task.
+
+    Args:
+        task: The other task of the same simulator; it need not be evaluated itself.
+    """
+
+    task: str
+
+
+Instructions = Mapping[str, str | InstructionOf]
+"""Task to the sentence, or the task with the sentence, that a policy is given in it."""
+
+
 class EpisodesDataModule(LightningDataModule):
     """Evaluation episodes of a simulator; a subclass names tasks, seeds and environment.
 
@@ -32,6 +49,8 @@ class EpisodesDataModule(LightningDataModule):
         num_videos: Recorded episodes of each task, and camera displacement, in a test or a
             validation; the report embeds the first success and the first failure among them.
         camera_offset: Camera displacements of a test.
+        instructions: Instructions of a test instead of those of the tasks, whose success stays
+            theirs: task to a sentence, or to ``{task: <name>}`` for the sentence of another task.
 
     Raises:
         ValueError: If a number is out of range.
@@ -46,6 +65,7 @@ class EpisodesDataModule(LightningDataModule):
         n_action_steps: int,
         num_videos: int,
         camera_offset: CameraGrid | None,
+        instructions: Instructions | None = None,
     ) -> None:
         super().__init__()
         self.num_envs = len(os.sched_getaffinity(0)) if num_envs is None else num_envs
@@ -61,6 +81,7 @@ class EpisodesDataModule(LightningDataModule):
         self.num_episodes, self.num_val_episodes = num_episodes, num_val_episodes
         self.n_action_steps, self.num_videos = n_action_steps, num_videos
         self.camera_offset = camera_offset or CameraGrid()
+        self.instructions = instructions or {}
         self._rollouts: Rollouts | None = None
 
     @abstractmethod
@@ -80,6 +101,10 @@ class EpisodesDataModule(LightningDataModule):
         """Maximum episode length of a task."""
 
     @abstractmethod
+    def instruction_of(self, task: str) -> str:
+        """Instruction of a task, evaluated or not; raises where there is no such task."""
+
+    @abstractmethod
     def make_environment(self) -> MakeEnvironment:
         """Builds an environment in a worker process; raises where nothing can render."""
 
@@ -91,11 +116,14 @@ class EpisodesDataModule(LightningDataModule):
         """Batches of test episodes, task by task.
 
         Raises:
-            ValueError: If a task does not exist, or something it requires is missing.
+            ValueError: If a task does not exist, is given an instruction but not evaluated, or
+                something it requires is missing.
             ModuleNotFoundError: If the simulator is not installed.
             RuntimeError: If nothing can render, with the packages to install.
         """
-        return self._loader(self.test_seeds(), self.camera_offset, "videos", record=True)
+        return self._loader(
+            self.test_seeds(), self.camera_offset, self.instructions, "videos", record=True
+        )
 
     def val_dataloader(self) -> DataLoader[RolloutBatch] | list[Any]:
         """Batches of validation episodes, task by task; no loader if there are none."""
@@ -104,7 +132,8 @@ class EpisodesDataModule(LightningDataModule):
         # Without the callback nothing would log or delete the videos.
         callbacks = [] if self.trainer is None else getattr(self.trainer, "callbacks", [])
         record = any(isinstance(callback, RolloutReport) for callback in callbacks)
-        return self._loader(self.val_seeds(), CameraGrid(), f"{VALIDATION}/{UNSORTED}", record)
+        folder = f"{VALIDATION}/{UNSORTED}"
+        return self._loader(self.val_seeds(), CameraGrid(), {}, folder, record)
 
     def teardown(self, stage: str) -> None:
         """End the worker processes."""
@@ -112,9 +141,15 @@ class EpisodesDataModule(LightningDataModule):
             self._rollouts.close()
 
     def _loader(
-        self, seeds: range, cameras: CameraGrid, videos: str, record: bool
+        self,
+        seeds: range,
+        cameras: CameraGrid,
+        instructions: Instructions,
+        videos: str,
+        record: bool,
     ) -> DataLoader[RolloutBatch]:
         tasks = self.task_names()
+        sentences = self._sentences(instructions, tasks)
         if self._rollouts is None:
             self._rollouts = Rollouts(self.make_environment(), self.num_envs, self.n_action_steps)
         metadata = {
@@ -123,6 +158,11 @@ class EpisodesDataModule(LightningDataModule):
             "num_envs": self.num_envs,
             **self.metadata(tasks),
         }
+        if sentences:
+            # An instruction is a condition of a result, so that results with others stay apart.
+            metadata["instructions"] = {**metadata.get("instructions", {}), **sentences}
+            notes = [self._note(task, sentence) for task, sentence in sentences.items()]
+            metadata["notes"] = [*metadata.get("notes", []), *notes]
         folder = None
         if record and self.trainer is not None:
             folder = (report_folder(self.trainer) / videos).absolute()
@@ -134,13 +174,34 @@ class EpisodesDataModule(LightningDataModule):
                     video = None
                     if folder is not None and index < self.num_videos:
                         video = str(folder / f"{task}_{seed}{suffix(camera)}.mp4")
-                    steps = self.max_steps_of(task)
-                    episodes.append(EvalEpisode(task, seed, steps, video, camera))
+                    steps, sentence = self.max_steps_of(task), sentences.get(task)
+                    episodes.append(EvalEpisode(task, seed, steps, video, camera, sentence))
             size = self._batch_size(len(tasks) * len(episodes))
             for start in range(0, len(episodes), size):
                 some = episodes[start : start + size]
                 batches.append(RolloutBatch(self._rollouts, some, metadata))
         return DataLoader(_Batches(batches), batch_size=None, collate_fn=_identity)
+
+    def _sentences(self, instructions: Instructions, tasks: Sequence[str]) -> dict[str, str]:
+        """Sentences that are given instead of the instructions of these tasks."""
+        for task in instructions:
+            if task not in tasks:
+                close = difflib.get_close_matches(task, tasks, n=1, cutoff=0.3)
+                raise ValueError(
+                    f"instructions: expected tasks that are evaluated, got {task!r}; "
+                    + (f"did you mean {close[0]}?" if close else f"they are {', '.join(tasks)}.")
+                )
+        sentences = {
+            task: self.instruction_of(given.task) if isinstance(given, InstructionOf) else given
+            for task, given in instructions.items()
+        }
+        return {task: each for task, each in sentences.items() if each != self.instruction_of(task)}
+
+    def _note(self, task: str, sentence: str) -> str:
+        return (
+            f'In {task} the policy was given the instruction "{sentence}" instead of '
+            f'"{self.instruction_of(task)}"; success is that of {task}.'
+        )
 
     def _batch_size(self, episodes: int) -> int:
         """Large enough to keep all environments busy, small enough for every rank to have one."""

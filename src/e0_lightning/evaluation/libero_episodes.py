@@ -12,9 +12,15 @@ from e0_lightning.envs.base import MakeEnvironment
 from e0_lightning.envs.camera_orbit import CameraGrid
 from e0_lightning.envs.libero import LiberoEnvironment, versions
 from e0_lightning.envs.libero_assets import Assets, find_assets
-from e0_lightning.envs.libero_tasks import PERTURBATIONS, split_suite, tasks
+from e0_lightning.envs.libero_tasks import (
+    PERTURBATIONS,
+    check_task,
+    instruction,
+    split_suite,
+    tasks,
+)
 from e0_lightning.envs.mujoco_gl import offscreen
-from e0_lightning.evaluation.episodes import EpisodesDataModule
+from e0_lightning.evaluation.episodes import EpisodesDataModule, InstructionOf
 from e0_lightning.types import PolicySpec, RenderQuality
 
 MAX_STEPS = {
@@ -59,6 +65,8 @@ class LiberoEpisodes(EpisodesDataModule):
         perturbations: LIBERO-PRO's versions of the suites that a test adds: ``object`` (other
             colors and sizes), ``swap`` (objects at each other's places), ``lan`` (reworded
             instructions), ``task`` (other goals in the same scenes).
+        instructions: Instructions of a test instead of those of the tasks, whose success stays
+            theirs: task to a sentence, or to ``{task: <name>}`` for the sentence of another task.
 
     Raises:
         ValueError: If a number is out of range.
@@ -76,6 +84,7 @@ class LiberoEpisodes(EpisodesDataModule):
         camera_offset: CameraGrid | None = None,
         num_val_episodes: int = 0,
         perturbations: Sequence[str] = (),
+        instructions: dict[str, str | InstructionOf] | None = None,
     ) -> None:
         super().__init__(
             num_episodes=num_episodes,
@@ -84,6 +93,7 @@ class LiberoEpisodes(EpisodesDataModule):
             n_action_steps=n_action_steps,
             num_videos=num_videos,
             camera_offset=camera_offset,
+            instructions=instructions,
         )
         if not suites:
             raise ValueError("suites: expected at least one suite, got none.")
@@ -130,6 +140,11 @@ class LiberoEpisodes(EpisodesDataModule):
             return self.max_steps
         return MAX_STEPS[self.max_steps][split_suite(task.split("/")[0])[0]]
 
+    def instruction_of(self, task: str) -> str:
+        """Instruction of a task, ``<suite>/<task>``; raises where it does not exist."""
+        check_task(task)
+        return instruction(task)
+
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment of a task; raises where assets or a renderer are missing."""
         return partial(LiberoEnvironment, backend=offscreen(), assets=self._assets.path)
@@ -138,7 +153,7 @@ class LiberoEpisodes(EpisodesDataModule):
         """Assets, renderer, versions, published rates, and notes on their comparability."""
         installed = versions()
         notes = comparability_notes(self._assets, installed["mujoco"], self._render_quality)
-        comparable = not notes and isinstance(self.max_steps, str)
+        comparable = not notes and isinstance(self.max_steps, str) and not self.instructions
         if shared := sorted(set(self.val_seeds()) & set(self.test_seeds())):
             notes.append(
                 f"Validation during training uses initial states {shared[0]} to {shared[-1]}, "

@@ -16,7 +16,7 @@ from e0_lightning.envs.maniskill import (
     check_task,
     versions,
 )
-from e0_lightning.evaluation.episodes import EpisodesDataModule
+from e0_lightning.evaluation.episodes import EpisodesDataModule, InstructionOf
 
 
 class ManiSkillEpisodes(EpisodesDataModule):
@@ -32,6 +32,8 @@ class ManiSkillEpisodes(EpisodesDataModule):
         num_videos: Recorded episodes of each task in a test or a validation.
         num_val_episodes: Episodes of each task in a validation, on the seeds before `first_seed`.
         camera_offset: Displacements of the fixed cameras in a test.
+        instructions: Instructions of a test instead of those of the tasks, whose success stays
+            theirs: task to a sentence, or to ``{task: <name>}`` for the sentence of another task.
 
     Raises:
         ValueError: If a number is out of range, or `max_steps` names another task.
@@ -48,6 +50,7 @@ class ManiSkillEpisodes(EpisodesDataModule):
         num_videos: int = 3,
         num_val_episodes: int = 0,
         camera_offset: CameraGrid | None = None,
+        instructions: dict[str, str | InstructionOf] | None = None,
     ) -> None:
         super().__init__(
             num_episodes=num_episodes,
@@ -56,6 +59,7 @@ class ManiSkillEpisodes(EpisodesDataModule):
             n_action_steps=n_action_steps,
             num_videos=num_videos,
             camera_offset=camera_offset,
+            instructions=instructions,
         )
         if not tasks:
             raise ValueError("tasks: expected at least one task, got none.")
@@ -73,12 +77,12 @@ class ManiSkillEpisodes(EpisodesDataModule):
         if min(self.max_steps.values()) < 1:
             raise ValueError(f"max_steps: expected at least 1, got {max_steps}.")
         given = tasks if isinstance(tasks, dict) else {}
-        self.instructions = {**INSTRUCTIONS, **given}
+        self.task_instructions = {**INSTRUCTIONS, **given}
 
     def task_names(self) -> list[str]:
         """Names of the tasks; raises where one does not exist or has no instruction."""
         for task in self.tasks:
-            check_task(task, self.instructions)
+            check_task(task, self.task_instructions)
         return self.tasks
 
     def test_seeds(self) -> range:
@@ -93,15 +97,20 @@ class ManiSkillEpisodes(EpisodesDataModule):
         """Maximum episode length of a task."""
         return self.max_steps[task]
 
+    def instruction_of(self, task: str) -> str:
+        """Instruction of a task; raises where it does not exist or has no instruction."""
+        check_task(task, self.task_instructions)
+        return self.task_instructions[task]
+
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment of a task."""
-        return partial(ManiSkillEnvironment, instructions=self.instructions)
+        return partial(ManiSkillEnvironment, instructions=self.task_instructions)
 
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Seeds, instructions and versions."""
         return {
             "first_seed": self.first_seed,
-            "instructions": {task: self.instructions[task] for task in tasks},
+            "instructions": {task: self.task_instructions[task] for task in tasks},
             "versions": versions(),
         }
 

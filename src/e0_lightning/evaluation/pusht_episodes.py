@@ -25,6 +25,7 @@ class PushTEpisodes(EpisodesDataModule):
         max_steps: Maximum episode length.
         num_videos: Recorded episodes in a test or a validation.
         num_val_episodes: Episodes of a validation, on the seeds before `first_seed`.
+        instructions: ``{PushT-v0: <sentence>}``: the instruction of a test instead of the task's.
 
     Raises:
         ValueError: If a number is out of range.
@@ -39,6 +40,7 @@ class PushTEpisodes(EpisodesDataModule):
         max_steps: int = MAX_STEPS,
         num_videos: int = 3,
         num_val_episodes: int = 0,
+        instructions: dict[str, str] | None = None,
     ) -> None:
         super().__init__(
             num_episodes=num_episodes,
@@ -47,6 +49,7 @@ class PushTEpisodes(EpisodesDataModule):
             n_action_steps=n_action_steps,
             num_videos=num_videos,
             camera_offset=None,
+            instructions=instructions,
         )
         if first_seed < num_val_episodes:
             raise ValueError(
@@ -73,6 +76,10 @@ class PushTEpisodes(EpisodesDataModule):
     def max_steps_of(self, task: str) -> int:
         """Maximum episode length."""
         return self.max_steps
+
+    def instruction_of(self, task: str) -> str:
+        """Instruction of the one task."""
+        return INSTRUCTION
 
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment."""

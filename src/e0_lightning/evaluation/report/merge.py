@@ -42,6 +42,8 @@ def merge(reports: list[Path], out: Path) -> None:
         _check_compatible(folder, part, folders[0], parts[0], merged)
         for name, value in part.items():
             known = merged.get(name)
+            if name == "notes":
+                value = list(dict.fromkeys([*(known or []), *value]))
             merged[name] = {**known, **value} if isinstance(known, dict) else value
     results: dict[Key, tuple[EpisodeResult, Path]] = {}
     for folder, part in zip(folders, parts, strict=True):
@@ -64,11 +66,12 @@ def _check_compatible(
             )
     for name in TASK_CONDITIONS:
         known, own = merged.get(name, {}), part.get(name, {})
-        for task in known.keys() & own.keys():
-            if known[task] != own[task]:
+        # A task may be missing in one of them, as without another instruction than its own.
+        for task in sorted(merged.get("tasks", {}).keys() & part["tasks"].keys()):
+            if known.get(task) != own.get(task):
                 raise ValueError(
-                    f"expected parts of one evaluation, got {name} {own[task]} for {task} in "
-                    f"{folder} and {known[task]} in another."
+                    f"expected parts of one evaluation, got {name} {own.get(task)} for {task} in "
+                    f"{folder} and {known.get(task)} in another."
                 )
 
 
