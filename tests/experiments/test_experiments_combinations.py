@@ -46,6 +46,7 @@ APPLICABLE = {
     "backbone/small.yaml": ALL_POLICIES,
     "policy/argmax.yaml": DIFFUSION,
     "policy/categorical.yaml": DIFFUSION,
+    "policy/guidance.yaml": {"E0"},
     "policy/real_time.yaml": {"E0"},
     "policy/released.yaml": DIFFUSION,
     "policy/tweedie.yaml": DIFFUSION,

@@ -19,9 +19,10 @@ from tiny_policy import ACTIONS, make_batch, ready_policy, tiny_settings
 pytestmark = pytest.mark.slow
 
 
-def settings(sampler):
+def settings(sampler, **changes):
     return tiny_settings(
         token_per="step",
+        **changes,
         sampler={"class_path": sampler, "init_args": {"num_steps": 3}},
         actions=ACTIONS | {"relative": {"actions": [0, 2], "state": {"qpos": [1, 3]}}},
     )
@@ -42,10 +43,10 @@ def checkpoint(policy, path):
     return path
 
 
-def exported(sampler, folder):
+def exported(sampler, folder, **changes):
     """A policy and the folder of its graph."""
     require_packages()
-    path = checkpoint(ready_policy(settings(sampler)), folder / "last.ckpt")
+    path = checkpoint(ready_policy(settings(sampler, **changes)), folder / "last.ckpt")
     options = ["--format", "onnx", "--instruction-tokens", "24"]
     e0(["export", "--checkpoint", str(path), "--out", str(folder / "graph"), *options])
     return load_policy(path), folder / "graph"
@@ -73,6 +74,12 @@ def assert_equal_actions(policy, folder):
 
 def test_equal_samples_give_pytorchs_actions(onnx):
     assert_equal_actions(*onnx)
+
+
+def test_guidance_is_part_of_the_graph(tmp_path):
+    assert_equal_actions(
+        *exported("TweedieSampler", tmp_path, guidance={"dropout": 0.1, "scale": 2.0})
+    )
 
 
 def test_samplers_with_fresh_noise_get_all_of_it_as_inputs(tmp_path, capsys):

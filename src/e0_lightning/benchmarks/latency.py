@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -95,9 +96,10 @@ def inference_parts(
 
         return inner
 
-    prefix = mixed_precision(lambda: encoder(batch))()
-    length = prefix.mask.shape[1]
-    embedded = torch.zeros(1, length, encoder.language.width, device=device)
+    encode = partial(encoder, batch, paired=policy.is_guided)
+    prefix = mixed_precision(encode)()
+    rows, length = prefix.mask.shape
+    embedded = torch.zeros(rows, length, encoder.language.width, device=device)
     encode_view = encoder.vision
     vision, language = (
         sum(
@@ -129,7 +131,7 @@ def inference_parts(
             total - vision - language,
         ),
         "inference": (
-            mixed_precision(lambda: policy.sample(encoder(batch))),
+            mixed_precision(lambda: policy.sample(encode())),
             total - embedding,
         ),
     }

@@ -14,6 +14,9 @@ from e0_lightning.policies.base import Policy
 from e0_lightning.random import GivenSamples, sample_normal, sample_uniform
 from e0_lightning.types import History, Observation
 
+GIVEN = "given"
+"""Stands for the instruction, whose tokens are an input; another text is a constant."""
+
 SAMPLERS = {"normal": sample_normal, "uniform": sample_uniform}
 
 
@@ -84,7 +87,7 @@ def _unflatten(given: dict[str, Tensor]) -> Observation:
             if name.startswith(start)
         }
 
-    observation = Observation(images=images("image."), instruction=[""], state=given["state"])
+    observation = Observation(images=images("image."), instruction=[GIVEN], state=given["state"])
     if "history.state" in given:
         past = History(images=images("history.image."), state=given["history.state"])
         observation["history"] = past
@@ -93,7 +96,7 @@ def _unflatten(given: dict[str, Tensor]) -> Observation:
 
 def _tokenize(language: LanguageModel, instruction: str, length: int) -> dict[str, Tensor]:
     """Ids and mask of a padded instruction, ``(1, length)`` int64."""
-    ids = torch.as_tensor(language.tokenizer(instruction)["input_ids"])
+    ids = torch.as_tensor(language.tokenizer(instruction)["input_ids"], dtype=torch.long)
     if len(ids) > length:
         raise ValueError(
             f"instruction_tokens: expected at least the {len(ids)} of {instruction!r}, got "
@@ -105,9 +108,19 @@ def _tokenize(language: LanguageModel, instruction: str, length: int) -> dict[st
 
 @contextmanager
 def _given_tokens(language: LanguageModel, ids: Tensor, mask: Tensor) -> Iterator[None]:
-    """Let a language model take given tokens instead of an instruction's."""
+    """Let a language model take given tokens instead of an instruction's.
+
+    Guidance adds the empty instruction to it.
+    """
     tokenizer: Any = language.tokenizer
-    language.tokenizer = lambda *_, **__: {"input_ids": ids, "attention_mask": mask}
+    empty_ids, empty_mask = _tokenize(language, "", ids.shape[1]).values()
+
+    def tokenize(texts: list[str], **_: Any) -> dict[str, Tensor]:
+        known = [(ids, mask) if text == GIVEN else (empty_ids, empty_mask) for text in texts]
+        input_ids, attention_mask = map(torch.cat, zip(*known, strict=True))
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    language.tokenizer = tokenize
     try:
         yield
     finally:

@@ -89,7 +89,9 @@ class LanguageModel(nn.Module):
             ValueError: If an instruction is longer than ``max_tokens``.
         """
         encoded = self._tokenize(instruction)
-        embedded: Tensor = self.model.get_input_embeddings()(encoded["input_ids"].to(device))
+        # Float where all are empty and have no special tokens.
+        ids = encoded["input_ids"].long().to(device)
+        embedded: Tensor = self.model.get_input_embeddings()(ids)
         return embedded, encoded["attention_mask"].bool().to(device)
 
     def check_lengths(self, instructions: Sequence[str]) -> None:

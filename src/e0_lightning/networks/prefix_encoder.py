@@ -30,6 +30,8 @@ class Prefix:
         rope_theta: Base of the keys' rotary positions; None if layers differ in it.
         state: Normalized state ``(B, Q)`` that the action expert embeds; None if it has no token
             of its own there.
+        paired: Whether the tensors have 2B rows: after B observations the same with the empty
+            instruction, for guidance.
     """
 
     keys: tuple[Tensor, ...]
@@ -37,11 +39,12 @@ class Prefix:
     mask: Tensor
     rope_theta: float | None = None
     state: Tensor | None = None
+    paired: bool = False
 
     @property
     def batch_size(self) -> int:
         """Observations B."""
-        return len(self.mask)
+        return len(self.mask) // (2 if self.paired else 1)
 
     @property
     def lengths(self) -> Tensor:
@@ -159,8 +162,13 @@ class PrefixEncoder(nn.Module):
             )
         return self
 
-    def forward(self, observation: Observation) -> Prefix:
+    def forward(self, observation: Observation, paired: bool = False) -> Prefix:
         """Encode observations whose state ``(B, Q)`` is normalized.
+
+        Args:
+            observation: The observations.
+            paired: Append the same observations with the empty instruction, as rows B to 2B; images
+                are encoded once.
 
         Returns:
             Prefix of ``P = n_obs_steps · (views · image tokens + 1) + prompt`` tokens, without the
@@ -168,17 +176,21 @@ class PrefixEncoder(nn.Module):
         """
         device = next(self.parameters()).device
         views = [*self._past_images(observation).items(), *self._images(observation).items()]
-        state = self._binarize(observation["state"])
-        texts = self._texts(observation["instruction"], state)
+
+        def rows(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor]) if paired else tensor
+
+        state, empty = rows(self._binarize(observation["state"])), [""] * len(observation["state"])
+        texts = self._texts([*observation["instruction"], *(empty if paired else [])], state)
         text, text_mask = self.language.embed(texts, device)
         states, known = self._states(observation), observation.get("image_mask", {})
         masks = [_mask(tokens, known.get(view)) for view, tokens in views]
-        mask = torch.cat([*masks, text_mask, *map(_mask, states)], dim=1)
-        parts = [*(tokens for _, tokens in views), text, *states]
+        mask = torch.cat([*map(rows, masks), text_mask, *map(rows, map(_mask, states))], dim=1)
+        parts = [*(rows(tokens) for _, tokens in views), text, *map(rows, states)]
         embeddings = torch.cat([part.to(text.dtype) for part in parts], dim=1)
         keys, values = self.language(embeddings, mask)
         suffix_state = state if self.suffix_state_dim else None
-        return Prefix(keys, values, mask, self.language.rope_theta, suffix_state)
+        return Prefix(keys, values, mask, self.language.rope_theta, suffix_state, paired)
 
     def _texts(self, instructions: list[str], state: Tensor) -> list[str]:
         return instructions if self.prompt is None else self.prompt(instructions, state)

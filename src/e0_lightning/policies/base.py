@@ -121,6 +121,11 @@ class Policy(pl.LightningModule):
         return self._generator
 
     @property
+    def is_guided(self) -> bool:
+        """Whether :meth:`sample` expects pairs: each observation also without its instruction."""
+        return False
+
+    @property
     def spec(self) -> PolicySpec:
         """Observation and action spec.
 
@@ -161,18 +166,23 @@ class Policy(pl.LightningModule):
             return self.sample_with(moved, self._generator)
         return sample_seeded(self.sample_with, moved, by_row=self.device.type == "cpu")
 
-    def encode(self, observation: Observation) -> Prefix:
-        """Encode observations in robot units; those of a validation step once."""
+    def encode(self, observation: Observation, paired: bool = False) -> Prefix:
+        """Encode observations in robot units; those of a validation step once.
+
+        Args:
+            observation: The observations.
+            paired: Encode them also without instruction; see :meth:`PrefixEncoder.forward`.
+        """
         is_half = torch.is_autocast_enabled(self.device.type)
         for encoded, was_half, prefix in self._encoded or []:
-            if is_same(encoded, observation) and was_half == is_half:
+            if is_same(encoded, observation) and (was_half, prefix.paired) == (is_half, paired):
                 return prefix
-        prefix = self._encode(observation)
+        prefix = self._encode(observation, paired)
         if self._encoded is not None:
             self._encoded[:] = [(observation, is_half, prefix)]
         return prefix
 
-    def _encode(self, observation: Observation) -> Prefix:
+    def _encode(self, observation: Observation, paired: bool) -> Prefix:
         if self._spec is not None:
             observation = self._spec.check_observation(observation)
         normalized: Any = {**observation, "state": self.state_normalizer(observation["state"])}
@@ -180,7 +190,7 @@ class Policy(pl.LightningModule):
             history = observation["history"]
             state = self.state_normalizer(history["state"])
             normalized["history"] = {**history, "state": state}
-        prefix: Prefix = self.encoder(normalized)
+        prefix: Prefix = self.encoder(normalized, paired)
         return prefix
 
     def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -285,7 +295,7 @@ class Policy(pl.LightningModule):
         is_half = self.precision == "bf16-mixed"
         autocast = torch.autocast(self.device.type, torch.bfloat16) if is_half else nullcontext()
         with self._using(generator), autocast:
-            prefix = self.encode(observation)
+            prefix = self.encode(observation, paired=self.is_guided)
             action_prefix = read_action_prefix(observation, self.actions)
             sample = self.sample(prefix, action_prefix)
             actions = self.actions.undo(sample.actions, observation["state"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from e0_lightning.actions.action_prefix import ActionPrefix
 from e0_lightning.actions.action_space import ActionSpace
 from e0_lightning.actions.tokenizer import ActionTokenizer
+from e0_lightning.diffusion.guidance import InstructionGuidance
 from e0_lightning.diffusion.inpainting import inpaint_denoiser
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.projected_noise import corrupt_projected
@@ -48,6 +50,8 @@ class E0(Policy):
             the network, which for α = 0.1 it hardly does.
         noise_draws: Noise levels and noises that training draws for each encoded observation; the
             encoder, the larger part of a step, runs once for all of them.
+        guidance: Dropping of instructions in training, and guidance by them in sampling; None drops
+            none and does not guide.
         common: ``optimizer``, ``fine_tuning``, ``weights``, ``metrics`` and ``state_normalizer`` of
             :class:`Policy`.
 
@@ -66,6 +70,7 @@ class E0(Policy):
         self_conditioning: bool = False,
         max_action_prefix: int = 0,
         noise_draws: int = 1,
+        guidance: InstructionGuidance | None = None,
         **common: Any,
     ) -> None:
         super().__init__(encoder, actions, **common)
@@ -80,6 +85,7 @@ class E0(Policy):
         self.sampler = sampler or TweedieSampler()
         self.self_conditioning, self.max_action_prefix = self_conditioning, max_action_prefix
         self.noise_draws = noise_draws
+        self.guidance = guidance
         self.tokenizer = ActionTokenizer(self.process.num_bins)
         self.expert = expert.connect(encoder.language, state_dim=encoder.suffix_state_dim)
         self.num_tokens = actions.horizon * actions.width
@@ -96,6 +102,18 @@ class E0(Policy):
             embedding, self.num_tokens // joined, expert.width, joined * self.process.num_bins
         )
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether sampling expects pairs, as the guidance has a scale other than 1."""
+        return self.guidance is not None and self.guidance.scale != 1
+
+    def compute_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named losses; in training some samples have the empty instruction, under guidance."""
+        if self.guidance is not None and self.training:
+            instruction = self.guidance.drop(batch["instruction"], self.generator)
+            batch = Batch({**batch, "instruction": instruction})  # type: ignore[typeddict-item]
+        return super().compute_losses(batch)
 
     def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
@@ -117,7 +135,16 @@ class E0(Policy):
 
     @torch.no_grad()
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:
-        """Denoise chunks from noise; the tokens of an action prefix are inpainted."""
+        """Denoise chunks from noise; the tokens of an action prefix are inpainted.
+
+        Raises:
+            ValueError: If the prefix is paired but the policy is not guided, or the other way.
+        """
+        if prefix.paired != self.is_guided:
+            raise ValueError(
+                f"prefix: expected paired={self.is_guided}, got {prefix.paired}. Encode with "
+                "encode(observation, paired=policy.is_guided)."
+            )
         prefix_tokens = None if action_prefix is None else action_prefix.tokens(self.tokenizer)
         taus = self.sampler.taus(self.process)
         (cache,) = self.expert.prepare(prefix, [len(self.projection.positions)], taus)
@@ -158,9 +185,15 @@ class E0(Policy):
         estimate: Tensor | None = None
 
         def denoise(x_tau: Tensor, tau: Tensor) -> Tensor:
-            return self.denoise(x_tau, tau, prefix, estimate, prefix_tokens)
+            # Under guidance both halves of the rows continue the same chunk.
+            given, fixed = (
+                each if each is None or len(each) == len(x_tau) else torch.cat([each, each])
+                for each in (estimate, prefix_tokens)
+            )
+            return self.denoise(x_tau, tau, prefix, given, fixed)
 
-        inpainted = inpaint_denoiser(denoise, self.process, prefix_tokens)
+        guided = self.guidance.guide(denoise) if self.guidance and self.is_guided else denoise
+        inpainted = inpaint_denoiser(guided, self.process, prefix_tokens)
 
         def conditioned(x_tau: Tensor, tau: Tensor) -> Tensor:
             nonlocal estimate
@@ -226,6 +259,21 @@ class E0(Policy):
         """Logits ``(B, L, K)`` of expert tokens ``(B, T, W)``."""
         logits = self.projection.project_out(self.expert(embedded, prefix, tau))
         return logits.view(len(logits), self.num_tokens, self.process.num_bins)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take or check the spec; refuse guidance of weights that know no empty instruction.
+
+        Raises:
+            ValueError: If the policy is guided, but was trained without dropping instructions.
+        """
+        super().on_load_checkpoint(checkpoint)
+        scale = 1 if self.guidance is None else self.guidance.scale
+        settings = checkpoint.get("hyper_parameters")
+        if scale != 1 and settings and not settings.get("guidance"):
+            raise ValueError(
+                "model.guidance.scale: expected 1 for weights that were trained without dropping "
+                f"instructions, got {scale:g}. Train with guidance, or leave it out."
+            )
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Log token accuracy, overall and by τ; flat in τ, x_τ does not inform the network."""
