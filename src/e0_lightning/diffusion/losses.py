@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of ``values`` where ``valid``, bool of the same shape; 0 if nothing is valid."""
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    """Mean of ``values`` where ``valid``, bool of the same shape; 0 if nothing is valid.
+
+    In training on several processes, whose gradients are averaged, the sum is divided by the mean
+    number of valid values of a process, so that the average over processes is the mean over the
+    values of all, whatever their masks.
+    """
+    count = valid.sum()
+    # In validation, without gradients, processes may have different numbers of batches.
+    if values.requires_grad and distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(count)
+        share = count.clamp(min=1) / distributed.get_world_size()
+    else:
+        share = count.clamp(min=1)
+    return torch.where(valid, values, 0.0).sum() / share
 
 
 def cross_entropy(
