@@ -45,8 +45,8 @@ class Observation(TypedDict):
     intrinsics: NotRequired[dict[str, Tensor]]
     """View name to camera matrix ``(B, 3, 3)``, pixels, for the views where it is known."""
     view_offset: NotRequired[dict[str, Tensor]]
-    """View name to camera displacement ``(B, 3)``: radial, horizontal, vertical, the angles in
-    radians; zero where absent."""
+    """View name to camera displacement ``(B, 3)``: radial (relative change of the distance from the
+    look-at point), horizontal, vertical, the angles in radians; zero where absent."""
     history: NotRequired[History]
     """The ``n_obs_steps - 1`` control steps before this one, if the spec has any."""
     action_prefix: NotRequired[list[Tensor]]
@@ -69,6 +69,9 @@ class Batch(Observation):
     """B names of demonstrations, ``<file stem>/<name>``."""
     step: NotRequired[Tensor]
     """``(B,)`` int64, step of the observation in its demonstration."""
+    depth: NotRequired[dict[str, Tensor]]
+    """View to depth along its optical axis ``(B, h, w)`` float32, metres, 0 where unknown; for
+    augmentation, no input of a policy."""
 
 
 class NormalizedBatch(TypedDict):

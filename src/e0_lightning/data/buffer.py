@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from e0_lightning.data.formats.base import DemoReader, Floats
+from e0_lightning.data.formats.depth import read_depth
 from e0_lightning.data.formats.stored_frames import StoredFrames
 from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import DecodedBlock, Demo, DemoNumbers
@@ -38,6 +39,7 @@ class DemoBuffer:
         views: View to the size of its images. Images of a view that a file lacks are black.
         block_steps: Steps of a block, on average.
         files: Files that are open.
+        depth: Views whose depth is read too.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class DemoBuffer:
         views: Mapping[str, ViewSize],
         block_steps: float,
         files: OpenFiles,
+        depth: Sequence[str] = (),
     ) -> None:
         self.demos = demos
         self.n_obs_steps = n_obs_steps
         self.views = views
-        self.files = files
+        self.files, self.depth = files, depth
         pixels = sum(size.height * size.width * 3 for size in views.values())
+        pixels += sum(views[view].height * views[view].width * 4 for view in depth)
         spec = demos[0].reader.spec
         numbers = 4 * (spec.state_dim + spec.action_dim)
         steps = float(np.mean([demo.steps for demo in demos]))
@@ -75,7 +79,8 @@ class DemoBuffer:
         first, stop = max(0, key[1] - self.n_obs_steps + 1), min(key[1] + length, steps)
         block = self.read_block(demo, first, stop)
         # Frames that are still in the file cost nothing: those of all steps are kept.
-        if block.images and all(isinstance(f, StoredFrames) for f in block.images.values()):
+        stored = block.images and all(isinstance(f, StoredFrames) for f in block.images.values())
+        if stored and not self.depth:
             block = self._stored[demo] = self.read_block(demo, 0, steps)
             if len(self._stored) > self.max_demos:
                 self._stored.popitem(last=False)
@@ -88,14 +93,15 @@ class DemoBuffer:
         return block
 
     def read_block(self, demo: int, start: int, stop: int) -> DecodedBlock:
-        """Read the images of steps ``start`` to ``stop``."""
+        """Read the images of steps ``start`` to ``stop``, and their depth."""
         reader, name, *_ = self.demos[demo]
         images = reader.stored_images(name, start, stop)
         for view in self.lacking(reader):
             height, width = self.views[view].height, self.views[view].width
             black = np.zeros((1, height, width, 3), np.uint8)
             images[view] = np.broadcast_to(black, (stop - start, height, width, 3))
-        return DecodedBlock(start, images)
+        depth = {view: read_depth(reader, name, view, start, stop) for view in self.depth}
+        return DecodedBlock(start, images, depth)
 
     def numbers(self, demo: int) -> DemoNumbers:
         """Actions and states of a demonstration."""

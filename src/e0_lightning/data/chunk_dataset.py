@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from e0_lightning.data.buffer import DemoBuffer
+from e0_lightning.data.formats.base import Floats
+from e0_lightning.data.formats.depth import read_depth
 from e0_lightning.data.formats.stored_frames import copy_frame
 from e0_lightning.data.open_files import OpenFiles
 from e0_lightning.data.samples import BlockIndex, Demo, Ints
@@ -35,6 +37,10 @@ class ChunkDataset(Dataset[Batch]):
         views: View to the size of its images; None: those of the first demonstration. Images of a
             view that a file lacks are black, and masked.
         open_files: Files that are open, which several sets may share; None: of its own.
+        depth: Views whose depth is read too.
+
+    Raises:
+        ValueError: If a file has no depth of such a view.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class ChunkDataset(Dataset[Batch]):
         n_obs_steps: int = 1,
         views: Mapping[str, ViewSize] | None = None,
         open_files: OpenFiles | None = None,
+        depth: Sequence[str] = (),
     ) -> None:
         self.demos = list(demos)
         self.horizon = horizon
@@ -54,7 +61,7 @@ class ChunkDataset(Dataset[Batch]):
         self.views = dict(spec.views if views is None else views)
         block_steps = float(self.blocks().size.mean())
         files = open_files or OpenFiles()
-        self.buffer = DemoBuffer(self.demos, n_obs_steps, self.views, block_steps, files)
+        self.buffer = DemoBuffer(self.demos, n_obs_steps, self.views, block_steps, files, depth)
         self.lacks_views = any(self.buffer.lacking(demo.reader) for demo in self.demos)
         self.calibrated = self._find_calibrated()
         self.labels = [demo.label for demo in self.demos]
@@ -67,6 +74,8 @@ class ChunkDataset(Dataset[Batch]):
         known = {}
         for demo in first_demos:
             found = set(demo.reader.intrinsics(demo.name))
+            for view in self.buffer.depth:
+                read_depth(demo.reader, demo.name, view, 0, 1)
             known[demo.reader.path] = found.union(self.buffer.lacking(demo.reader))
             demo.reader.close()
         for view in self.views:
@@ -93,7 +102,7 @@ class ChunkDataset(Dataset[Batch]):
         steps = samples - (self.ends - self.steps)[owners]
         ahead, lengths = steps[:, None] + np.arange(self.horizon), self.steps[owners][:, None]
         past = (steps[:, None] + np.arange(1 - self.n_obs_steps, 0)).clip(0)
-        images, past_images = self._read_images(owners, steps, past)
+        images, past_images, depth = self._read_images(owners, steps, past)
         numbers = [self.buffer.numbers(demo) for demo in owners.tolist()]
         within = ahead.clip(max=lengths - 1)
         chunks = [demo.actions[rows] for demo, rows in zip(numbers, within, strict=True)]
@@ -114,6 +123,8 @@ class ChunkDataset(Dataset[Batch]):
                 view: tensor(np.stack([known[view] for known in intrinsics]))
                 for view in self.calibrated
             }
+        if depth:
+            batch["depth"] = {view: tensor(np.stack(each)) for view, each in depth.items()}
         if self.lacks_views:
             specs = [self.demos[d].reader.spec for d in owners]
             batch["image_mask"] = {
@@ -127,12 +138,13 @@ class ChunkDataset(Dataset[Batch]):
 
     def _read_images(
         self, owners: Ints, steps: Ints, past: Ints
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, list[Floats]]]:
         """View to the images ``(B, 3, h, w)`` of some steps, and ``(B, n, 3, h, w)`` before them.
 
-        In memory channels are last, as they are stored.
+        In memory channels are last, as they are stored. The third are B depths ``(h, w)`` by view.
         """
         now, before, tensors, past_tensors = {}, {}, {}, {}
+        depth: dict[str, list[Floats]] = {view: [] for view in self.buffer.depth}
         for view, size in self.views.items():
             shape = size.height, size.width, 3
             now[view], tensors[view] = self.tensors.images((len(steps), *shape))
@@ -147,7 +159,9 @@ class ChunkDataset(Dataset[Batch]):
                 copy_frame(frames, current, now[view][row])
                 for place, step in enumerate(earlier):
                     copy_frame(frames, step, before[view][row, place])
-        return tensors, past_tensors
+            for view, values in block.depth.items():
+                depth[view].append(values[current])
+        return tensors, past_tensors, depth
 
     def blocks(self) -> BlockIndex:
         """All blocks, in the order of their samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from multiprocessing import get_start_method
@@ -54,6 +54,8 @@ class RobotDemos(LightningDataModule):
             samples that epoch from its start.
         n_obs_steps: Steps that are observed: the current one and those before it, for policies with
             a memory. Before the start of a demonstration its first step is repeated.
+        depth: Views whose depth is read too, where the format has it (ManiSkill 3), for
+            :class:`ViewpointPerturbation` with ``max_radial``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RobotDemos(LightningDataModule):
         episodes: LightningDataModule | None = None,
         on_resume: OnResume = "exact",
         n_obs_steps: int = 1,
+        depth: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not demos:
@@ -90,6 +93,8 @@ class RobotDemos(LightningDataModule):
                 "demos: expected a positive weight for every entry, or for none, got "
                 f"{[source.weight for source in self.sources]}."
             )
+        if unknown := sorted(set(depth) - set(views)):
+            raise ValueError(f"depth: expected views among {list(views)}, got {unknown}.")
         self.weights = weights or None
         self.views = views
         self.state = state
@@ -99,7 +104,7 @@ class RobotDemos(LightningDataModule):
         self.val_fraction = val_fraction
         self.episodes = episodes
         self.on_resume: OnResume = on_resume
-        self.n_obs_steps = n_obs_steps
+        self.n_obs_steps, self.depth = n_obs_steps, depth
 
     @property
     def readers(self) -> list[tuple[int, DemoReader]]:
@@ -143,7 +148,7 @@ class RobotDemos(LightningDataModule):
         demos = [demo for index, reader in self.readers for demo in self._read_demos(index, reader)]
         check_horizon(demos, self.horizon)
         training, held_out = split(demos, self.val_fraction)
-        options = self.horizon, self.n_obs_steps, views, OpenFiles()
+        options = self.horizon, self.n_obs_steps, views, OpenFiles(), self.depth
         validation = ChunkDataset(held_out, *options) if held_out else None
         datasets = ChunkDataset(training, *options), validation
         self._opened[1].save()

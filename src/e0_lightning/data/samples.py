@@ -52,6 +52,8 @@ class DecodedBlock(NamedTuple):
     first: int
     """Step of the first image: of the block, or before it for the history."""
     images: dict[str, Pixels | StoredFrames]
+    depth: dict[str, Floats]
+    """View to depth ``(n, h, w)``, for the views whose depth is read."""
 
 
 class DemoNumbers(NamedTuple):

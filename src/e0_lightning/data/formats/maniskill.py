@@ -178,6 +178,13 @@ class ManiSkillReader(DemoReader):
                 found[view] = rows.reshape(-1, 3, 3)[0].astype(np.float32)
         return found
 
+    def read_depth(self, demo: str, view: str, start: int, stop: int) -> Floats | None:
+        """Depth of recordings with ``rgb+depth``, which ManiSkill stores in whole millimetres."""
+        dataset = self.find(f"{demo}/obs/sensor_data/{view}/depth")
+        if not isinstance(dataset, h5py.Dataset):
+            return None
+        return self.rows(dataset, start, stop)[..., 0].astype(np.float32) / 1000
+
     def image_dataset(self, demo: str) -> dict[str, h5py.Dataset]:
         """The images of each camera; their chunks differ with their length."""
         views = self._cameras(demo) if self.views is None else self.views
