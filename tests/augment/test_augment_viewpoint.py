@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
+from e0_lightning.augment.orbit import OrbitWarp
 from e0_lightning.augment.spherical_warp import SphericalWarp
 from e0_lightning.augment.viewpoint import ViewpointPerturbation, is_on_gripper
 from e0_lightning.data.datamodule import RobotDemos
@@ -345,3 +346,36 @@ def test_earlier_images_are_warped_like_the_current_one():
         for step in range(2):
             assert result["history"]["images"][view][:, step].equal(images)
     assert given["history"]["images"] is past
+
+
+def test_cameras_move_around_their_look_at_points_where_depth_is_known():
+    callback = ViewpointPerturbation(max_yaw=10, max_pitch=10, max_radial=0.2)
+    generator = torch.Generator().manual_seed(3)
+    depth = torch.rand(4, SIDE, SIDE, generator=generator) + 0.5
+    given = batch(depth={"base_camera": depth})
+    result = perturbed(callback, given)
+    offset = result["view_offset"]["base_camera"]
+    assert (offset != 0).all()
+    assert offset[:, 0].abs().max() <= 0.2
+    original, cameras = given["images"]["base_camera"], given["intrinsics"]["base_camera"]
+    warped, _ = OrbitWarp().warp(original, depth, offset, cameras)
+    assert torch.equal(result["images"]["base_camera"], warped)
+    assert torch.equal(result["images"]["hand_camera"], given["images"]["hand_camera"])
+
+
+def test_cameras_that_are_not_displaced_keep_their_images_in_an_orbit():
+    callback = ViewpointPerturbation(max_radial=0.2, probability=0.0)
+    given = batch(depth={"base_camera": torch.zeros(4, SIDE, SIDE)})
+    result = perturbed(callback, given)
+    assert torch.equal(result["images"]["base_camera"], given["images"]["base_camera"])
+    assert (result["view_offset"]["base_camera"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"depth": {"base_camera": torch.ones(4, SIDE, SIDE)}, "history": {"images": {}}}],
+    ids=["no depth", "history"],
+)
+def test_an_orbit_without_depth_or_with_a_history_is_refused(changes):
+    with pytest.raises(ValueError, match=r"max_radial: expected the depth of view 'base_camera'"):
+        perturbed(ViewpointPerturbation(max_radial=0.1), batch(**changes))

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from e0_lightning.augment.orbit import OrbitWarp
 from e0_lightning.augment.spherical_warp import SphericalWarp
 from e0_lightning.geometry import camera_matrix
 from e0_lightning.random import sample_uniform, seeded_generator
@@ -32,6 +33,11 @@ class ViewpointPerturbation(Callback):
     vertical one. Other views have the offset zero. Where the batch already has an offset, the new
     one is added to it. Earlier images of a view are warped like its current one.
 
+    With ``max_radial`` cameras do not turn in place but move around their look-at points, with
+    parallax (:class:`OrbitWarp`), and offsets are ``(radial, yaw, pitch)``: the relative change of
+    the distance, and the rotation of the scene about the look-at point. That needs the depth of the
+    views, ``data.depth``, and no history.
+
     The angles depend only on Lightning's seed, the step, the batch, the rank and the view's name: a
     resumed run repeats them, and the angles of a view do not change with the other views.
 
@@ -49,6 +55,8 @@ class ViewpointPerturbation(Callback):
         relative: Give the views that are not rotated the opposite offset of the one that is, as the
             paper does (eq. 18 and 19): each view then has its displacement from the other.
         log_every_n_steps: Steps between logged images and their warps.
+        max_radial: Largest relative change of a camera's distance from its look-at point, in
+            [0, 1), around which it then moves; None turns cameras in place.
 
     Raises:
         ValueError: If a limit, the field of view, a share or the interval is out of range.
@@ -64,6 +72,7 @@ class ViewpointPerturbation(Callback):
         offset_keep_prob: float = 1.0,
         relative: bool = False,
         log_every_n_steps: int = 1000,
+        max_radial: float | None = None,
     ) -> None:
         shares = {"probability": probability, "offset_keep_prob": offset_keep_prob}
         for name, share in shares.items():
@@ -75,6 +84,7 @@ class ViewpointPerturbation(Callback):
             if angle is not None:
                 camera_matrix(angle, 1, 1)
         self.warp = SphericalWarp(max_yaw, max_pitch)
+        self.orbit = None if max_radial is None else OrbitWarp(max_yaw, max_pitch, max_radial)
         self.views = views
         self.fov = fov
         self.probability = probability
@@ -102,7 +112,7 @@ class ViewpointPerturbation(Callback):
         """Warp the selected views of the batch and write the offsets of all.
 
         Raises:
-            ValueError: If a view to perturb is missing or has no camera matrix.
+            ValueError: If a view to perturb is missing, or has no camera matrix or needed depth.
         """
         if not isinstance(batch, dict) or not isinstance(batch.get("images"), dict):
             raise ValueError(
@@ -118,12 +128,17 @@ class ViewpointPerturbation(Callback):
         for view in selected:
             original = images[view]
             key = ("viewpoint", trainer.global_step, batch_idx, trainer.global_rank, view)
-            yaw, pitch, kept = self._sample(key, original)
+            displacement, kept = self._sample(key, original)
             intrinsics = self._intrinsics(batch, view, original)
-            images[view], _ = self.warp.warp(original, yaw, pitch, intrinsics)
-            if view in past:
-                past[view] = self._warp_clips(past[view], yaw, pitch, intrinsics)
-            offset = torch.stack((yaw * 0, yaw, pitch), dim=-1) * kept[:, None]
+            if self.orbit is None:
+                _, yaw, pitch = displacement.unbind(-1)
+                images[view], _ = self.warp.warp(original, yaw, pitch, intrinsics)
+                if view in past:
+                    past[view] = self._warp_clips(past[view], yaw, pitch, intrinsics)
+            else:
+                depth = _depth(batch, view)
+                images[view], _ = self.orbit.warp(original, depth, displacement, intrinsics)
+            offset = displacement * kept[:, None]
             offsets[view] = offsets[view] + offset
             if self.relative:
                 others = [each for each in images if each not in selected]
@@ -172,17 +187,21 @@ class ViewpointPerturbation(Callback):
             )
         return selected
 
-    def _sample(self, key: tuple[int | str, ...], images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Yaw, pitch, and whether the offset is written, ``(B,)`` on the images' device.
+    def _sample(self, key: tuple[int | str, ...], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacements ``(B, 3)``, and whether they are written ``(B,)``, on the images' device.
 
         They are sampled on the CPU, so that they are the same on every device.
         """
         generator, count = seeded_generator(*key), len(images)
-        yaw, pitch = self.warp.sample(count, generator)
-        rotated = sample_uniform((count,), generator) < self.probability
+        if self.orbit is None:
+            yaw, pitch = self.warp.sample(count, generator)
+            displacement = torch.stack((yaw * 0, yaw, pitch), dim=-1)
+        else:
+            displacement = self.orbit.sample(count, generator)
+        moved = sample_uniform((count,), generator) < self.probability
         kept = sample_uniform((count,), generator) < self.offset_keep_prob
-        yaw, pitch, kept = torch.stack((yaw * rotated, pitch * rotated, kept)).to(images.device)
-        return yaw, pitch, kept
+        both = torch.cat((displacement * moved[:, None], kept[:, None]), dim=-1).to(images.device)
+        return both[:, :3], both[:, 3]
 
     def _intrinsics(self, batch: Batch, view: str, images: Tensor) -> Tensor:
         """Camera matrices ``(B, 3, 3)`` of a view, from the batch or else the field of view."""
@@ -202,6 +221,19 @@ class ViewpointPerturbation(Callback):
             )
         matrix = torch.from_numpy(camera_matrix(fov, height, width))
         return matrix.to(images.device).expand(len(images), 3, 3)
+
+
+def _depth(batch: Batch, view: str) -> Tensor:
+    """Depth ``(B, h, w)`` of a view, for moving its camera."""
+    known = batch.get("depth", {})
+    if view not in known or "history" in batch:
+        got = f"a history and depth of {sorted(known)}" if "history" in batch else sorted(known)
+        raise ValueError(
+            f"ViewpointPerturbation.max_radial: expected the depth of view {view!r} in the batch "
+            f"and no history, got {got}. Read depth with data.depth from demonstrations that have "
+            "it (`e0 collect maniskill --depth true`), or leave max_radial out."
+        )
+    return known[view]
 
 
 def is_on_gripper(view: str) -> bool:
