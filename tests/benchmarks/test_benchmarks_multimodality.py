@@ -1,3 +1,4 @@
+import functools
 import json
 
 import numpy as np
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def trained(name, steps=2):
-    return train(lambda: build_tiny_policy(EXPERIMENTS[name]), steps, share=0.5)
+    return train(lambda seed: build_tiny_policy(EXPERIMENTS[name], seed), steps, share=0.5)
 
 
 def test_regression_is_off_manifold():
@@ -80,6 +81,14 @@ def test_the_interval_of_several_trainings_is_students(tmp_path):
     write_results(tmp_path, {"a": trainings}, {}, Settings(1, 0.7, 1000, (0, 1, 2)))
     # 0.1 · 4.303 / √3
     assert "| a | 70.0% | 45.2% – 94.8% |" in (tmp_path / "multimodality.md").read_text()
+
+
+def test_seeds_differ_in_weights_and_noise():
+    build = functools.partial(build_tiny_policy, EXPERIMENTS["FlowMatching"])
+    first, again, other = (train(build, steps=1, share=0.5, seed=seed) for seed in (0, 0, 1))
+    obstacle = sample_obstacles(3)
+    assert torch.equal(sample(again, obstacle), sample(first, obstacle))
+    assert not torch.isclose(sample(other, obstacle), sample(first, obstacle)).any()
 
 
 def test_samples_do_not_depend_on_the_global_generator():

@@ -61,13 +61,13 @@ class Settings:
 
 
 def compare_policies(
-    out: Path, builders: Mapping[str, Callable[[], Policy]], settings: Settings
+    out: Path, builders: Mapping[str, Callable[[int], Policy]], settings: Settings
 ) -> None:
     """Train policies on the two-way reach, and write and print how they represent both ways.
 
     Args:
         out: Folder for ``multimodality.md``, ``.json`` and ``.png``.
-        builders: Name to what builds a policy for the reach.
+        builders: Name to what builds a policy for the reach, from a seed.
         settings: Steps, seeds and numbers of chunks.
     """
     generator = torch.Generator().manual_seed(0)
@@ -94,10 +94,10 @@ def compare_policies(
     plot_chunks(titles, out / "multimodality.png")
 
 
-def train(build: Callable[[], Policy], steps: int, share: float, seed: int = 0) -> Policy:
-    """Build and train a policy, reproducibly."""
+def train(build: Callable[[int], Policy], steps: int, share: float, seed: int = 0) -> Policy:
+    """Build a policy and train it, reproducibly."""
+    policy = build(seed)
     seed_everything(seed, verbose=False)
-    policy = build()
     _trainer(max_steps=steps).fit(policy, datamodule=ReachDataModule(share, steps))
     return policy.eval()
 

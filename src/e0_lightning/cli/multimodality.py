@@ -104,7 +104,8 @@ def benchmark_multimodality(
     compare_policies(Path(out), builders, settings)
 
 
-def build_tiny_policy(experiment: list[str]) -> Policy:
-    """Policy of an experiment with tiny networks, for the two-way reach."""
-    policy: Policy = build_experiment([*experiment, f"--config={json.dumps(TINY)}"]).model
+def build_tiny_policy(experiment: list[str], seed: int = 0) -> Policy:
+    """Policy of an experiment with tiny networks and a seed of its own, for the two-way reach."""
+    options = [*experiment, f"--config={json.dumps(TINY)}", f"--seed_everything={seed}"]
+    policy: Policy = build_experiment(options).model
     return policy
