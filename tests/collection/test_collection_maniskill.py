@@ -125,8 +125,9 @@ def test_repeated_collection_of_a_complete_file_does_nothing(collected, capsys):
         ("PickCube-v1", {}, "with task PickCube-v1, got PushCube-v1"),
         ("PushCube-v1", {"control_mode": "pd_ee_delta_pose"}, "pd_ee_delta_pose, got pd_joint_pos"),
         ("PushCube-v1", {"image_size": 64}, "image_size 64, got None"),
+        ("PushCube-v1", {"depth": True}, "depth True, got False"),
     ],
-    ids=["task", "control mode", "image size"],
+    ids=["task", "control mode", "image size", "depth"],
 )
 def test_collected_file_is_not_extended_with_other_demonstrations(collected, task, kwargs, message):
     with pytest.raises(ValueError, match=message):
@@ -134,10 +135,14 @@ def test_collected_file_is_not_extended_with_other_demonstrations(collected, tas
 
 
 @pytest.mark.simulator
-def test_control_mode_and_image_size_can_be_chosen(tmp_path):
-    out = collect(
-        "PushCube-v1", 1, tmp_path / "push.h5", control_mode="pd_ee_delta_pos", image_size=48
-    )
+def test_control_mode_image_size_and_depth_can_be_chosen(tmp_path):
+    settings = {"control_mode": "pd_ee_delta_pos", "image_size": 48, "depth": True}
+    out = collect("PushCube-v1", 1, tmp_path / "push.h5", **settings)
+    reader = ManiSkillReader(str(out), views=["base_camera"])
+    depth = reader.read_depth("traj_0", "base_camera", 0, 1)
+    # From the robot to the floor behind it, metres.
+    assert depth.shape == (1, 48, 48)
+    assert 0.1 < depth.min() < np.median(depth) < 1 < depth.max() < 20
     with h5py.File(out) as file:
         assert file["traj_0/actions"].shape[1] == 4
         assert file["traj_0/obs/sensor_data/base_camera/rgb"].shape[1:] == (48, 48, 3)

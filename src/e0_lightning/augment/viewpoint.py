@@ -231,7 +231,7 @@ def _depth(batch: Batch, view: str) -> Tensor:
         raise ValueError(
             f"ViewpointPerturbation.max_radial: expected the depth of view {view!r} in the batch "
             f"and no history, got {got}. Read depth with data.depth from demonstrations that have "
-            "it (ManiSkill's replay with `-o rgb+depth`), or leave max_radial out."
+            "it (`e0 collect maniskill --depth true`), or leave max_radial out."
         )
     return known[view]
 

@@ -29,6 +29,7 @@ def collect(
     image_size: int | None = None,
     workers: int | None = None,
     shard: str = "1/1",
+    depth: bool = False,
 ) -> Path:
     """Collect successful demonstrations of a ManiSkill task.
 
@@ -48,6 +49,7 @@ def collect(
         shard: ``2/4`` attempts every fourth seed, from the second on: machines with other shards
             and another `out` collect other demonstrations, which are trained on together by a
             pattern of their files.
+        depth: Whether to record the depth of the images too, for viewpoints with parallax.
 
     Returns:
         The file written.
@@ -63,10 +65,13 @@ def collect(
         raise ValueError(f"num_episodes: expected at least 1, got {num_episodes}.")
     if image_size is not None and not images:
         raise ValueError(f"image_size: expected none without images, got {image_size}.")
+    if depth and not images:
+        raise ValueError("depth: expected false without images, got true.")
     part = Shard.parse(shard)
     check_planner(task)
-    config = CollectionConfig(task, control_mode, images, image_size, backend())
-    with closing(ManiSkillEpisodeStore(out, task, control_mode, image_size, images)) as store:
+    config = CollectionConfig(task, control_mode, images, image_size, backend(), depth)
+    store_config = (task, control_mode, image_size, images, depth)
+    with closing(ManiSkillEpisodeStore(out, *store_config)) as store:
         done = len(store.succeeded())
         if num_episodes <= done == len(store.published):
             print(f"{out} already holds {done} episodes of {task}: nothing to do.")

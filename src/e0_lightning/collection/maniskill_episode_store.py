@@ -32,6 +32,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
         control_mode: Controller of the recorded actions.
         image_size: Image side in pixels; None for the task's default.
         images: Whether images are recorded.
+        depth: Whether depth is recorded with them.
     """
 
     suffix = ".h5"
@@ -44,6 +45,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
         control_mode: str,
         image_size: int | None,
         images: bool = True,
+        depth: bool = False,
     ) -> None:
         self.sidecar = out.absolute().with_suffix(".json")
         config = {
@@ -51,6 +53,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
             "control_mode": control_mode,
             "image_size": image_size,
             "images": images,
+            "depth": depth,
         }
         super().__init__(out, config)
 
@@ -81,11 +84,13 @@ class ManiSkillEpisodeStore(EpisodeStore):
     def _read_config(self) -> dict[str, Any]:
         info = load_json(self.sidecar)["env_info"]
         cameras = info["env_kwargs"].get("sensor_configs") or {}
+        obs_mode = info["env_kwargs"].get("obs_mode")
         return {
             "task": info["env_id"],
             "control_mode": info["env_kwargs"]["control_mode"],
             "image_size": cameras.get("width"),
-            "images": info["env_kwargs"].get("obs_mode") != STATES,
+            "images": obs_mode != STATES,
+            "depth": "depth" in str(obs_mode),
         }
 
     def _write_metadata(self, merged: Path, sources: list[EpisodeSource]) -> None:

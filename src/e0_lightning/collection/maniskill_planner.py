@@ -36,6 +36,7 @@ class CollectionConfig:
         images: Whether to record images; without them only states are recorded.
         image_size: Image side in pixels; None for the task's default.
         render_backend: Render device, ``cpu`` or ``gpu``.
+        depth: Whether to record depth with the images.
     """
 
     task: str
@@ -43,6 +44,14 @@ class CollectionConfig:
     images: bool
     image_size: int | None
     render_backend: str
+    depth: bool = False
+
+    @property
+    def obs_mode(self) -> str:
+        """ManiSkill's observation mode of the recording."""
+        if not self.images:
+            return STATES
+        return "rgb+depth" if self.depth else "rgb"
 
     @property
     def cameras(self) -> dict[str, Any]:
@@ -103,7 +112,7 @@ class Demonstrator:
             )
         self.recording_env = gymnasium.make(
             config.task,
-            obs_mode="rgb" if config.images else STATES,
+            obs_mode=config.obs_mode,
             control_mode=config.control_mode,
             sensor_configs=config.cameras,
             **common,

@@ -50,8 +50,8 @@ def read_depth(reader: DemoReader, demo: str, view: str, start: int, stop: int) 
             found = reader.read_depth(demo, view, start, stop)
     if found is None:
         raise ValueError(
-            f"{reader.path}: expected the depth of view {view!r} in {demo}, got none. Replay it "
-            "with ManiSkill's `-o rgb+depth`, or leave that view out of data.depth."
+            f"{reader.path}: expected the depth of view {view!r} in {demo}, got none. Record it "
+            "(`e0 collect maniskill --depth true`), or leave that view out of data.depth."
         )
     return resize_depth(found, reader.spec.views[view])
 
