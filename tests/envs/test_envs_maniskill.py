@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from e0_lightning.envs.base import EvalEpisode
-from e0_lightning.envs.maniskill import ManiSkillEnvironment
+from e0_lightning.envs.maniskill import ManiSkillBatch, ManiSkillEnvironment
+from e0_lightning.evaluation.batched_rollouts import BatchedRollouts
 from e0_lightning.evaluation.maniskill_episodes import ManiSkillEpisodes
 from e0_lightning.evaluation.report.callback import RolloutReport
 from e0_lightning.evaluation.rollout import Rollouts
@@ -91,6 +93,30 @@ def test_the_actions_of_a_demonstration_succeed_at_the_recorded_step(rollouts, r
     results = rollouts.run(Replay(recorded), episodes)
     assert [result.success for result in results] == [True, True]
     assert [result.steps for result in results] == [demo.steps for demo in recorded]
+
+
+def test_the_batched_simulation_gives_the_same_results(recorded):
+    make = partial(ManiSkillBatch, sim_backend="physx_cpu")
+    batched = BatchedRollouts(make, num_envs=1, n_action_steps=30)
+    processes = Rollouts(ManiSkillEnvironment, num_envs=1, n_action_steps=30)
+    episodes = [EvalEpisode("PushCube-v1", demo.seed, 40) for demo in recorded]
+    expected = processes.run(Replay(recorded), episodes)
+    processes.close()
+    assert batched.run(Replay(recorded), episodes) == expected
+    batched.close()
+
+
+def test_a_scene_that_is_reset_alone_starts_the_episode_of_its_seed(environment, recorded):
+    batch = ManiSkillBatch("PushCube-v1", PUSH, 1, "physx_cpu")
+    batch.reset([recorded[1].seed])
+    batch.reset_scene(0, recorded[0].seed)
+    [result] = batch.run(recorded[0].actions[None, :4], False, [None])
+    batch.close()
+    environment.reset(recorded[0].seed)
+    expected = environment.run(recorded[0].actions[:4], False, None)
+    np.testing.assert_array_equal(result.observation.state, expected.observation.state)
+    images = result.observation.images, expected.observation.images
+    np.testing.assert_array_equal(*(each["base_camera"] for each in images))
 
 
 def test_an_actor_that_does_not_move_fails_after_max_steps(rollouts, recorded):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -110,6 +110,31 @@ MakeEnvironment = Callable[[str, PolicySpec], Environment]
 """Builds the environment of a task for the spec of an actor; raises `ValueError` where the task
 does not provide what the spec requires. Must be importable, because it is pickled to worker
 processes."""
+
+
+class EnvironmentBatch(Protocol):
+    """The n environments of one task that a simulator steps together, in the actor's process."""
+
+    def reset(self, seeds: Sequence[int]) -> list[EnvObservation]:
+        """Start an episode in each environment."""
+        ...
+
+    def run(
+        self,
+        actions: NDArray[np.float32],
+        last: bool,
+        on_frames: Sequence[Callable[[Frame], None] | None],
+    ) -> list[StepResult]:
+        """Execute actions, ``(n, m, D)``; arguments and results as those of `Environment.run`."""
+        ...
+
+    def close(self) -> None:
+        """Free the resources of the simulator."""
+        ...
+
+
+MakeEnvironmentBatch = Callable[[str, PolicySpec, int], EnvironmentBatch]
+"""Builds n environments of a task for the spec of an actor; raises as `MakeEnvironment`."""
 
 
 def require_opencv() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,15 +39,18 @@ RECONFIGURATION_FREQ = 1
 before, and the outcome of an episode depends on it."""
 
 
-class ManiSkillEnvironment:
-    """One ManiSkill task on the CPU, observed and controlled according to a spec.
+class ManiSkillBatch:
+    """Scenes of one ManiSkill task, stepped together, observed and controlled by a spec.
 
-    Cameras are rendered only for the observations that an actor receives: a step of physics costs
-    about 1 ms, a camera 25-50 ms in software.
+    ManiSkill simulates many scenes at once on a CUDA card, one on the CPU. Cameras are rendered
+    only for the observations that an actor receives: on the CPU a step of physics costs about 1 ms,
+    a camera 25-50 ms.
 
     Args:
         task: ManiSkill's name of the task.
         spec: Required views and their sizes, state parts, control mode and action dimensions.
+        num_envs: Number n of scenes.
+        sim_backend: ManiSkill's name of the simulation, ``physx_cuda`` or ``physx_cpu``.
         instructions: Task to instruction.
 
     Raises:
@@ -55,13 +58,18 @@ class ManiSkillEnvironment:
     """
 
     def __init__(
-        self, task: str, spec: PolicySpec, instructions: Mapping[str, str] = INSTRUCTIONS
+        self,
+        task: str,
+        spec: PolicySpec,
+        num_envs: int,
+        sim_backend: str = "physx_cuda",
+        instructions: Mapping[str, str] = INSTRUCTIONS,
     ) -> None:
         check_task(task, instructions)
         logging.getLogger("mani_skill ").setLevel(logging.ERROR)
-        self.task, self.spec = task, spec
+        self.task, self.spec, self.num_envs = task, spec, num_envs
         self.instruction = instructions[task]
-        self._env = _make(task, spec)
+        self._env = _make(task, spec, num_envs, sim_backend)
         self._base = self._env.unwrapped
         self._obs_mode = self._base.obs_mode
         self._stages = Stages(task, self._base)
@@ -71,38 +79,67 @@ class ManiSkillEnvironment:
             self.close()
             raise
 
-    def reset(self, seed: int, camera: CameraOffset = NO_OFFSET) -> EnvObservation:
-        """Start the episode of a seed, with the fixed cameras displaced."""
+    def reset(self, seeds: Sequence[int], camera: CameraOffset = NO_OFFSET) -> list[EnvObservation]:
+        """Start the episodes of n seeds, with the fixed cameras displaced."""
         self._base._obs_mode = "none"
-        self._env.reset(seed=seed)
+        # PhysX otherwise keeps contacts of the episode before, and an outcome depends on it.
+        self._env.reset(seed=list(seeds), options={"reconfigure": True})
+        if self.num_envs > 1:
+            for scene, seed in enumerate(seeds):
+                self.reset_scene(scene, seed)
         for name in self.spec.views:
             _move_camera(self._base._sensors[name], camera)
         self._stages.reset()
         return self._observe()
 
-    def run(
-        self, actions: NDArray[np.float32], last: bool, on_frame: Callable[[Frame], None] | None
-    ) -> StepResult:
-        """Execute actions, ``(n, D)``, up to the first success.
+    def reset_scene(self, scene: int, seed: int) -> None:
+        """Sample the start of an episode in one scene.
 
-        The flags of the result are the other booleans of the task's evaluation, and its stages.
+        ManiSkill samples all scenes of a reset from the first seed, and from the scene's own by its
+        index: alone, and with its seed for all indices, it does not depend on the others.
+        """
+        options = {"env_idx": torch.tensor([scene], device=self._base.device)}
+        self._env.reset(seed=[seed] * self.num_envs, options=options)
+
+    def run(
+        self,
+        actions: NDArray[np.float32],
+        last: bool,
+        on_frames: Sequence[Callable[[Frame], None] | None],
+    ) -> list[StepResult]:
+        """Execute actions, ``(n, m, D)``, in every scene up to its first success.
+
+        The flags of the results are the other booleans of the task's evaluation, and its stages. A
+        scene that has succeeded goes on while the others do; nothing of it is reported.
         """
         # Without an observation mode the inner steps render nothing.
         self._base._obs_mode = "none"
-        flags: dict[str, bool] = {}
-        success, steps = False, 0
-        for action in actions:
-            flags = {**_flags(self._env.step(action)[-1]), **self._stages.update()}
-            success, steps = flags.pop("success"), steps + 1
-            if on_frame is not None:
-                on_frame(self._env.render()[0].cpu().numpy())
-            if success:
+        results: dict[int, StepResult] = {}
+        flags: list[dict[str, bool]] = []
+        for steps, action in enumerate(actions.swapaxes(0, 1), start=1):
+            info = self._env.step(action)[-1]
+            flags = _flags({**info, **self._stages.update()}, self.num_envs)
+            running = [scene for scene in range(self.num_envs) if scene not in results]
+            if any(on_frames[scene] is not None for scene in running):
+                frames = self._env.render().cpu().numpy()
+            for scene in running:
+                if (on_frame := on_frames[scene]) is not None:
+                    on_frame(frames[scene])
+                if flags[scene].pop("success"):
+                    results[scene] = StepResult(None, True, steps, flags=flags[scene])
+            if len(results) == self.num_envs:
                 break
-        observation = None if success or last else self._observe()
-        return StepResult(observation, success, steps, flags=flags)
+        observations: Sequence[EnvObservation | None] = [None] * self.num_envs
+        if not last and len(results) < self.num_envs:
+            observations = self._observe()
+        for scene in set(range(self.num_envs)) - set(results):
+            results[scene] = StepResult(
+                observations[scene], False, actions.shape[1], flags=flags[scene]
+            )
+        return [results[scene] for scene in range(self.num_envs)]
 
     def close(self) -> None:
-        """Free the scene."""
+        """Free the scenes."""
         self._env.close()
 
     def _get_obs(self) -> dict[str, Any]:
@@ -113,17 +150,27 @@ class ManiSkillEnvironment:
         self._base._obs_mode = self._obs_mode
         return dict(self._base.get_obs())
 
-    def _observe(self) -> EnvObservation:
+    def _observe(self) -> list[EnvObservation]:
         observation = self._get_obs()
         images, intrinsics = {}, {}
         for name, size in self.spec.views.items():
-            images[name] = resize_frames(_frames(observation, name), size)[0]
-            matrix = observation["sensor_param"][name]["intrinsic_cv"].reshape(3, 3).cpu().numpy()
-            intrinsics[name] = resize_intrinsics(matrix, size.camera_size, size)
+            images[name] = resize_frames(_frames(observation, name), size)
+            matrices = observation["sensor_param"][name]["intrinsic_cv"].cpu().numpy()
+            intrinsics[name] = [
+                resize_intrinsics(matrix, size.camera_size, size) for matrix in matrices
+            ]
         parts = _state_parts(observation)
-        state = [parts[name] for name in self.spec.state]
-        concatenated = np.concatenate([np.zeros(0), *state]).astype(np.float32)
-        return EnvObservation(images, concatenated, self.instruction, intrinsics)
+        empty = np.zeros((self.num_envs, 0))
+        state = np.concatenate([empty, *(parts[name] for name in self.spec.state)], axis=1)
+        return [
+            EnvObservation(
+                {name: frames[scene] for name, frames in images.items()},
+                state[scene].astype(np.float32),
+                self.instruction,
+                {name: matrices[scene] for name, matrices in intrinsics.items()},
+            )
+            for scene in range(self.num_envs)
+        ]
 
     def _check_spec(self) -> None:
         """Compare one observation and the action space with the spec."""
@@ -143,7 +190,7 @@ class ManiSkillEnvironment:
                     f"{self.task}: expected {view} of {expected[0]} by {expected[1]} pixels for "
                     f"the actor, got {rendered[0]} by {rendered[1]} from the simulator."
                 )
-        parts = {name: len(values) for name, values in _state_parts(observation).items()}
+        parts = {name: values.shape[1] for name, values in _state_parts(observation).items()}
         for part, dims in self.spec.state.items():
             if part not in parts:
                 raise ValueError(
@@ -155,6 +202,38 @@ class ManiSkillEnvironment:
                     f"{self.task}: expected {dims} dimensions of state part {part} for the actor, "
                     f"got {parts[part]} from the simulator."
                 )
+
+
+class ManiSkillEnvironment:
+    """One ManiSkill task on the CPU: a batch of one scene.
+
+    Args:
+        task: ManiSkill's name of the task.
+        spec: Required views and their sizes, state parts, control mode and action dimensions.
+        instructions: Task to instruction.
+
+    Raises:
+        ValueError: If the task does not exist or does not provide what the spec requires.
+    """
+
+    def __init__(
+        self, task: str, spec: PolicySpec, instructions: Mapping[str, str] = INSTRUCTIONS
+    ) -> None:
+        self.batch = ManiSkillBatch(task, spec, 1, "physx_cpu", instructions)
+
+    def reset(self, seed: int, camera: CameraOffset = NO_OFFSET) -> EnvObservation:
+        """Start the episode of a seed, with the fixed cameras displaced."""
+        return self.batch.reset([seed], camera)[0]
+
+    def run(
+        self, actions: NDArray[np.float32], last: bool, on_frame: Callable[[Frame], None] | None
+    ) -> StepResult:
+        """Execute actions, ``(n, D)``, up to the first success."""
+        return self.batch.run(actions[None], last, [on_frame])[0]
+
+    def close(self) -> None:
+        """Free the scene."""
+        self.batch.close()
 
 
 def check_task(task: str, instructions: Mapping[str, str]) -> None:
@@ -189,7 +268,27 @@ def check_task(task: str, instructions: Mapping[str, str]) -> None:
         )
 
 
-def _make(task: str, spec: PolicySpec) -> Any:
+def check_gpu() -> None:
+    """Refuse the simulation on a GPU where there is none.
+
+    Raises:
+        ValueError: If PyTorch finds no CUDA card, or the card has no Vulkan driver.
+    """
+    missing = (
+        "no CUDA device (torch.cuda.is_available() is false)"
+        if not torch.cuda.is_available()
+        else "a CUDA card without a Vulkan driver"
+        if backend() != "gpu"
+        else ""
+    )
+    if missing:
+        raise ValueError(
+            f"backend: expected a CUDA card to simulate and render on, got {missing}. Install "
+            "NVIDIA's driver and a PyTorch build with CUDA, or set backend to cpu."
+        )
+
+
+def _make(task: str, spec: PolicySpec, num_envs: int, sim_backend: str) -> Any:
     import gymnasium
 
     try:
@@ -200,9 +299,10 @@ def _make(task: str, spec: PolicySpec) -> Any:
             control_mode=spec.control_mode,
             render_mode="rgb_array",
             sensor_configs=_cameras(spec),
-            sim_backend="physx_cpu",
+            num_envs=num_envs,
+            sim_backend=sim_backend,
             render_backend=backend(),
-            reconfiguration_freq=RECONFIGURATION_FREQ,
+            reconfiguration_freq=0,  # on request
         )
     except (AssertionError, AttributeError):
         # Most likely an unknown control mode or camera: list those of a plain environment.
@@ -264,25 +364,26 @@ def _cameras(spec: PolicySpec) -> dict[str, Any]:
 
 
 def _frames(observation: dict[str, Any], view: str) -> NDArray[np.uint8]:
-    """The rendered frame of a view, ``(1, height, width, 3)``."""
+    """The rendered frames of a view, ``(n, height, width, 3)``."""
     frames: NDArray[np.uint8] = observation["sensor_data"][view]["rgb"].cpu().numpy()
     return frames
 
 
-def _flags(info: dict[str, Any]) -> dict[str, bool]:
-    """The booleans of an evaluation."""
-    return {
-        name: bool(value.item())
+def _flags(info: dict[str, Any], num_envs: int) -> list[dict[str, bool]]:
+    """The booleans of an evaluation, for each of n scenes."""
+    values = {
+        name: value.flatten().tolist()
         for name, value in info.items()
-        if getattr(value, "dtype", None) == torch.bool and value.numel() == 1
+        if getattr(value, "dtype", None) == torch.bool and value.numel() == num_envs
     }
+    return [{name: flags[scene] for name, flags in values.items()} for scene in range(num_envs)]
 
 
 def _state_parts(observation: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """Every state part as a vector; the agent's parts override the task's of the same name."""
+    """Every state part, ``(n, …)``; the agent's parts override the task's of the same name."""
     parts = {}
     for group in ("extra", "agent"):
         for name, value in observation[group].items():
             if not isinstance(value, dict):
-                parts[name] = value.reshape(-1).cpu().numpy().astype(np.float32)
+                parts[name] = value.reshape(len(value), -1).cpu().numpy().astype(np.float32)
     return parts

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 REACHED = 0.03
 """Distance of the point between the fingers from an object, meters."""
 
@@ -14,12 +17,12 @@ LIFTED = 0.01
 ALIGNED = 0.01
 """Deviation from the line of insertion, meters: that of ManiSkill's rewards."""
 
-Check = Callable[[Any], bool]
-"""Whether an environment of ManiSkill, without wrappers, is in a stage now."""
+Check = Callable[[Any], Tensor]
+"""Whether the n scenes of a ManiSkill environment, without wrappers, are in a stage: (n,) bool."""
 
 
 class Stages:
-    """Records which stages of its task an episode has reached.
+    """Records which stages of its task an episode has reached, in each of n scenes.
 
     They are ``reached``, ``grasped``, ``lifted`` and, where something is stacked or inserted,
     ``aligned``. A stage counts from the first control step in it to the end of the episode.
@@ -33,55 +36,59 @@ class Stages:
         self.env = env
         self.name = OBJECTS.get(task)
         self._aligned = ALIGNMENTS.get(task)
-        self._height = 0.0
-        self._flags: dict[str, bool] = {}
+        self._height = torch.zeros(1)
+        self._flags: dict[str, Tensor] = {}
 
     def reset(self) -> None:
-        """Start with the current state of the scene."""
+        """Start with the current state of the scenes."""
         self._flags = {}
         if self.name is not None:
-            self._height = self._object_position()[2]
+            self._height = self._object_position()[:, 2]
 
-    def update(self) -> dict[str, bool]:
-        """Check the current state of the scene, and return the stages reached so far."""
+    def update(self) -> dict[str, Tensor]:
+        """Check the current state of the scenes; the stages reached so far, each ``(n,)`` bool."""
         if self.name is None:
             return {}
-        hand, position = self.env.agent.tcp.pose.p[0], self._object_position()
-        grasped = bool(self.env.agent.is_grasping(getattr(self.env, self.name)).item())
+        hand, position = self.env.agent.tcp.pose.p, self._object_position()
+        grasped = self.env.agent.is_grasping(getattr(self.env, self.name))
         now = {
-            "reached": grasped or float((hand - position).norm()) < REACHED,
+            "reached": grasped | ((hand - position).norm(dim=-1) < REACHED),
             "grasped": grasped,
-            "lifted": float(position[2] - self._height) > LIFTED,
+            "lifted": position[:, 2] - self._height > LIFTED,
         }
         if self._aligned is not None:
-            now["aligned"] = grasped and self._aligned(self.env)
-        self._flags = {name: self._flags.get(name, False) or now[name] for name in now}
-        return dict(self._flags)
+            now["aligned"] = grasped & self._aligned(self.env)
+        self._flags = {name: flag | self._flags.get(name, flag) for name, flag in now.items()}
+        return self._flags
 
-    def _object_position(self) -> Any:
-        """``(3,)``, meters."""
-        return getattr(self.env, str(self.name)).pose.p[0].clone()
+    def _object_position(self) -> Tensor:
+        """``(n, 3)``, meters."""
+        position: Tensor = getattr(self.env, str(self.name)).pose.p.clone()
+        return position
 
 
-def _over_the_other_cube(env: Any) -> bool:
+def _over_the_other_cube(env: Any) -> Tensor:
     """Whether cube A is above cube B, within half an edge."""
-    offset = (env.cubeA.pose.p - env.cubeB.pose.p)[0]
+    offset = env.cubeA.pose.p - env.cubeB.pose.p
     edge = 2 * float(env.cube_half_size[0])
-    return float(offset[:2].norm()) < edge / 2 and float(offset[2]) > 0.75 * edge
+    above: Tensor = (offset[:, :2].norm(dim=-1) < edge / 2) & (offset[:, 2] > 0.75 * edge)
+    return above
 
 
-def _in_line_with_the_hole(env: Any) -> bool:
+def _in_line_with_the_hole(env: Any) -> Tensor:
     """Whether the peg's head and middle are on the axis of the hole."""
     goal = env.goal_pose.inv()
-    ends = [(goal * pose).p[0, 1:] for pose in (env.peg_head_pose, env.peg.pose)]
-    return all(float(end.norm()) < ALIGNED for end in ends)
+    head, middle = ((goal * pose).p[:, 1:] for pose in (env.peg_head_pose, env.peg.pose))
+    aligned: Tensor = (head.norm(dim=-1) < ALIGNED) & (middle.norm(dim=-1) < ALIGNED)
+    return aligned
 
 
-def _in_line_with_the_receptacle(env: Any) -> bool:
+def _in_line_with_the_receptacle(env: Any) -> Tensor:
     """Whether the charger is on the axis of the receptacle, and turned as for success."""
-    angle = float(env.evaluate()["obj_to_goal_angle"][0])
-    deviation = (env.goal_pose.inv() * env.charger.pose).p[0, 1:]
-    return float(deviation.norm()) < ALIGNED and angle < 0.2
+    deviation = (env.goal_pose.inv() * env.charger.pose).p[:, 1:]
+    angle = env.evaluate()["obj_to_goal_angle"]
+    aligned: Tensor = (deviation.norm(dim=-1) < ALIGNED) & (angle < 0.2)
+    return aligned
 
 
 OBJECTS = {

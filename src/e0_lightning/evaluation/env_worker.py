@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e0_lightning.envs.base import Environment, EnvObservation, EvalEpisode, MakeEnvironment
 from e0_lightning.envs.camera_orbit import CameraError
-from e0_lightning.evaluation.report.video import Video
+from e0_lightning.evaluation.running_episode import RunningEpisode
 from e0_lightning.types import EpisodeResult, PolicySpec
 
 
@@ -34,9 +31,6 @@ Response = EnvObservation | EpisodeResult | Unsupported
 class EnvWorker:
     """Handles requests; keeps its environment as long as the task stays the same.
 
-    For a policy that observes n steps, the environment is observed after each of the last n actions
-    of a request; at the start of an episode its first observation is repeated.
-
     Args:
         make_environment: Builds the environment of a task.
         spec: Spec of the actor.
@@ -45,12 +39,7 @@ class EnvWorker:
     def __init__(self, make_environment: MakeEnvironment, spec: PolicySpec) -> None:
         self.make_environment, self.spec = make_environment, spec
         self.environment: Environment | None = None
-        self.episode = EvalEpisode("", 0, 0)
-        self.steps = 0
-        self.score: float | None = None
-        self.flags: Mapping[str, bool] = {}
-        self.video: Video | None = None
-        self.observed: deque[EnvObservation] = deque(maxlen=spec.n_obs_steps)
+        self.running = RunningEpisode(EvalEpisode("", 0, 0), spec.n_obs_steps)
 
     def handle(self, request: Request) -> Response:
         """Start an episode or continue it; any exception ends it with an error."""
@@ -59,11 +48,11 @@ class EnvWorker:
                 return self._start(request)
             return self._execute(request)
         except Exception as error:  # simulators raise exceptions of any type
-            return self._finish(False, f"{type(error).__name__}: {error}")
+            return self.running.finish(False, f"{type(error).__name__}: {error}")
 
     def _start(self, episode: EvalEpisode) -> EnvObservation | Unsupported:
-        task, self.episode, self.steps = self.episode.task, episode, 0
-        self.score, self.flags = None, {}
+        task = self.running.episode.task
+        self.running = RunningEpisode(episode, self.spec.n_obs_steps)
         if self.environment is None or task != episode.task:
             # The reference is kept until the next environment exists: compiled shaders, which take
             # seconds to compile, are freed with the last environment.
@@ -74,48 +63,22 @@ class EnvWorker:
                 self.environment = self.make_environment(episode.task, self.spec)
             except (ValueError, ModuleNotFoundError) as error:
                 return Unsupported(str(error))
-        self.video = None if episode.video is None else Video(Path(episode.video))
         try:
             first = self.environment.reset(episode.seed, episode.camera)
         except CameraError as error:
             return Unsupported(f"{episode.task}: {error}")
-        self.observed.extend([first] * self.spec.n_obs_steps)
-        return self._latest()
+        self.running.start(first)
+        return self.running.latest()
 
     def _execute(self, actions: NDArray[np.float32]) -> EnvObservation | EpisodeResult:
         assert self.environment is not None
-        remaining = self.episode.max_steps - self.steps
-        is_last = len(actions) >= remaining
-        for part in [actions[:remaining]] if is_last else self._parts(actions):
-            result = self.environment.run(
-                part, last=is_last, on_frame=None if self.video is None else self.video.add
-            )
-            self.steps += result.steps
-            self.score, self.flags = result.score, result.flags
-            if result.observation is None:
-                return self._finish(result.success)
-            self.observed.append(result.observation)
-        return self._latest()
-
-    def _parts(self, actions: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Actions, cut after each step that is observed."""
-        observed = range(max(1, len(actions) - self.spec.n_obs_steps + 1), len(actions))
-        return np.split(actions, list(observed))
-
-    def _latest(self) -> EnvObservation:
-        """The last observation with those before it and the instruction of the episode."""
-        *past, last = self.observed
-        given = self.episode.instruction
-        instruction = last.instruction if given is None else given
-        return replace(last, history=tuple(past), instruction=instruction)
-
-    def _finish(self, success: bool, error: str = "") -> EpisodeResult:
-        outcome = "error" if error else "success" if success else "failure"
-        video = None if self.video is None else self.video.finish(outcome)
-        self.video = None
-        task, seed, camera = self.episode.task, self.episode.seed, self.episode.camera
-        end = (self.score, dict(self.flags))
-        return EpisodeResult(task, seed, success, self.steps, error, video, camera, *end)
+        running, is_last = self.running, self.running.is_last(len(actions))
+        for part in running.parts(len(actions)):
+            on_frame = None if running.video is None else running.video.add
+            running.add(self.environment.run(actions[part], last=is_last, on_frame=on_frame))
+            if running.result is not None:
+                return running.result
+        return running.latest()
 
 
 def serve(connection: Connection, make_environment: MakeEnvironment, spec: PolicySpec) -> None:

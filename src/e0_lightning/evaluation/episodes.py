@@ -20,7 +20,7 @@ from e0_lightning.evaluation.report.callback import (
     RolloutReport,
     report_folder,
 )
-from e0_lightning.evaluation.rollout import RolloutBatch, Rollouts
+from e0_lightning.evaluation.rollout import EpisodeRunner, RolloutBatch, Rollouts
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class EpisodesDataModule(LightningDataModule):
         self.n_action_steps, self.num_videos = n_action_steps, num_videos
         self.camera_offset = camera_offset or CameraGrid()
         self.instructions = instructions or {}
-        self._rollouts: Rollouts | None = None
+        self._rollouts: EpisodeRunner | None = None
 
     @abstractmethod
     def task_names(self) -> list[str]:
@@ -112,6 +112,10 @@ class EpisodesDataModule(LightningDataModule):
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Further settings for the report: plain values, with ``versions`` of the simulator."""
 
+    def make_rollouts(self) -> EpisodeRunner:
+        """Runs the episodes: in worker processes, with one environment each."""
+        return Rollouts(self.make_environment(), self.num_envs, self.n_action_steps)
+
     def test_dataloader(self) -> DataLoader[RolloutBatch]:
         """Batches of test episodes, task by task.
 
@@ -136,7 +140,7 @@ class EpisodesDataModule(LightningDataModule):
         return self._loader(self.val_seeds(), CameraGrid(), {}, folder, record)
 
     def teardown(self, stage: str) -> None:
-        """End the worker processes."""
+        """End the worker processes, and free the environments."""
         if self._rollouts is not None:
             self._rollouts.close()
 
@@ -151,7 +155,7 @@ class EpisodesDataModule(LightningDataModule):
         tasks = self.task_names()
         sentences = self._sentences(instructions, tasks)
         if self._rollouts is None:
-            self._rollouts = Rollouts(self.make_environment(), self.num_envs, self.n_action_steps)
+            self._rollouts = self.make_rollouts()
         metadata = {
             "max_steps": {task: self.max_steps_of(task) for task in tasks},
             "n_action_steps": self.n_action_steps,

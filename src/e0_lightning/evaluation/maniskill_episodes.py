@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 from e0_lightning.envs.base import MakeEnvironment
@@ -12,11 +12,15 @@ from e0_lightning.envs.camera_orbit import CameraGrid
 from e0_lightning.envs.maniskill import (
     DEFAULT_MAX_STEPS,
     MAX_STEPS,
+    ManiSkillBatch,
     ManiSkillEnvironment,
+    check_gpu,
     check_task,
     versions,
 )
+from e0_lightning.evaluation.batched_rollouts import BatchedRollouts
 from e0_lightning.evaluation.episodes import EpisodesDataModule, InstructionOf
+from e0_lightning.evaluation.rollout import EpisodeRunner
 
 
 class ManiSkillEpisodes(EpisodesDataModule):
@@ -26,7 +30,8 @@ class ManiSkillEpisodes(EpisodesDataModule):
         tasks: Names of tasks, or a dictionary of task to instruction to replace its own.
         num_episodes: Episodes of each task in a test, on the seeds from `first_seed` on.
         first_seed: First seed of the test; demonstrations have small ones.
-        num_envs: Environments that step in parallel, one process each; None for one per core.
+        num_envs: Environments that step in parallel, one process each; None for one per core. With
+            the backend ``gpu``, scenes of one simulation.
         n_action_steps: Steps of a chunk that are executed before the policy acts again.
         max_steps: Maximum episode length, for all tasks or by task; None for `MAX_STEPS`.
         num_videos: Recorded episodes of each task in a test or a validation.
@@ -34,6 +39,9 @@ class ManiSkillEpisodes(EpisodesDataModule):
         camera_offset: Displacements of the fixed cameras in a test.
         instructions: Instructions of a test instead of those of the tasks, whose success stays
             theirs: task to a sentence, or to ``{task: <name>}`` for the sentence of another task.
+        backend: ``cpu``, or ``gpu`` for ManiSkill's simulation of many scenes at once, on a CUDA
+            card. There a seed starts another episode than on the CPU, and cameras are not
+            displaced.
 
     Raises:
         ValueError: If a number is out of range, or `max_steps` names another task.
@@ -51,6 +59,7 @@ class ManiSkillEpisodes(EpisodesDataModule):
         num_val_episodes: int = 0,
         camera_offset: CameraGrid | None = None,
         instructions: dict[str, str | InstructionOf] | None = None,
+        backend: Literal["cpu", "gpu"] = "cpu",
     ) -> None:
         super().__init__(
             num_episodes=num_episodes,
@@ -72,7 +81,7 @@ class ManiSkillEpisodes(EpisodesDataModule):
             raise ValueError(
                 f"max_steps: expected tasks among {', '.join(tasks)}, got {', '.join(unknown)}."
             )
-        self.tasks, self.first_seed = list(tasks), first_seed
+        self.tasks, self.first_seed, self.backend = list(tasks), first_seed, backend
         self.max_steps = {task: _max_steps(task, max_steps) for task in self.tasks}
         if min(self.max_steps.values()) < 1:
             raise ValueError(f"max_steps: expected at least 1, got {max_steps}.")
@@ -80,7 +89,9 @@ class ManiSkillEpisodes(EpisodesDataModule):
         self.task_instructions = {**INSTRUCTIONS, **given}
 
     def task_names(self) -> list[str]:
-        """Names of the tasks; raises where one does not exist or has no instruction."""
+        """Names of the tasks; raises where one does not exist, or the backend has no device."""
+        if self.backend == "gpu":
+            check_gpu()
         for task in self.tasks:
             check_task(task, self.task_instructions)
         return self.tasks
@@ -106,12 +117,19 @@ class ManiSkillEpisodes(EpisodesDataModule):
         """Builds the environment of a task."""
         return partial(ManiSkillEnvironment, instructions=self.task_instructions)
 
+    def make_rollouts(self) -> EpisodeRunner:
+        """Runs the episodes in processes on the CPU, or in one simulation on a GPU."""
+        if self.backend == "cpu":
+            return super().make_rollouts()
+        make = partial(ManiSkillBatch, instructions=self.task_instructions)
+        return BatchedRollouts(make, self.num_envs, self.n_action_steps)
+
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Seeds, instructions and versions."""
         return {
             "first_seed": self.first_seed,
             "instructions": {task: self.task_instructions[task] for task in tasks},
-            "versions": versions(),
+            "versions": versions() | ({"simulation": "gpu"} if self.backend == "gpu" else {}),
         }
 
 

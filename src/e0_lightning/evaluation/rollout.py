@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,20 @@ from e0_lightning.types import Actor, EpisodeResult, History, Observation, Polic
 
 OnResult = Callable[[EpisodeResult], None]
 """Called with the result of each episode as soon as it ends."""
+
+
+class EpisodeRunner(Protocol):
+    """Runs episodes with an actor."""
+
+    def run(
+        self, actor: Actor, episodes: Sequence[EvalEpisode], on_result: OnResult | None = None
+    ) -> list[EpisodeResult]:
+        """Run every episode to its end, and return their results in order."""
+        ...
+
+    def close(self) -> None:
+        """Free the environments."""
+        ...
 
 
 class Rollouts:
@@ -162,7 +176,7 @@ class RolloutBatch:
     """
 
     def __init__(
-        self, rollouts: Rollouts, episodes: Sequence[EvalEpisode], metadata: dict[str, Any]
+        self, rollouts: EpisodeRunner, episodes: Sequence[EvalEpisode], metadata: dict[str, Any]
     ) -> None:
         self.rollouts, self.episodes, self.metadata = rollouts, tuple(episodes), metadata
         self.finished: dict[Key, EpisodeResult] = {}

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from e0_lightning.envs.base import EnvObservation, EvalEpisode, MakeEnvironment
 from e0_lightning.envs.worker_process import WorkerProcess
 from e0_lightning.evaluation.env_worker import Request, Response, serve
-from e0_lightning.evaluation.results_store import key
-from e0_lightning.random import derive_seed
+from e0_lightning.evaluation.running_episode import noise_seed
 from e0_lightning.types import EpisodeResult, PolicySpec
 
 
@@ -45,8 +44,7 @@ class WorkerHandle:
     def noise_seed(self) -> int:
         """Seed of the policy's noise for the current observation."""
         assert self.episode is not None
-        task, seed, camera = key(self.episode)
-        return derive_seed("episode", task, seed, str(camera), self._steps)
+        return noise_seed(self.episode, self._steps)
 
     def start(self, index: int, episode: EvalEpisode) -> None:
         """Start an episode."""
