@@ -78,10 +78,26 @@ def test_compiled_steps_equal_plain_ones(backbone):
 def test_compilation_reaches_vision_language_and_expert(backbone):
     policy = tiny(backbone, compile="eager")
     policy.configure_model()
-    for part in ("encoder.vision.backbone", "encoder.language.model", "expert"):
+    for part in ("encoder.vision.backbone", "expert"):
         blocks = repeated_blocks(policy.get_submodule(part))
         assert blocks
         assert all(block._compiled_call_impl is not None for block in blocks)
+    assert policy.encoder.language._compiled_call_impl is not None
+
+
+def test_compiled_steps_with_checkpointing_equal_plain_ones():
+    assert_equal_steps("ViT", compile="eager", gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_all_layers_of_a_language_model_are_one_graph(gradient_checkpointing):
+    policy = tiny(compile="eager", gradient_checkpointing=gradient_checkpointing)
+    policy.configure_model()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    keys, _ = policy.encoder.language(torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool))
+    assert len(keys) == 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_compilation_of_a_network_without_blocks_is_refused():

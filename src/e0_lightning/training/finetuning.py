@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, cast
 
 from torch import nn
@@ -38,8 +39,8 @@ class FineTuning:
             (LoRA, arXiv 2106.09685; scaled by 1). Not for ``other``. Needs peft.
         gradient_checkpointing: Recompute the activations of vision, language model and expert in
             the backward pass instead of storing them.
-        compile: Backend of ``torch.compile`` for the repeated blocks of vision, language model and
-            expert, e.g. ``inductor``; None compiles nothing.
+        compile: Backend of ``torch.compile`` for the language model and the repeated blocks of
+            vision and expert, e.g. ``inductor``; None compiles nothing.
 
     Raises:
         ValueError: If there is no such part.
@@ -86,8 +87,13 @@ class FineTuning:
             cast(Any, policy).expert.gradient_checkpointing = True
             _checkpoint_vision(_network(policy, "vision"))
         if self.compile is not None:
-            for part in NETWORKS:
+            for part in ("vision", "expert"):
                 _compile_blocks(_network(policy, part), self.compile, part)
+            # In one graph: each layer leaves its keys and values behind those of the layers before,
+            # so that it would need a graph of its own, and PyTorch compiles no more than eight.
+            cast(Any, policy).encoder.language.compile(backend=self.compile)
+            if self.gradient_checkpointing:
+                _compile_through_recomputation()
         self.keep_frozen_in_eval(policy)
 
     def keep_frozen_in_eval(self, policy: nn.Module) -> None:
@@ -163,6 +169,16 @@ def _compile_blocks(network: nn.Module, backend: str, part: str) -> None:
         )
     for block in blocks:
         block.compile(backend=backend)
+
+
+def _compile_through_recomputation() -> None:
+    """Let a graph contain layers that are recomputed, and leave keys and values behind only once.
+
+    PyTorch otherwise compiles nothing of the language model. Versions without this setting do not.
+    """
+    config: Any = import_module("torch._dynamo.config")
+    if hasattr(config, "skip_fwd_side_effects_in_bwd_under_checkpoint"):
+        config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
 
 
 def _add_adapters(network: nn.Module, rank: int, part: str) -> None:
