@@ -16,7 +16,16 @@ class DroidEpisodes(ManiSkillEpisodes):
     """Closed-loop episodes of ManiSkill tasks, observed and controlled as DROID's robot at 15 Hz.
 
     Arguments are those of :class:`ManiSkillEpisodes`; cameras cannot be displaced.
+
+    Raises:
+        ValueError: If the backend is ``gpu``, or as in :class:`ManiSkillEpisodes`.
     """
+
+    def task_names(self) -> list[str]:
+        """Names of the tasks; raises where one does not exist, or the backend is not ``cpu``."""
+        if self.backend != "cpu":
+            raise ValueError(f"backend: expected cpu for DROID's robot, got {self.backend}.")
+        return super().task_names()
 
     def make_environment(self) -> MakeEnvironment:
         """Builds the environment of a task."""
