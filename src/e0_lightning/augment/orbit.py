@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from e0_lightning.augment.spherical_warp import homography, rotation
+from e0_lightning.augment.spherical_warp import homography, resample, rotation
 from e0_lightning.random import sample_uniform
 
 SPLATS = 2
@@ -109,15 +108,9 @@ class OrbitWarp:
         valid = (found & inside & (seen > 0) & (again > 0) & (error <= TOLERANCE)).unsqueeze(1)
 
         grid = torch.stack((2 * source_u / width - 1, 2 * source_v / height - 1), dim=-1)
-        pixels = images.to(torch.promote_types(images.dtype, torch.float32))
-        warped = functional.grid_sample(
-            pixels, grid.to(pixels.dtype), padding_mode="border", align_corners=False
-        )
-        if not images.is_floating_point():
-            warped = warped.round_()
-        warped = warped.to(images.dtype).masked_fill(~valid, 0)
         unchanged = (offset == 0).all(dim=-1).view(-1, 1, 1, 1)
-        return torch.where(unchanged, images, warped), valid | unchanged
+        warped = torch.where(unchanged, images, resample(images, grid, valid))
+        return warped, valid | unchanged
 
 
 def _motion(depth: Tensor, offset: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,16 +80,26 @@ class SphericalWarp:
         inside = (depth > 0) & (grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1)
         valid = inside.unsqueeze(1)
 
-        source = images.to(torch.promote_types(images.dtype, torch.float32))
-        # In the outermost half pixel, bilinear sampling repeats the border.
-        warped = functional.grid_sample(
-            source, grid.to(source.dtype), padding_mode="border", align_corners=False
-        )
-        if not images.is_floating_point():
-            warped = warped.round_()
-        warped = warped.to(images.dtype).masked_fill(~valid, 0)
         unchanged = ((yaw == 0) & (pitch == 0)).view(-1, 1, 1, 1)
-        return torch.where(unchanged, images, warped), valid
+        return torch.where(unchanged, images, resample(images, grid, valid)), valid
+
+
+def resample(images: Tensor, grid: Tensor, valid: Tensor) -> Tensor:
+    """Images ``(B, 3, h, w)`` at the places of a grid, bilinear, in their own type.
+
+    Args:
+        images: uint8, to which results are rounded, or floating point.
+        grid: ``(B, h, w, 2)``, columns and rows from -1 to 1, the edges of the image.
+        valid: ``(B, 1, h, w)`` bool; black elsewhere.
+    """
+    source = images.to(torch.promote_types(images.dtype, torch.float32))
+    # In the outermost half pixel, bilinear sampling repeats the border.
+    sampled = functional.grid_sample(
+        source, grid.to(source.dtype), padding_mode="border", align_corners=False
+    )
+    if not images.is_floating_point():
+        sampled = sampled.round_()
+    return sampled.to(images.dtype).masked_fill(~valid, 0)
 
 
 def rotation(yaw: Tensor, pitch: Tensor) -> Tensor:
