@@ -180,7 +180,7 @@ def _difference(pairs: Sequence[tuple[Training, Training]]) -> Values | None:
 def _successes(
     trainings: Sequence[Training], keys: Sequence[Key] | None = None
 ) -> list[list[bool]]:
-    """Return the successes of each training in the episodes that all of them played."""
+    """Return the successes of each training in the episodes that all of them share."""
     chosen = _shared(trainings) if keys is None else keys
     return [[training.episodes[key].success for key in chosen] for training in trainings]
 

@@ -24,7 +24,9 @@ class DroidEpisodes(ManiSkillEpisodes):
     def task_names(self) -> list[str]:
         """Names of the tasks; raises where one does not exist, or the backend is not ``cpu``."""
         if self.backend != "cpu":
-            raise ValueError(f"backend: expected cpu for DROID's robot, got {self.backend}.")
+            raise ValueError(
+                f"backend: expected cpu for DROID's robot, got {self.backend}. Leave it out."
+            )
         return super().task_names()
 
     def make_environment(self) -> MakeEnvironment:

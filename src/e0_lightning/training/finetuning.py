@@ -174,7 +174,7 @@ def _compile_blocks(network: nn.Module, backend: str, part: str) -> None:
 def _compile_through_recomputation() -> None:
     """Let a graph contain layers that are recomputed, and leave keys and values behind only once.
 
-    PyTorch otherwise compiles nothing of the language model. Versions without this setting do not.
+    PyTorch otherwise compiles nothing of the language model; nor do versions without this setting.
     """
     config: Any = import_module("torch._dynamo.config")
     if hasattr(config, "skip_fwd_side_effects_in_bwd_under_checkpoint"):

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-from e0_lightning.data.formats.base import DemoReader
+from e0_lightning.data.formats.base import DemoReader, Floats
 from e0_lightning.geometry import place
 from e0_lightning.types import ViewSize
-
-Floats = npt.NDArray[np.float32]
 
 
 @runtime_checkable
