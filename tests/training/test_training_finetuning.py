@@ -32,7 +32,7 @@ each_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 def tiny(backbone="ViT", **fine_tuning):
     settings = tiny_settings("Regression", fine_tuning=fine_tuning)
-    settings["init_args"]["encoder"]["vision"] = BACKBONES[backbone]
+    settings["init_args"]["encoder"]["vision"] = backbone and BACKBONES[backbone]
     return new_policy(settings)
 
 
@@ -105,6 +105,20 @@ def test_compilation_of_a_network_without_blocks_is_refused():
     policy.encoder.vision.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
     with pytest.raises(ValueError, match="expected repeated blocks in vision, got none"):
         policy.configure_model()
+
+
+@pytest.mark.parametrize("option", [{"compile": "eager"}, {"gradient_checkpointing": True}])
+def test_a_policy_of_the_state_alone_takes_the_options(option):
+    plain, expected = step(tiny(None))
+    loss, gradients = step(tiny(None, **option))
+    torch.testing.assert_close(loss, plain, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("option", [{"lr_multipliers": {"vision": 0.0}}, {"lora": {"vision": 2}}])
+def test_options_of_a_part_that_the_policy_lacks_are_refused(option):
+    with pytest.raises(ValueError, match="got vision, which a policy of the state alone"):
+        step(tiny(None, **option))
 
 
 def test_checkpointing_stores_fewer_activations():

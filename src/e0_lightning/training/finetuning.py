@@ -76,6 +76,11 @@ class FineTuning:
         """
         if self.is_applied:
             return
+        if "vision" in {*self.lora, *self.lr_multipliers} and not _has_vision(policy):
+            raise ValueError(
+                "fine_tuning: expected parts of the policy, got vision, which a policy of the "
+                "state alone lacks. Leave it out."
+            )
         self.is_applied = True
         for part, rank in self.lora.items():
             _add_adapters(_network(policy, part), rank, part)
@@ -85,9 +90,10 @@ class FineTuning:
         if self.gradient_checkpointing:
             cast(Any, policy).encoder.language.recompute()
             cast(Any, policy).expert.gradient_checkpointing = True
-            _checkpoint_vision(_network(policy, "vision"))
+            if _has_vision(policy):
+                _checkpoint_vision(_network(policy, "vision"))
         if self.compile is not None:
-            for part in ("vision", "expert"):
+            for part in ("vision", "expert") if _has_vision(policy) else ("expert",):
                 _compile_blocks(_network(policy, part), self.compile, part)
             # In one graph: each layer leaves its keys and values behind those of the layers before,
             # so that it would need a graph of its own, and PyTorch compiles no more than eight.
@@ -134,6 +140,10 @@ def _walk_blocks(module: nn.Module) -> Iterator[nn.Module]:
         return
     for member in members:
         yield from _walk_blocks(member)
+
+
+def _has_vision(policy: nn.Module) -> bool:
+    return cast(Any, policy).encoder.vision is not None
 
 
 def _network(policy: nn.Module, part: str) -> nn.Module:
