@@ -5,6 +5,7 @@ Runs in the worker processes of `collect`, on ManiSkill's own planner, recorder 
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -236,6 +237,9 @@ def work(connection: Connection, config: CollectionConfig, folder: Path) -> None
         try:
             # ManiSkill names a sidecar by replacing ".h5" anywhere in the path of its file.
             os.chdir(working_directory)
+            solutions()
+            # ManiSkill collects garbage in every reset, a fifth of a second over what it imports.
+            gc.freeze()
             demonstrator = Demonstrator(config)
             while True:
                 _, seed, path = connection.recv()
