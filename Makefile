@@ -16,6 +16,7 @@ CONTROL_StackCube-v1 := pd_ee_delta_pose
 CONTROL_Detour-v1 := pd_ee_delta_pos
 # Whether images are recorded; true elsewhere.
 IMAGES_Detour-v1 := false
+IMAGES_PrecisePick-v1 := false
 # Tasks whose demonstrations are mixed.
 MIXTURE_PushPull := PushCube-v1 PullCube-v1
 

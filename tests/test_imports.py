@@ -34,7 +34,7 @@ a folder that is absent imports none."""
 BASE = {"types", "geometry", "random", "key_map"}
 """Modules at the top of the package that every folder may import."""
 
-SIMULATED = {"e0_lightning.envs.detour"}
+SIMULATED = {"e0_lightning.envs.detour", "e0_lightning.envs.precise_pick"}
 """Modules that extend a class of a simulator: they import it, and only functions import them."""
 
 LAZY = [ROOT, ROOT / "cli"]

@@ -71,10 +71,13 @@ def solutions() -> dict[str, Solution]:
     import mani_skill.envs  # noqa: F401
     from mani_skill.examples.motionplanning.panda.run import MP_SOLUTIONS
 
+    import e0_lightning.collection.detour_planner as detour_planner
+    import e0_lightning.collection.precise_pick_planner as precise_pick_planner
     import e0_lightning.envs.detour as detour
-    from e0_lightning.collection.detour_planner import solve
+    import e0_lightning.envs.precise_pick as precise_pick
 
-    return {**MP_SOLUTIONS, detour.TASK: solve}
+    own = {detour.TASK: detour_planner.solve, precise_pick.TASK: precise_pick_planner.solve}
+    return {**MP_SOLUTIONS, **own}
 
 
 class Demonstrator:

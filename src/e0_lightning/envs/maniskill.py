@@ -27,6 +27,7 @@ MAX_STEPS = {
     "PlugCharger-v1": 200,
     "PegInsertionSide-v1": 300,
     "Detour-v1": 100,
+    "PrecisePick-v1": 200,
 }
 """Maximum episode lengths, those of ManiSkill's diffusion policy baselines. Its registered ones
 (50 steps) are shorter than the planner's demonstrations, so a cloned policy could not finish."""
@@ -249,7 +250,8 @@ def check_task(task: str, instructions: Mapping[str, str]) -> None:
         import mani_skill.envs  # noqa: F401  (registers the tasks)
         from mani_skill.utils.registration import REGISTERED_ENVS
 
-        import e0_lightning.envs.detour  # noqa: F401  (registers its task)
+        import e0_lightning.envs.detour
+        import e0_lightning.envs.precise_pick  # noqa: F401  (both register a task)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"ManiSkill is not installed ({error}): pip install 'e0-lightning[maniskill]'"

@@ -93,6 +93,7 @@ def _in_line_with_the_receptacle(env: Any) -> Tensor:
 
 OBJECTS = {
     "PickCube-v1": "cube",
+    "PrecisePick-v1": "cube",
     "StackCube-v1": "cubeA",
     "PegInsertionSide-v1": "peg",
     "PlugCharger-v1": "charger",

@@ -30,6 +30,7 @@ INSTRUCTIONS = {
     "DrawTriangle-v1": "draw the outlined triangle on the canvas",
     "DrawSVG-v1": "draw the outlined figure on the canvas",
     "Detour-v1": "move around the post to the goal",
+    "PrecisePick-v1": "hold the cube exactly at the goal",
 }
 """Task name to instruction; the files hold none."""
 
