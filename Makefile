@@ -17,6 +17,8 @@ CONTROL_Detour-v1 := pd_ee_delta_pos
 # Whether images are recorded; true elsewhere.
 IMAGES_Detour-v1 := false
 IMAGES_PrecisePick-v1 := false
+# default, or fast: a tenth of the robot's triangles.
+QUALITY ?= default
 # Tasks whose demonstrations are mixed.
 MIXTURE_PushPull := PushCube-v1 PullCube-v1
 
@@ -85,7 +87,7 @@ libero: .venv/libero  ## install LIBERO with its assets
 	@touch $@
 
 # ManiSkill
-fit: check-task renderer $(call demo_files,$(TASK))  ## record demonstrations, train, evaluate [TASK] [WITH] [DEMOS]
+fit: check-task renderer $(call demo_files,$(TASK))  ## record demonstrations, train, evaluate [TASK] [WITH] [DEMOS] [QUALITY=fast]
 	$(BIN)/lightning fit $(call experiment,$(TASK))
 	$(BIN)/lightning test $(call experiment,$(TASK)) \
 	  --ckpt_path $(call last_checkpoint,runs/$(TASK))
@@ -97,7 +99,8 @@ check-task:
 # An existing file is kept, unless DEMOS is given: then missing episodes are added to it.
 data/maniskill/%.h5: $(call if_given,DEMOS,always) | renderer
 	$(BIN)/e0 collect maniskill --task $* --num_episodes $(DEMOS) --out $@ \
-	  --control_mode $(or $(CONTROL_$*),pd_joint_pos) --images $(or $(IMAGES_$*),true)
+	  --control_mode $(or $(CONTROL_$*),pd_joint_pos) \
+	  $(if $(filter false,$(IMAGES_$*)),--images false,--render_quality $(QUALITY))
 
 always:
 

@@ -18,7 +18,8 @@ openpi train on (LIBERO's frames rotated by 180 degrees)."""
 
 
 RenderQuality = Literal["default", "fast"]
-"""How a simulator renders: as it does by itself, or without reflections and multisampling."""
+"""How a simulator renders: as it does by itself, or faster, with nearly the same images: LIBERO
+without reflections and multisampling, ManiSkill with fewer triangles of the robot."""
 
 
 class History(TypedDict):
@@ -146,8 +147,7 @@ class PolicySpec:
         control_mode: Robot controller that the actions are meant for.
         horizon: Steps H of an action chunk.
         n_obs_steps: Control steps that are observed: the current one and those before it.
-        render_quality: How a simulator renders the views: ``default`` as it does by itself, or
-            ``fast``, without reflections and multisampling.
+        render_quality: How a simulator renders the views; see :data:`RenderQuality`.
     """
 
     views: dict[str, ViewSize] = field(default_factory=dict)

@@ -172,9 +172,17 @@ def test_a_recording_of_states_is_read_without_views(tmp_path):
         collect("Detour-v1", 2, out)
 
 
-def test_an_image_size_without_images_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="image_size: expected none without images, got 64"):
-        collect("Detour-v1", 1, tmp_path / "detour.h5", images=False, image_size=64)
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"image_size": 64}, "image_size: expected none without images, got 64"),
+        ({"render_quality": "fast"}, "render_quality: expected default without images, got fast"),
+    ],
+    ids=["size", "quality"],
+)
+def test_settings_of_images_without_images_are_refused(tmp_path, option, message):
+    with pytest.raises(ValueError, match=message):
+        collect("Detour-v1", 1, tmp_path / "detour.h5", images=False, **option)
 
 
 @pytest.mark.simulator

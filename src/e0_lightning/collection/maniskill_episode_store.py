@@ -12,6 +12,8 @@ from e0_lightning.collection.episode_store import (
     fsync_rename,
     load_json,
 )
+from e0_lightning.data.formats.rendering import RENDER_QUALITY, read_render_quality
+from e0_lightning.types import RenderQuality
 
 Sidecar = dict[str, Any]
 """Content of ManiSkill's JSON file beside an HDF5 file: environment, and one entry per episode."""
@@ -33,6 +35,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
         image_size: Image side in pixels; None for the task's default.
         images: Whether images are recorded.
         depth: Whether depth is recorded with them.
+        render_quality: How images are rendered.
     """
 
     suffix = ".h5"
@@ -46,6 +49,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
         image_size: int | None,
         images: bool = True,
         depth: bool = False,
+        render_quality: RenderQuality = "default",
     ) -> None:
         self.sidecar = out.absolute().with_suffix(".json")
         config = {
@@ -54,6 +58,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
             "image_size": image_size,
             "images": images,
             "depth": depth,
+            RENDER_QUALITY: render_quality,
         }
         super().__init__(out, config)
 
@@ -91,6 +96,7 @@ class ManiSkillEpisodeStore(EpisodeStore):
             "image_size": cameras.get("width"),
             "images": obs_mode != STATES,
             "depth": "depth" in str(obs_mode),
+            RENDER_QUALITY: read_render_quality(info, f"{self.sidecar}: env_info"),
         }
 
     def _write_metadata(self, merged: Path, sources: list[EpisodeSource]) -> None:

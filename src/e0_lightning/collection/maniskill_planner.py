@@ -20,7 +20,10 @@ from typing import Any
 
 from e0_lightning.collection.episode_store import LIBVER
 from e0_lightning.collection.maniskill_episode_store import SIDECAR_DATASET, STATES
+from e0_lightning.data.formats.rendering import RENDER_QUALITY
 from e0_lightning.envs.maniskill import RECONFIGURATION_FREQ
+from e0_lightning.envs.maniskill_meshes import simplify_robot
+from e0_lightning.types import RenderQuality
 
 Solution = Callable[..., Any]
 """Plans and executes an episode, ``(env, seed, debug, vis)``; returns the result of the last step,
@@ -38,6 +41,7 @@ class CollectionConfig:
         image_size: Image side in pixels; None for the task's default.
         render_backend: Render device, ``cpu`` or ``gpu``.
         depth: Whether to record depth with the images.
+        render_quality: How images are rendered.
     """
 
     task: str
@@ -46,6 +50,7 @@ class CollectionConfig:
     image_size: int | None
     render_backend: str
     depth: bool = False
+    render_quality: RenderQuality = "default"
 
     @property
     def obs_mode(self) -> str:
@@ -121,6 +126,8 @@ class Demonstrator:
             sensor_configs=config.cameras,
             **common,
         )
+        if config.render_quality == "fast":
+            simplify_robot(self.recording_env.unwrapped)
 
     def demonstrate(self, seed: int, path: Path) -> str:
         """Plan one episode and record it to `path`, with its sidecar as a dataset.
@@ -142,8 +149,15 @@ class Demonstrator:
             )
             failure = self._replay(replay, replay_cpu_sim)
         if not failure:
+            self._note_render_quality(Path("demonstration.json"))
             copy_with_checksums(Path("demonstration.h5"), path)
         return failure
+
+    def _note_render_quality(self, sidecar: Path) -> None:
+        content = json.loads(sidecar.read_text())
+        # Not among the env_kwargs, all of which ManiSkill passes to the task.
+        content["env_info"][RENDER_QUALITY] = self.config.render_quality
+        sidecar.write_text(json.dumps(content))
 
     def _plan(self, seed: int) -> str:
         recorder = _recorder(self.planning_env, "plan")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from e0_lightning.data.formats.maniskill import INSTRUCTIONS
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult, require_opencv
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
+from e0_lightning.envs.maniskill_meshes import simplify_robot
 from e0_lightning.envs.maniskill_stages import Stages
 from e0_lightning.envs.vulkan import backend, device
 from e0_lightning.geometry import resize_frames, resize_intrinsics
@@ -72,6 +73,8 @@ class ManiSkillBatch:
         self.instruction = instructions[task]
         self._env = _make(task, spec, num_envs, sim_backend)
         self._base = self._env.unwrapped
+        if spec.render_quality == "fast":
+            simplify_robot(self._base)
         self._obs_mode = self._base.obs_mode
         self._stages = Stages(task, self._base)
         try:

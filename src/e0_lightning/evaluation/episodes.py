@@ -21,6 +21,7 @@ from e0_lightning.evaluation.report.callback import (
     report_folder,
 )
 from e0_lightning.evaluation.rollout import EpisodeRunner, RolloutBatch, Rollouts
+from e0_lightning.types import PolicySpec, RenderQuality
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,13 @@ class EpisodesDataModule(LightningDataModule):
     @abstractmethod
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Further settings for the report: plain values, with ``versions`` of the simulator."""
+
+    @property
+    def render_quality(self) -> RenderQuality:
+        """How the views of the policy that is evaluated are rendered."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        spec: PolicySpec = getattr(module, "spec", PolicySpec())
+        return spec.render_quality
 
     def make_rollouts(self) -> EpisodeRunner:
         """Runs the episodes: in worker processes, with one environment each."""

@@ -21,7 +21,7 @@ from e0_lightning.envs.libero_tasks import (
 )
 from e0_lightning.envs.mujoco_gl import offscreen
 from e0_lightning.evaluation.episodes import EpisodesDataModule, InstructionOf
-from e0_lightning.types import PolicySpec, RenderQuality
+from e0_lightning.types import RenderQuality
 
 MAX_STEPS = {
     "openvla": {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520},
@@ -152,7 +152,7 @@ class LiberoEpisodes(EpisodesDataModule):
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Assets, renderer, versions, published rates, and notes on their comparability."""
         installed = versions()
-        notes = comparability_notes(self._assets, installed["mujoco"], self._render_quality)
+        notes = comparability_notes(self._assets, installed["mujoco"], self.render_quality)
         comparable = not notes and isinstance(self.max_steps, str) and not self.instructions
         if shared := sorted(set(self.val_seeds()) & set(self.test_seeds())):
             notes.append(
@@ -166,13 +166,6 @@ class LiberoEpisodes(EpisodesDataModule):
             "notes": notes,
             "versions": {**installed, "cuda": torch.version.cuda or "none"},
         }
-
-    @property
-    def _render_quality(self) -> RenderQuality:
-        """Of the policy that is evaluated."""
-        module = None if self.trainer is None else self.trainer.lightning_module
-        spec: PolicySpec = getattr(module, "spec", PolicySpec())
-        return spec.render_quality
 
     @cached_property
     def _assets(self) -> Assets:

@@ -22,6 +22,12 @@ from e0_lightning.evaluation.batched_rollouts import BatchedRollouts
 from e0_lightning.evaluation.episodes import EpisodesDataModule, InstructionOf
 from e0_lightning.evaluation.rollout import EpisodeRunner
 
+SIMPLIFIED = (
+    "The robot is rendered with a tenth of its triangles, as in the images that the policy was "
+    "trained on."
+)
+"""Note on evaluations at the render quality ``fast``."""
+
 
 class ManiSkillEpisodes(EpisodesDataModule):
     """Closed-loop episodes of ManiSkill tasks, on seeds that no demonstration uses.
@@ -125,8 +131,10 @@ class ManiSkillEpisodes(EpisodesDataModule):
         return BatchedRollouts(make, self.num_envs, self.n_action_steps)
 
     def metadata(self, tasks: Sequence[str]) -> dict[str, Any]:
-        """Seeds, instructions and versions."""
+        """Seeds, instructions, versions, and a note on images that are not ManiSkill's own."""
+        fast = self.render_quality == "fast"
         return {
+            "notes": [SIMPLIFIED] if fast else [],
             "first_seed": self.first_seed,
             "instructions": {task: self.task_instructions[task] for task in tasks},
             "versions": versions() | ({"simulation": "gpu"} if self.backend == "gpu" else {}),

@@ -63,8 +63,8 @@ def test_failed_episodes_are_left_out(record):
 
 
 def test_every_motion_planning_task_has_an_instruction():
-    assert len(INSTRUCTIONS) == 13
-    assert len(set(INSTRUCTIONS.values())) == 13
+    assert len(INSTRUCTIONS) == 14
+    assert len(set(INSTRUCTIONS.values())) == 14
 
 
 def test_is_pickled_without_its_open_file(record):
@@ -252,6 +252,13 @@ def test_refuses_a_broken_sidecar(record):
     sidecar = Path(path).with_suffix(".json")
     sidecar.write_text(sidecar.read_text()[:-20])
     with pytest.raises(ValueError, match=r"demos\.json: broken sidecar"):
+        open_demos(path).demos()
+
+
+def test_refuses_an_unknown_render_quality(record):
+    path = record()
+    edit(path, lambda s: s["env_info"].update(render_quality="best"))
+    with pytest.raises(ValueError, match=r"env_info of its sidecar.*default, fast, got 'best'"):
         open_demos(path).demos()
 
 

@@ -170,5 +170,6 @@ def test_an_unknown_render_quality_is_refused_with_the_file(tmp_path):
     with h5py.File(path, "a") as file:
         settings = {"env_kwargs": {"render_quality": "best"}}
         file["data"].attrs["env_args"] = json.dumps(settings)
-    with pytest.raises(ValueError, match=r"_demo\.hdf5: expected a render_quality .* got 'best'"):
+    message = r"_demo\.hdf5: env_args: expected a render_quality .* got 'best'"
+    with pytest.raises(ValueError, match=message):
         open_demos(str(path)).read_spec("demo_0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import h5py
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e0_lightning.data.formats.hdf5 import find, members
+from e0_lightning.data.formats.rendering import read_render_quality
 from e0_lightning.geometry import quaternion_to_matrix
 from e0_lightning.types import RenderQuality
 
@@ -154,17 +155,10 @@ def render_quality(data: h5py.Group) -> RenderQuality:
         ValueError: If there is no such quality.
     """
     try:
-        found = json.loads(data.attrs["env_args"])["env_kwargs"]["render_quality"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+        settings = dict(json.loads(data.attrs["env_args"])["env_kwargs"])
+    except (KeyError, TypeError, ValueError):
         return "default"
-    if found not in get_args(RenderQuality):
-        raise ValueError(
-            f"{data.file.filename}: expected a render_quality among "
-            f"{', '.join(get_args(RenderQuality))} in its env_args, got {found!r}. Collect the "
-            "demonstrations again, or correct that attribute."
-        )
-    quality: RenderQuality = found
-    return quality
+    return read_render_quality(settings, f"{data.file.filename}: env_args")
 
 
 def _mode(controller: str, delta: bool) -> str:

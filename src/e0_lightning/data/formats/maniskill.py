@@ -14,6 +14,7 @@ from e0_lightning.data.formats.base import Array, DemoReader, Floats
 from e0_lightning.data.formats.frames import Frames, frame_size
 from e0_lightning.data.formats.hdf5 import members
 from e0_lightning.data.formats.read_files import note_file
+from e0_lightning.data.formats.rendering import read_render_quality
 from e0_lightning.types import PolicySpec, ViewSize
 
 INSTRUCTIONS = {
@@ -154,6 +155,9 @@ class ManiSkillReader(DemoReader):
             state={part: int(np.prod(d.shape[1:], dtype=int)) for part, d in state.items()},
             action_dim=self._actions(demo).shape[1],
             control_mode=self._control_mode,
+            render_quality=read_render_quality(
+                self.sidecar["env_info"], f"{self.path}: env_info of its sidecar"
+            ),
         )
 
     def read_actions(self, demo: str, start: int, stop: int) -> Array:
