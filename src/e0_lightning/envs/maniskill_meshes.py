@@ -12,7 +12,10 @@ KEPT = 0.1
 MIN_TRIANGLES = 1000
 """Meshes with fewer are kept as they are: fingers, which a hand camera sees from nearby."""
 
-_simplified: dict[tuple[str, tuple[float, ...]], list[Any]] = {}
+TEXTURES = ("base_color", "diffuse", "emission", "metallic", "normal", "roughness", "transmission")
+"""Textures that a material may have."""
+
+_shapes: dict[tuple[str, tuple[float, ...]], list[Any]] = {}
 """Shapes by the file and scale of what they replace; a scene is built at every reset."""
 
 
@@ -57,13 +60,20 @@ def _simplified_parts(shape: Any) -> list[Any]:
     """What replaces a shape: one shape for each of its parts, or itself."""
     from sapien.render import RenderShapeTriangleMesh
 
-    if not isinstance(shape, RenderShapeTriangleMesh):
+    if not isinstance(shape, RenderShapeTriangleMesh) or not shape.filename:
         return [shape]
     key = shape.filename, tuple(np.asarray(shape.scale).tolist())
-    if key not in _simplified:
-        large = any(len(part.triangles) >= MIN_TRIANGLES for part in shape.parts)
-        _simplified[key] = [_mesh(part, shape.scale) for part in shape.parts] if large else [shape]
-    return _simplified[key]
+    if key not in _shapes:
+        parts = shape.parts
+        large = any(len(part.triangles) >= MIN_TRIANGLES for part in parts)
+        simplify = large and not any(_has_texture(part.material) for part in parts)
+        _shapes[key] = [_mesh(part, shape.scale) for part in parts] if simplify else [shape]
+    return _shapes[key]
+
+
+def _has_texture(material: Any) -> bool:
+    """Whether a material needs the coordinates of its textures, which simplified meshes lack."""
+    return any(getattr(material, f"{name}_texture") is not None for name in TEXTURES)
 
 
 def _mesh(part: Any, scale: Any) -> Any:
