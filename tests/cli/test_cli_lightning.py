@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from e0_lightning.cli import e0_cli, lightning_cli
+from e0_lightning.cli.from_checkpoint import take_model
 from e0_lightning.cli.lightning_cli import build_experiment, run
+from e0_lightning.cli.options import Option
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +109,19 @@ def test_options_and_overlays_change_the_checkpoints_model_and_are_announced(
     with pytest.warns(UserWarning, match=r"sampler\.class_path is ArgmaxSampler .* Tweedie"):
         ended = run(["validate", *tiny_experiment, word, f"--ckpt_path={trained_run}"])
     assert type(ended.model.sampler).__name__ == "ArgmaxSampler"
+
+
+@pytest.mark.parametrize("overlays", [[], ["{model: {init_args: {process: {num_bins: 256}}}}"]])
+def test_settings_that_give_way_to_the_checkpoints_are_announced_unless_an_overlay_sets_them(
+    overlays, trained_run, tmp_path, monkeypatch
+):
+    said = []
+    monkeypatch.setattr("e0_lightning.cli.from_checkpoint.rank_zero_info", said.append)
+    other = tmp_path / "other.yaml"
+    other.write_text("model: {class_path: E0, init_args: {process: {num_bins: 32}}}")
+    options = [Option("--config", each) for each in (str(other), *overlays)]
+    take_model(options, str(trained_run))
+    assert ["num_bins (256, not 32)" in text for text in said] == ([] if overlays else [True])
 
 
 def test_an_unchanged_model_is_not_announced(trained_run, tiny_experiment):

@@ -49,12 +49,15 @@ def take_model(options: Sequence[Option], path: str) -> list[Option]:
     if model is None:
         return [*options]
     _check_trust(model, options, path)
+    files = [read_config(o.value) for o in options if o.name == "--config" and o.value]
+    overlays = [file.model_settings for file in files if not file.model_class]
+    overlaid = {name for settings in overlays for name in _leaves({"init_args": settings})}
     verb = [option for option in options[:1] if not option.name]
     changed: list[Option] = [*verb, Option("--config", json.dumps({"model": model}))]
     for option in options[len(verb) :]:
         file = read_config(option.value) if option.name == "--config" and option.value else None
         if file is not None and file.model_class:
-            _announce_ignored(file, model, path)
+            _announce_ignored(file, model, path, overlaid)
             rest = file.without_model().tree
             changed += [Option("--config", json.dumps(rest))] if rest else []
         else:
@@ -106,13 +109,18 @@ def differences(model: dict[str, Any], saved: dict[str, Any]) -> list[tuple[str,
     return [(n, own.get(n), theirs.get(n)) for n in names if own.get(n) != theirs.get(n)]
 
 
-def _announce_ignored(file: ConfigFile, model: dict[str, Any], path: str) -> None:
+def _announce_ignored(
+    file: ConfigFile, model: dict[str, Any], path: str, overlaid: set[str]
+) -> None:
+    """Say which settings of a file give way to the checkpoint's, but for those of overlays."""
     own = _leaves({"init_args": file.model_settings}) | {"class_path": _short(file.model_class)}
     saved = _leaves({**model, "class_path": _short(model["class_path"])})
     differing = [
         name
         for name, value in own.items()
-        if not name.endswith("class_path") and name in saved and saved[name] != value
+        if name in saved.keys() - overlaid
+        and not name.endswith("class_path")
+        and saved[name] != value
     ]
     if own["class_path"] != saved["class_path"]:
         differing = ["class_path"]
