@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from e0_lightning.collection.panda_planner import panda_planner
+
 CLEARANCE = 0.13
 """Distance at which the hand passes the middle of the post, meters."""
 
@@ -35,18 +37,10 @@ def solve(env: Any, seed: int, debug: bool = False, vis: bool = False) -> Any:
         The result of the last step; -1 if there is no path.
     """
     import sapien
-    from mani_skill.examples.motionplanning.panda.motionplanner import PandaArmMotionPlanningSolver
 
     env.reset(seed=seed)
     task = env.unwrapped
-    planner = PandaArmMotionPlanningSolver(
-        env,
-        debug=debug,
-        vis=vis,
-        base_pose=task.agent.robot.pose,
-        visualize_target_grasp_pose=vis,
-        print_env_info=False,
-    )
+    planner = panda_planner(env, debug, vis)
     planner.gripper_state = planner.CLOSED
     hand, post, goal = task.agent.tcp.pose.sp, task.post.pose.sp.p, task.goal.pose.sp.p
     side = -CLEARANCE if goes_left(seed) else CLEARANCE

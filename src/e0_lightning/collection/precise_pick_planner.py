@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from e0_lightning.collection.panda_planner import panda_planner
+
 MAX_CORRECTIONS = 10
 """Corrections after which an episode is given up."""
 
@@ -27,18 +29,10 @@ def solve(env: Any, seed: int, debug: bool = False, vis: bool = False) -> Any:
         The result of the last step; -1 if there is no path.
     """
     import sapien
-    from mani_skill.examples.motionplanning.panda.motionplanner import PandaArmMotionPlanningSolver
 
     env.reset(seed=seed)
     task = env.unwrapped
-    planner = PandaArmMotionPlanningSolver(
-        env,
-        debug=debug,
-        vis=vis,
-        base_pose=task.agent.robot.pose,
-        visualize_target_grasp_pose=vis,
-        print_env_info=False,
-    )
+    planner = panda_planner(env, debug, vis)
     cube, goal = task.cube.pose.sp.p, task.goal_site.pose.sp.p
     # The fingers close across the sides that they are parallel to, without a turn of the hand.
     closing = np.round(task.agent.tcp.pose.sp.to_transformation_matrix()[:3, 1])
