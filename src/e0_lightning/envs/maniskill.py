@@ -30,8 +30,9 @@ MAX_STEPS = {
     "Detour-v1": 100,
     "PrecisePick-v1": 200,
 }
-"""Maximum episode lengths, those of ManiSkill's diffusion policy baselines. Its registered ones
-(50 steps) are shorter than the planner's demonstrations, so a cloned policy could not finish."""
+"""Maximum episode lengths; for ManiSkill's own tasks those of its diffusion policy baselines. The
+registered ones (50 steps) are shorter than the planner's demonstrations, so that a cloned policy
+could not finish."""
 
 DEFAULT_MAX_STEPS = 200
 """Maximum episode length of all other tasks."""

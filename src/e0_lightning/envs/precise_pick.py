@@ -22,7 +22,7 @@ HOLD_STEPS = 10
 """Control steps in a row, half a second together, for which the cube must be that close."""
 
 
-@register_env(TASK, max_episode_steps=150)
+@register_env(TASK, max_episode_steps=200)
 class PrecisePickEnv(PickCubeEnv):  # type: ignore[misc]
     """PickCube-v1 with a goal of 2 mm instead of 25, and a cube that lies parallel to the hand.
 
