@@ -96,8 +96,9 @@ check-task:
 	@test -n "$(call task_file,$(TASK))$(filter PushCube-v1,$(TASK))" || \
 	  { echo "expected experiments/task/$(TASK).yaml: write it, as the files there"; exit 1; }
 
-# An existing file is kept, unless DEMOS is given: then missing episodes are added to it.
-data/maniskill/%.h5: $(call if_given,DEMOS,always) | renderer
+# An existing file is kept, unless DEMOS is given: then missing episodes are added to it. With QUALITY
+# it is refused where it has another one.
+data/maniskill/%.h5: $(call if_given,DEMOS,always) $(call if_given,QUALITY,always) | renderer
 	$(BIN)/e0 collect maniskill --task $* --num_episodes $(DEMOS) --out $@ \
 	  --control_mode $(or $(CONTROL_$*),pd_joint_pos) \
 	  $(if $(filter false,$(IMAGES_$*)),--images false,--render_quality $(QUALITY))
