@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from e0_lightning.benchmarks import data_rates, lerobot_process
+from e0_lightning.benchmarks import data_rates, peer_process
 from e0_lightning.benchmarks.data import RATIOS, Loading, benchmark
 from e0_lightning.benchmarks.data_files import STORAGES, record, write_file
 from e0_lightning.benchmarks.data_plain import BareWorker, PlainFrames, read_batch
@@ -48,17 +48,20 @@ def test_a_bare_worker_goes_on_after_an_epoch_that_ended_early(demos):
         assert len(list(worker.batches())) == worker.count
 
 
-def test_lerobots_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_path):
+@pytest.mark.parametrize("peer", ["LeRobot", "robomimic"])
+def test_a_peers_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_path, peer):
     script = tmp_path / "loader.py"
     script.write_text("print('written', flush=True)\nwhile input():\n    print(7.5, flush=True)\n")
-    monkeypatch.setattr(lerobot_process, "SCRIPT", script)
-    results = benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, lerobot=sys.executable)
-    assert results["LeRobot"] == {"workers_0": 7.5, "workers_1": 7.5}
+    monkeypatch.setattr(peer_process, "script", lambda _: script)
+    options = {peer.lower(): sys.executable}
+    results = benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, **options)
+    assert results[peer] == {"workers_0": 7.5, "workers_1": 7.5}
 
 
-def test_an_interpreter_without_lerobot_is_named(demos):
-    with pytest.raises(RuntimeError, match=r"ended with status 1.*pip install lerobot"):
-        benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, lerobot=sys.executable)
+@pytest.mark.parametrize("peer", ["lerobot", "robomimic"])
+def test_an_interpreter_without_the_peer_is_named(demos, peer):
+    with pytest.raises(RuntimeError, match=rf"ended with status 1.*pip install {peer}=="):
+        benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, **{peer: sys.executable})
 
 
 def test_too_few_steps_are_refused(demos):

@@ -1,4 +1,4 @@
-"""`e0 benchmark data`: reading speed beside the plain library calls and LeRobot's loader."""
+"""`e0 benchmark data`: reading speed beside plain library calls and the loaders of peers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from e0_lightning.benchmarks.data_files import STORAGES, record, write_file
 from e0_lightning.benchmarks.data_plain import BareWorker, PlainFrames
 from e0_lightning.benchmarks.data_rates import LoaderEpochs, rate
-from e0_lightning.benchmarks.lerobot_process import LeRobotProcess
+from e0_lightning.benchmarks.peer_process import PeerProcess
 from e0_lightning.data.datamodule import RobotDemos
 from e0_lightning.data.sources import DemoSource, find_demos
 from e0_lightning.types import ViewSize
@@ -43,6 +43,7 @@ def benchmark(
     num_frames: int = 600,
     rounds: int = 5,
     lerobot: str | None = None,
+    robomimic: str | None = None,
 ) -> dict[str, Rates]:
     """Measure the training loader beside plain reads of the same frames, in each storage.
 
@@ -58,11 +59,13 @@ def benchmark(
         path: A file of demonstrations, or a pattern of several.
         size: Rows and columns of the images; None for the recorded frames.
         batch_size: Samples in a batch.
-        num_frames: Frames of each storage that are written; LeRobot's loader reads as many in a
+        num_frames: Frames of each storage that are written; the loaders of peers read as many in a
             round.
         rounds: Number of rounds.
         lerobot: Interpreter of an environment with LeRobot, whose loader is measured on videos of
             the same frames.
+        robomimic: Interpreter of an environment with robomimic, whose loader is measured on raw
+            frames; it does not resize them.
 
     Returns:
         Storage to frames per second: of the plain calls on frames that are dropped (``plain``),
@@ -72,7 +75,7 @@ def benchmark(
 
     Raises:
         ValueError: If there are too few steps.
-        RuntimeError: If LeRobot's loader cannot be run.
+        RuntimeError: If the loader of a peer cannot be run.
     """
     threads = torch.get_num_threads()
     with TemporaryDirectory() as folder, ExitStack() as stack:
@@ -94,15 +97,16 @@ def benchmark(
             storage: _measures(Loading(file, size, batch_size), stack)
             for storage, file in files.items()
         }
-        if lerobot is not None:
-            other = LeRobotProcess(
-                lerobot, Path(folder, "videos"), recordings, size, batch_size, HORIZON
-            )
-            stack.enter_context(other)
-            measured["LeRobot"] = {
-                f"workers_{workers}": partial(other.rate, workers, num_frames)
-                for workers in WORKERS
-            }
+        for peer, python in {"LeRobot": lerobot, "robomimic": robomimic}.items():
+            if python is not None:
+                other = PeerProcess(
+                    peer, python, Path(folder, peer), recordings, size, batch_size, HORIZON
+                )
+                stack.enter_context(other)
+                measured[peer] = {
+                    f"workers_{workers}": partial(other.rate, workers, num_frames)
+                    for workers in WORKERS
+                }
         rates = _measure_in_turn(measured, rounds)
     results = {storage: _with_ratios(found) for storage, found in rates.items()}
     print(table(results))

@@ -31,6 +31,7 @@ def benchmark_all(
     num_frames: int = 400,
     seconds: float = 10.0,
     lerobot: str | None = None,
+    robomimic: str | None = None,
 ) -> None:
     """Measure deciding, training, reading and serving, and write one table of ratios.
 
@@ -46,12 +47,15 @@ def benchmark_all(
         num_frames: Frames of each storage that are read in a round.
         seconds: Length of a run of the server.
         lerobot: Interpreter of an environment with LeRobot, to compare with its loader.
+        robomimic: Interpreter of an environment with robomimic, to compare with its loader.
 
     Raises:
         ValueError: If the experiment or the demonstrations cannot be used.
     """
     rows = compare_times(time_experiment(experiment))
-    rows += compare_reading(benchmark_data(demos, num_frames=num_frames, rounds=3, lerobot=lerobot))
+    rows += compare_reading(
+        benchmark_data(demos, num_frames=num_frames, rounds=3, lerobot=lerobot, robomimic=robomimic)
+    )
     rows += compare_serving(benchmark_serving(seconds=seconds))
     text = table(rows)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,18 +82,20 @@ PLAIN_CALLS = {
 }
 """Column of the loader to the columns that it stands beside, and what these are."""
 
+PEERS = {"LeRobot": "LeRobot, video", "robomimic": "robomimic, raw"}
+"""Row of a peer's loader to what it read."""
+
 
 def compare_reading(measured: dict[str, Rates]) -> list[Comparison]:
-    """The loader beside plain calls on each storage, and beside LeRobot's where it is measured."""
+    """The loader beside plain calls on each storage, and beside peers that were measured."""
     measured = dict(measured)
-    peer = measured.pop("LeRobot", {})
+    peers = {name: measured.pop(peer) for peer, name in PEERS.items() if peer in measured}
     rows = []
     for storage, found in measured.items():
         for workers, references in PLAIN_CALLS.items():
             quantity = f"frames read, {storage}, {workers.replace('_', ': ')}"
             others = {name: found[column] for column, name in references.items()}
-            if peer:
-                others["LeRobot, video"] = peer[workers]
+            others |= {name: rates[workers] for name, rates in peers.items()}
             rows += [
                 Comparison(quantity, "1/s", found[workers], name, value)
                 for name, value in others.items()

@@ -1,4 +1,4 @@
-"""LeRobot's loader in an environment of its own: its dependencies exclude ours."""
+"""The loader of a peer, in an environment of its own: its dependencies exclude ours."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import numpy as np
 
 from e0_lightning.benchmarks.data_files import Recording
 
-SCRIPT = Path(__file__).with_name("lerobot_loader.py")
+VERSIONS = {"LeRobot": "0.4.4", "robomimic": "0.3.0"}
+"""Peer to the version that its script is written for."""
 
 
-class LeRobotProcess:
-    """Writes recordings as LeRobot's videos and measures its loader; a context manager.
+class PeerProcess:
+    """Writes recordings in the format of a peer and measures its loader; a context manager.
 
     Args:
-        python: Interpreter of an environment with LeRobot.
-        folder: Empty folder to write to.
+        peer: One of `VERSIONS`.
+        python: Interpreter of an environment with it.
+        folder: Folder to create and write to.
         recordings: The demonstrations.
         size: Rows and columns to resize to; None to keep the recorded frames.
         batch_size: Samples in a batch.
@@ -28,6 +30,7 @@ class LeRobotProcess:
 
     def __init__(
         self,
+        peer: str,
         python: str,
         folder: Path,
         recordings: list[Recording],
@@ -35,7 +38,7 @@ class LeRobotProcess:
         batch_size: int,
         horizon: int,
     ) -> None:
-        self.python = python
+        self.peer, self.python, self.script = peer, python, script(peer)
         folder.mkdir()
         views = list(recordings[0].images)
         for number, (actions, states, images) in enumerate(recordings):
@@ -49,13 +52,13 @@ class LeRobotProcess:
         }
         (folder / "settings.json").write_text(json.dumps(settings))
         self._process = subprocess.Popen(
-            [python, SCRIPT, folder],
+            [python, self.script, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def __enter__(self) -> LeRobotProcess:
+    def __enter__(self) -> PeerProcess:
         self._answer()
         return self
 
@@ -69,7 +72,7 @@ class LeRobotProcess:
         self._process.communicate("\n")
 
     def rate(self, num_workers: int, num_frames: int) -> float:
-        """Frames per second of LeRobot's loader."""
+        """Frames per second of the peer's loader."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{num_workers} {num_frames}\n")
         self._process.stdin.flush()
@@ -81,7 +84,13 @@ class LeRobotProcess:
         if not line:
             status = self._process.wait()
             raise RuntimeError(
-                f"{self.python} {SCRIPT} ended with status {status}, with the "
-                "message above. Install LeRobot there: pip install lerobot==0.4.4."
+                f"{self.python} {self.script} ended with status {status}, with the "
+                "message above. Install it there: pip install "
+                f"{self.peer.lower()}=={VERSIONS[self.peer]}."
             )
         return line
+
+
+def script(peer: str) -> Path:
+    """The script that measures a peer's loader."""
+    return Path(__file__).with_name(f"{peer.lower()}_loader.py")
