@@ -8,6 +8,7 @@ from e0_lightning.cli.all_benchmarks import benchmark_all
 TIMINGS = [
     Timing("inference", 0.02, 0.01, 0.005, 10**9, ["flash (cpu)"]),
     Timing("training step, batch 2", 0.3, None, 0.1, 10**10, []),
+    Timing("viewpoint warp, 2 images", 0.004, 0.002, 0.001, 0, [], "bilinear sampling"),
 ]
 FRAMES = {
     "JPEG": {
@@ -18,6 +19,7 @@ FRAMES = {
         "workers_1": 700.0,
     },
     "LeRobot": {"workers_0": 100.0, "workers_1": 140.0},
+    "robomimic": {"workers_0": 405.0, "workers_1": 350.0},
 }
 LOADS = [Load(0, per_second, 0, 0, 0, (), 0, {}) for per_second in (800.0, 50.0)]
 
@@ -45,12 +47,16 @@ def test_each_value_stands_beside_its_limits_and_peers(rows):
         ("inference", "its matrix products and attention alone", "2.00"),
         ("inference", "its operations and bytes at the machine's speed", "4.00"),
         ("training step, batch 2", "its operations and bytes at the machine's speed", "3.00"),
+        ("viewpoint warp, 2 images", "its bilinear sampling alone", "2.00"),
+        ("viewpoint warp, 2 images", "its operations and bytes at the machine's speed", "4.00"),
         ("frames read, JPEG, workers: 0", "plain library calls", "0.81"),
         ("frames read, JPEG, workers: 0", "the same into batches", "0.90"),
         ("frames read, JPEG, workers: 0", "LeRobot, video", "8.10"),
+        ("frames read, JPEG, workers: 0", "robomimic, raw", "2.00"),
         ("frames read, JPEG, workers: 1", "plain library calls", "0.70"),
         ("frames read, JPEG, workers: 1", "the same in a bare worker", "0.80"),
         ("frames read, JPEG, workers: 1", "LeRobot, video", "5.00"),
+        ("frames read, JPEG, workers: 1", "robomimic, raw", "2.00"),
         ("responses, 32 clients, forward pass of 20 ms", "the same without batching", "16.00"),
         ("responses, 32 clients, forward pass of 20 ms", "32 responses a forward pass", "0.50"),
     ]
@@ -58,4 +64,4 @@ def test_each_value_stands_beside_its_limits_and_peers(rows):
 
 def test_values_have_their_units(rows):
     assert rows[0][1:5] == ["ms", "20", "its matrix products and attention alone", "10"]
-    assert rows[3][1:5] == ["1/s", "810", "plain library calls", "1000"]
+    assert rows[5][1:5] == ["1/s", "810", "plain library calls", "1000"]

@@ -8,10 +8,14 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from e0_lightning.augment.spherical_warp import SphericalWarp
 from e0_lightning.benchmarks.kernels import record_kernels
 from e0_lightning.benchmarks.memory import random_batch, train_step
+from e0_lightning.geometry import camera_matrix
 from e0_lightning.policies.base import Policy
 
 
@@ -21,23 +25,24 @@ class Timing(NamedTuple):
     part: str
     seconds: float
     floor: float | None
-    """Of its matrix products and attention alone, repeated on the same operands in the same run;
-    None where it is not measured."""
+    """Of its `kernels` alone, repeated on the same operands in the same run; None where it is not
+    measured."""
     lower_bound: float
     """The longer of two times: its floating-point operations at the rate of a large matrix product,
-    and the read of its weights at the rate of a large copy. Products of few tokens reach neither
-    rate."""
+    and the read of its weights, or of a warp's images, at the rate of a large copy. Products of few
+    tokens reach neither rate."""
     flops: int
     attention: list[str]
     """Kernels of attention, empty where it is plain matrix products."""
+    kernels: str = "matrix products and attention"
 
 
 def measure_latency(policy: Policy, views: list[str], batch_size: int) -> list[Timing]:
-    """Time the parts of inference, all of inference, and a training step.
+    """Time the parts of inference, all of inference, a training step, and the warp of its images.
 
     Args:
         policy: On the device to be measured; computes in bf16 on a GPU.
-        views: Cameras.
+        views: Cameras, whose images are warped in training.
         batch_size: Of the training step; inference is timed for one observation.
     """
     flop_rate, copy_rate = machine_rates(policy.device)
@@ -59,7 +64,31 @@ def measure_latency(policy: Policy, views: list[str], batch_size: int) -> list[T
 
     seconds, flops = median_seconds(step, policy.device), count_flops(step)
     name = f"training step, batch {batch_size}"
-    return [*timings, Timing(name, seconds, None, flops / flop_rate, flops, [])]
+    timings.append(Timing(name, seconds, None, flops / flop_rate, flops, []))
+    if batch["images"]:
+        timings.append(time_warp(torch.cat(list(batch["images"].values())), copy_rate))
+    return timings
+
+
+def time_warp(images: Tensor, copy_rate: float) -> Timing:
+    """Time the warp of uint8 images ``(B, 3, h, w)``, all at once, by a rotation each.
+
+    Args:
+        images: On the device to be measured.
+        copy_rate: Bytes per second of a large copy there.
+    """
+    device, (height, width) = images.device, images.shape[-2:]
+    warp = SphericalWarp()
+    yaw, pitch = warp.sample(len(images), torch.Generator(device).manual_seed(0))
+    matrices = torch.from_numpy(camera_matrix(60.0, height, width)).to(device)
+    matrices = matrices.expand(len(images), 3, 3)
+    source = images.float()
+    grid = torch.rand(len(images), height, width, 2, device=device) * 2 - 1
+    sample = partial(F.grid_sample, source, grid, padding_mode="border", align_corners=False)
+    seconds = median_seconds(lambda: warp.warp(images, yaw, pitch, matrices), device)
+    floor = median_seconds(sample, device)
+    name = f"viewpoint warp, {len(images)} images"
+    return Timing(name, seconds, floor, 2 * images.nbytes / copy_rate, 0, [], "bilinear sampling")
 
 
 def latency_table(timings: list[Timing]) -> str:
@@ -68,7 +97,7 @@ def latency_table(timings: list[Timing]) -> str:
         "| part | ms | floor, ms | ms / floor | lower bound, ms | GFLOP | attention |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for part, seconds, floor, bound, flops, attention in timings:
+    for part, seconds, floor, bound, flops, attention, _ in timings:
         floors = ["", ""] if floor is None else [f"{floor * 1e3:.2f}", f"{seconds / floor:.2f}"]
         cells = [part, f"{seconds * 1e3:.2f}", *floors, f"{bound * 1e3:.2f}"]
         cells += [f"{flops / 1e9:.2f}", " and ".join(attention)]

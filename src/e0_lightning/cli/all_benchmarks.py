@@ -35,8 +35,8 @@ def benchmark_all(
 ) -> None:
     """Measure deciding, training, reading and serving, and write one table of ratios.
 
-    Deciding and training are measured with the policy of the experiment beside its matrix products
-    alone and the machine's limits, reading beside plain library calls on the same frames, serving
+    Deciding and training are measured with the policy of the experiment beside its kernels alone
+    and the machine's limits, reading beside plain library calls on the same frames, serving
     beside a server that answers one request at a time.
 
     Args:
@@ -64,12 +64,12 @@ def benchmark_all(
 
 
 def compare_times(timings: list[Timing]) -> list[Comparison]:
-    """Inference beside its matrix products, and all parts beside the machine's limits."""
+    """Parts beside their kernels alone, and beside the machine's limits."""
     rows = []
     for timing in timings:
         quantity, milliseconds = timing.part, timing.seconds * 1e3
         if timing.floor is not None:
-            floor = "its matrix products and attention alone"
+            floor = f"its {timing.kernels} alone"
             rows.append(Comparison(quantity, "ms", milliseconds, floor, timing.floor * 1e3))
         bound = "its operations and bytes at the machine's speed"
         rows.append(Comparison(quantity, "ms", milliseconds, bound, timing.lower_bound * 1e3))
