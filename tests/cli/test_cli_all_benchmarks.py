@@ -10,14 +10,16 @@ TIMINGS = [
     Timing("training step, batch 2", 0.3, None, 0.1, 10**10, []),
     Timing("viewpoint warp, 2 images", 0.004, 0.002, 0.001, 0, [], "bilinear sampling"),
 ]
+OWN = {
+    "plain": 1000.0,
+    "plain_batches": 900.0,
+    "plain_worker": 875.0,
+    "workers_0": 810.0,
+    "workers_1": 700.0,
+}
 FRAMES = {
-    "JPEG": {
-        "plain": 1000.0,
-        "plain_batches": 900.0,
-        "plain_worker": 875.0,
-        "workers_0": 810.0,
-        "workers_1": 700.0,
-    },
+    "JPEG": OWN,
+    "raw": OWN,
     "LeRobot": {"workers_0": 100.0, "workers_1": 140.0},
     "robomimic": {"workers_0": 405.0, "workers_1": 350.0},
 }
@@ -52,11 +54,17 @@ def test_each_value_stands_beside_its_limits_and_peers(rows):
         ("frames read, JPEG, workers: 0", "plain library calls", "0.81"),
         ("frames read, JPEG, workers: 0", "the same into batches", "0.90"),
         ("frames read, JPEG, workers: 0", "LeRobot, video", "8.10"),
-        ("frames read, JPEG, workers: 0", "robomimic, raw", "2.00"),
         ("frames read, JPEG, workers: 1", "plain library calls", "0.70"),
         ("frames read, JPEG, workers: 1", "the same in a bare worker", "0.80"),
         ("frames read, JPEG, workers: 1", "LeRobot, video", "5.00"),
-        ("frames read, JPEG, workers: 1", "robomimic, raw", "2.00"),
+        ("frames read, raw, workers: 0", "plain library calls", "0.81"),
+        ("frames read, raw, workers: 0", "the same into batches", "0.90"),
+        ("frames read, raw, workers: 0", "LeRobot, video", "8.10"),
+        ("frames read, raw, workers: 0", "robomimic, raw", "2.00"),
+        ("frames read, raw, workers: 1", "plain library calls", "0.70"),
+        ("frames read, raw, workers: 1", "the same in a bare worker", "0.80"),
+        ("frames read, raw, workers: 1", "LeRobot, video", "5.00"),
+        ("frames read, raw, workers: 1", "robomimic, raw", "2.00"),
         ("responses, 32 clients, forward pass of 20 ms", "the same without batching", "16.00"),
         ("responses, 32 clients, forward pass of 20 ms", "32 responses a forward pass", "0.50"),
     ]

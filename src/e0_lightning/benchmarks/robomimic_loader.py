@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def main(folder: Path) -> None:
     settings = json.loads((folder / "settings.json").read_text())
     torch.set_num_threads(1)
     write(folder, settings)
-    data = open_dataset(folder, settings)
+    with redirect_stdout(sys.stderr):  # it prints what it has found
+        data = open_dataset(folder, settings)
     print("written", flush=True)
     while line := sys.stdin.readline().strip():
         num_workers, num_frames = map(int, line.split())

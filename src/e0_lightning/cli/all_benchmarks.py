@@ -82,20 +82,26 @@ PLAIN_CALLS = {
 }
 """Column of the loader to the columns that it stands beside, and what these are."""
 
-PEERS = {"LeRobot": "LeRobot, video", "robomimic": "robomimic, raw"}
-"""Row of a peer's loader to what it read."""
+PEERS = {
+    "LeRobot": ("LeRobot, video", ("as recorded", "raw", "gzip", "JPEG", "PNG")),
+    "robomimic": ("robomimic, raw", ("raw",)),
+}
+"""Row of a peer's loader to what it read, and the storages that it stands beside."""
 
 
 def compare_reading(measured: dict[str, Rates]) -> list[Comparison]:
     """The loader beside plain calls on each storage, and beside peers that were measured."""
     measured = dict(measured)
-    peers = {name: measured.pop(peer) for peer, name in PEERS.items() if peer in measured}
+    peers = {peer: measured.pop(peer) for peer in PEERS if peer in measured}
     rows = []
     for storage, found in measured.items():
         for workers, references in PLAIN_CALLS.items():
             quantity = f"frames read, {storage}, {workers.replace('_', ': ')}"
             others = {name: found[column] for column, name in references.items()}
-            others |= {name: rates[workers] for name, rates in peers.items()}
+            for peer, rates in peers.items():
+                name, storages = PEERS[peer]
+                if storage in storages:
+                    others[name] = rates[workers]
             rows += [
                 Comparison(quantity, "1/s", found[workers], name, value)
                 for name, value in others.items()
