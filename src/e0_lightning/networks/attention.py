@@ -78,10 +78,35 @@ class PrefixAttention(nn.Module):
         key = rotate(split(self.k_proj, self.kv_heads), *rotation)
         value = split(self.v_proj, self.kv_heads)
         keys, values = (_join(*pair, mask.shape[-1]) for pair in ((keys, key), (values, value)))
-        attended = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
-        )
+        attended = attend(query, keys, values, mask)
         return self.o_proj(attended.transpose(1, 2).flatten(2)), keys, values
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Grouped-query attention ``(B, heads, T, head_dim)``, in the type of the query.
+
+    On a CPU it is computed in float32: there PyTorch's fused kernel goes backward in bfloat16
+    several times as slowly.
+
+    Args:
+        query: ``(B, heads, T, head_dim)``.
+        keys: ``(B, kv_heads, S, head_dim)``; ``kv_heads`` divides ``heads``.
+        values: The same shape.
+        mask: ``(B, 1, T, S)``, as in `PrefixAttention.forward`.
+    """
+    dtype, is_grouped = query.dtype, query.shape[1] != keys.shape[1]
+    if query.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, enable_gqa=is_grouped
+        )
+    query, keys, values = query.float(), keys.float(), values.float()
+    if mask.is_floating_point():
+        mask = mask.float()
+    with torch.autocast("cpu", enabled=False):
+        attended = F.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, enable_gqa=is_grouped
+        )
+    return attended.to(dtype)
 
 
 def _join(past: Tensor, own: Tensor, length: int) -> Tensor:

@@ -57,7 +57,7 @@ class Prefix:
             return self
 
         def repeated(tensor: Tensor) -> Tensor:
-            return tensor.repeat(times, *[1] * (tensor.ndim - 1))
+            return torch.cat([tensor] * times)  # backward faster than `Tensor.repeat`
 
         keys, values = (tuple(map(repeated, per_layer)) for per_layer in (self.keys, self.values))
         state = None if self.state is None else repeated(self.state)
