@@ -52,7 +52,7 @@ def test_a_bare_worker_goes_on_after_an_epoch_that_ended_early(demos):
 def test_a_peers_loader_is_measured_by_its_interpreter(demos, monkeypatch, tmp_path, peer):
     script = tmp_path / "loader.py"
     script.write_text("print('written', flush=True)\nwhile input():\n    print(7.5, flush=True)\n")
-    monkeypatch.setattr(peer_process, "script", lambda _: script)
+    monkeypatch.setattr(peer_process, "SCRIPT", script)
     options = {peer.lower(): sys.executable}
     results = benchmark(str(demos), batch_size=2, num_frames=16, rounds=1, **options)
     assert results[peer] == {"workers_0": 7.5, "workers_1": 7.5}

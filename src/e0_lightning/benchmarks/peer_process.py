@@ -11,8 +11,10 @@ import numpy as np
 
 from e0_lightning.benchmarks.data_files import Recording
 
+SCRIPT = Path(__file__).with_name("peer_loader.py")
+
 VERSIONS = {"LeRobot": "0.4.4", "robomimic": "0.3.0"}
-"""Peer to the version that its script is written for."""
+"""Peer to the version that the script is written for."""
 
 
 class PeerProcess:
@@ -38,7 +40,7 @@ class PeerProcess:
         batch_size: int,
         horizon: int,
     ) -> None:
-        self.peer, self.python, self.script = peer, python, script(peer)
+        self.peer, self.python = peer, python
         folder.mkdir()
         views = list(recordings[0].images)
         for number, (actions, states, images) in enumerate(recordings):
@@ -52,7 +54,7 @@ class PeerProcess:
         }
         (folder / "settings.json").write_text(json.dumps(settings))
         self._process = subprocess.Popen(
-            [python, self.script, folder],
+            [python, SCRIPT, peer, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,13 +86,8 @@ class PeerProcess:
         if not line:
             status = self._process.wait()
             raise RuntimeError(
-                f"{self.python} {self.script} ended with status {status}, with the "
+                f"{self.python} {SCRIPT} ended with status {status}, with the "
                 "message above. Install it there: pip install "
                 f"{self.peer.lower()}=={VERSIONS[self.peer]}."
             )
         return line
-
-
-def script(peer: str) -> Path:
-    """The script that measures a peer's loader."""
-    return Path(__file__).with_name(f"{peer.lower()}_loader.py")
