@@ -94,19 +94,14 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         values: The same shape.
         mask: ``(B, 1, T, S)``, as in `PrefixAttention.forward`.
     """
-    dtype, is_grouped = query.dtype, query.shape[1] != keys.shape[1]
-    if query.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
-        return F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, enable_gqa=is_grouped
-        )
-    query, keys, values = query.float(), keys.float(), values.float()
-    if mask.is_floating_point():
-        mask = mask.float()
-    with torch.autocast("cpu", enabled=False):
-        attended = F.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, enable_gqa=is_grouped
-        )
-    return attended.to(dtype)
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        wide_mask = mask.float() if mask.is_floating_point() else mask
+        with torch.autocast("cpu", enabled=False):
+            attended = attend(query.float(), keys.float(), values.float(), wide_mask)
+        return attended.to(query.dtype)
+    return F.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, enable_gqa=query.shape[1] != keys.shape[1]
+    )
 
 
 def _join(past: Tensor, own: Tensor, length: int) -> Tensor:

@@ -129,7 +129,7 @@ class E0(Policy):
         prefix_tokens = self._sample_action_prefix(tokens)
         embedded = self._embed_corrupted(tokens, tau, valid, prefix_tokens)
         embedded = self._condition_on_estimate(embedded, tau, prefix)
-        logits = self._refine(embedded, tau, prefix).float()
+        logits = self._refine(embedded, tau, prefix).float()  # once, for accuracy and loss
         in_loss = valid if prefix_tokens is None else valid & (prefix_tokens < 0)
         self._stage_accuracy().update(logits.detach(), tokens, in_loss, tau)
         return {"cross_entropy": self.process.loss(logits, tokens, in_loss)}
