@@ -99,3 +99,12 @@ def test_read_outs_are_center_left_edge_and_expectations():
     assert read("local").equal(tokenizer.expect(logits, window=4))
     with pytest.raises(ValueError, match=r"readout: expected .* got 'mode'"):
         read("mode")
+
+
+def test_center_and_offset_add_up_to_the_value():
+    tokenizer, values = ActionTokenizer(50), torch.linspace(-1, 1, 333)
+    offset = tokenizer.offset(values)
+    assert offset.abs().max() <= 0.5 + 1e-4
+    restored = tokenizer.decode(tokenizer.encode(values)) + offset * 2 / 50
+    torch.testing.assert_close(restored, values, atol=1e-5, rtol=0)
+    assert tokenizer.offset(torch.tensor([-3.0, 3.0])).tolist() == [-0.5, 0.5]

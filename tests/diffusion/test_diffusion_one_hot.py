@@ -4,6 +4,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
 from e0_lightning.diffusion.schedules import BetaTau, IdentifiabilityTau
 
@@ -125,16 +126,36 @@ def test_gaussian_targets_spread_over_neighboring_bins(target_sigma):
     assert torch.allclose(loss, expected, atol=1e-3)
 
 
+def test_gaussian_targets_are_centered_on_the_value():
+    tokenizer, process = ActionTokenizer(64), OneHotDiffusion(64, target_sigma=3.0)
+    values = torch.tensor([[-0.41, 0.0, 0.123, 0.5]])
+    logits = torch.zeros(1, 4, 64, requires_grad=True)
+    tokens = tokenizer.encode(values)
+    process.loss(logits, tokens, tokens >= 0, tokenizer.offset(values)).backward()
+    target = 1 / 64 - 4 * logits.grad  # the gradient is the mean over tokens of p - target
+    means = target @ tokenizer.decode(torch.arange(64))
+    torch.testing.assert_close(means, values, atol=1e-3, rtol=0)
+
+
+def test_one_hot_targets_have_no_offset():
+    logits, tokens = torch.randn(2, 3, 8), torch.randint(0, 8, (2, 3))
+    valid, offset = torch.ones(2, 3, dtype=torch.bool), torch.full((2, 3), 0.4)
+    process = OneHotDiffusion(8)
+    assert process.loss(logits, tokens, valid, offset).equal(process.loss(logits, tokens, valid))
+
+
 @pytest.mark.parametrize("target_sigma", [0.0, 2.0])
 def test_invalid_tokens_change_neither_loss_nor_gradient(target_sigma):
     process = OneHotDiffusion(12, target_sigma=target_sigma)
     logits, tokens = torch.randn(2, 5, 12, requires_grad=True), torch.randint(0, 12, (2, 5))
     valid = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])
-    loss = process.loss(logits, tokens, valid)
+    offset = torch.full((2, 5), 0.3)
+    loss = process.loss(logits, tokens, valid, offset)
     (gradient,) = torch.autograd.grad(loss, logits)
     others = torch.where(valid[..., None], logits.detach(), 100 * torch.randn(2, 5, 12))
     others.requires_grad_()
-    changed = process.loss(others, tokens.where(valid, torch.tensor(-100)), valid)
+    offset[~valid] = torch.nan
+    changed = process.loss(others, tokens.where(valid, torch.tensor(-100)), valid, offset)
     assert changed.equal(loss)
     assert torch.autograd.grad(changed, others)[0].equal(gradient)
     assert (gradient[~valid] == 0).all()

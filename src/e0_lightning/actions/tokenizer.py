@@ -42,10 +42,21 @@ class ActionTokenizer:
         Returns:
             ``(…, D)`` int64 in [0, K).
         """
+        return self._position(normalized).floor().clamp(0, self.num_bins - 1).long()
+
+    def offset(self, normalized: Tensor) -> Tensor:
+        """Distance of values ``(…, D)`` from the centers of their bins, in bins, within ±½.
+
+        That of a value outside [-1, 1], which saturates, is that of the end of the grid.
+        """
+        position = self._position(normalized).clamp(0, self.num_bins)
+        return position - self.encode(normalized) - 0.5
+
+    def _position(self, normalized: Tensor) -> Tensor:
+        """Place on the grid, from 0 to K."""
         # bfloat16 has 8 bits of mantissa, too few for 2048 bins.
         precise = normalized.to(torch.promote_types(normalized.dtype, torch.float32))
-        position = (precise + 1) * (self.num_bins / 2)
-        return position.floor().clamp(0, self.num_bins - 1).long()
+        return (precise + 1) * (self.num_bins / 2)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Values of tokens, ``(…, D)`` float32 in [-1, 1]."""

@@ -238,9 +238,11 @@ class OneHotDiffusion:
         """
         return -self.noise(x_tau, self.mean(logits), tau) / (1 - tau[:, None, None])
 
-    def loss(self, logits: Tensor, tokens: Tensor, valid: Tensor) -> Tensor:
+    def loss(
+        self, logits: Tensor, tokens: Tensor, valid: Tensor, offset: Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy over valid tokens, in nats; see `losses.cross_entropy`."""
-        return cross_entropy(logits, tokens, valid, self.target_sigma)
+        return cross_entropy(logits, tokens, valid, self.target_sigma, offset)
 
     @property
     def samples_projected(self) -> bool:

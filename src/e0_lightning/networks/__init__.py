@@ -3,6 +3,7 @@
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.language import LanguageModel
+from e0_lightning.networks.ordinal_head import OrdinalHead
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.networks.prompt import Prompt
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
@@ -12,6 +13,7 @@ __all__ = [
     "ActionProjection",
     "LanguageModel",
     "NoisyTokenEmbedding",
+    "OrdinalHead",
     "Prefix",
     "PrefixEncoder",
     "Prompt",

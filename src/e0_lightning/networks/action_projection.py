@@ -12,20 +12,23 @@ Embedding = TypeVar("Embedding", bound=nn.Module)
 
 
 class ActionProjection(nn.Module, Generic[Embedding]):
-    """Embedding and learned positions before the expert, a linear head after it.
+    """Embedding and learned positions before the expert, a head after it.
 
     Args:
         embedding: Maps actions ``(B, T, …)`` or ``(B, T)`` to ``(B, T, width)``.
         length: Expert tokens T of a chunk.
         width: Width W of the expert.
-        outputs: Outputs per expert token.
+        head: Maps the expert's tokens ``(B, T, width)`` to ``(B, T, outputs)``; a number of outputs
+            is a linear layer.
     """
 
-    def __init__(self, embedding: Embedding, length: int, width: int, outputs: int) -> None:
+    def __init__(
+        self, embedding: Embedding, length: int, width: int, head: int | nn.Module
+    ) -> None:
         super().__init__()
         self.embedding: Embedding = embedding
         self.positions = nn.Parameter(torch.zeros(length, width))
-        self.head = nn.Linear(width, outputs)
+        self.head = nn.Linear(width, head) if isinstance(head, int) else head
         # As strong as embedded noise, of deviation 1/√3 at first: much weaker ones are lost in it,
         # and the network is slow to learn which step of the chunk a token stands for.
         nn.init.normal_(self.positions, std=0.5)

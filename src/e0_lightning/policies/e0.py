@@ -21,6 +21,7 @@ from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.expert_cache import ExpertCache
+from e0_lightning.networks.ordinal_head import OrdinalHead
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.random import sample_uniform
@@ -41,6 +42,8 @@ class E0(Policy):
         sampler: Rule, schedule and read-out.
         token_per: Expert token: a ``dimension`` of a step, as in the paper, or a whole ``step``,
             its D one-hots side by side, at 1/D of the sequence length.
+        head: Logits that are ``linear`` in an expert token, as in the paper, or ``ordinal``, around
+            a predicted value, which are learned in fewer steps (``OrdinalHead``).
         self_conditioning: Embed an earlier estimate of the tokens too (Analog Bits,
             arXiv 2208.04202): in sampling that of the step before, for half of the training samples
             that of a first pass.
@@ -67,6 +70,7 @@ class E0(Policy):
         process: OneHotDiffusion | None = None,
         sampler: Sampler | None = None,
         token_per: Literal["dimension", "step"] = "dimension",
+        head: Literal["linear", "ordinal"] = "linear",
         self_conditioning: bool = False,
         max_action_prefix: int = 0,
         noise_draws: int = 1,
@@ -90,17 +94,17 @@ class E0(Policy):
         self.expert = expert.connect(encoder.language, state_dim=encoder.suffix_state_dim)
         self.num_tokens = actions.horizon * actions.width
         joined = actions.width if token_per == "step" else 1
+        num_bins, width = self.process.num_bins, expert.width
         embedding = NoisyTokenEmbedding(
-            self.process.num_bins,
-            expert.width,
+            num_bins,
+            width,
             joined,
             self_conditioning,
             action_prefix=max_action_prefix > 0,
             unit_input=self.process.matched_filter,
         )
-        self.projection = ActionProjection(
-            embedding, self.num_tokens // joined, expert.width, joined * self.process.num_bins
-        )
+        out = OrdinalHead(width, num_bins, joined) if head == "ordinal" else joined * num_bins
+        self.projection = ActionProjection(embedding, self.num_tokens // joined, width, out)
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
 
     @property
@@ -118,10 +122,11 @@ class E0(Policy):
     def losses(self, batch: NormalizedBatch, prefix: Prefix) -> dict[str, Tensor]:
         """Cross-entropy of the tokens given their noisy one-hots (E0, eq. 5)."""
         prefix = prefix.repeat(self.noise_draws)
-        tokens, valid = (
+        tokens, offset, valid = (
             each.flatten(1).repeat(self.noise_draws, 1)
             for each in (
                 self.tokenizer.encode(batch["actions"]),
+                self.tokenizer.offset(batch["actions"]),
                 self.actions.loss_mask(batch["valid"]),
             )
         )
@@ -132,7 +137,7 @@ class E0(Policy):
         logits = self._refine(embedded, tau, prefix).float()  # once, for accuracy and loss
         in_loss = valid if prefix_tokens is None else valid & (prefix_tokens < 0)
         self._stage_accuracy().update(logits.detach(), tokens, in_loss, tau)
-        return {"cross_entropy": self.process.loss(logits, tokens, in_loss)}
+        return {"cross_entropy": self.process.loss(logits, tokens, in_loss, offset)}
 
     @torch.no_grad()
     def sample(self, prefix: Prefix, action_prefix: ActionPrefix | None = None) -> ActionSample:

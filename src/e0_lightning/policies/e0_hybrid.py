@@ -74,12 +74,19 @@ class E0Hybrid(Policy):
         tau = self.flow.tau_distribution.sample(len(valid), generator, valid.device)
         x_tau, target = self.flow.corrupt(batch["actions"], tau, generator, valid)
         velocity, extended = self._flow(x_tau, tau, prefix)
-        tokens, token_valid = self.tokenizer.encode(batch["actions"]).flatten(1), valid.flatten(1)
+        tokens, offset, token_valid = (
+            each.flatten(1)
+            for each in (
+                self.tokenizer.encode(batch["actions"]),
+                self.tokenizer.offset(batch["actions"]),
+                valid,
+            )
+        )
         noisy = self.process.corrupt(tokens, tau, generator, token_valid)
         logits = self._denoise(noisy, tau, extended)
         return {
             "velocity": self.flow.loss(velocity, target, valid) / 2,
-            "cross_entropy": self.process.loss(logits, tokens, token_valid) / 2,
+            "cross_entropy": self.process.loss(logits, tokens, token_valid, offset) / 2,
         }
 
     @torch.no_grad()
