@@ -32,6 +32,7 @@ APPLICABLE = {
     "ablation/alpha.yaml": DIFFUSION,
     "ablation/bins.yaml": DIFFUSION,
     "ablation/horizon.yaml": ALL_POLICIES,
+    "ablation/linear_head.yaml": {"E0"},
     "ablation/mean_std.yaml": ALL_POLICIES,
     "ablation/one_hot_codes.yaml": DIFFUSION,
     "ablation/one_hot_targets.yaml": DIFFUSION,
