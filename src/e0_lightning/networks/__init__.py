@@ -2,8 +2,8 @@
 
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
+from e0_lightning.networks.gaussian_head import GaussianHead
 from e0_lightning.networks.language import LanguageModel
-from e0_lightning.networks.ordinal_head import OrdinalHead
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.networks.prompt import Prompt
 from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncoder
@@ -11,9 +11,9 @@ from e0_lightning.networks.vision import RelativeSphericalEmbedding, VisionEncod
 __all__ = [
     "ActionExpert",
     "ActionProjection",
+    "GaussianHead",
     "LanguageModel",
     "NoisyTokenEmbedding",
-    "OrdinalHead",
     "Prefix",
     "PrefixEncoder",
     "Prompt",

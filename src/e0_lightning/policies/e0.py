@@ -21,7 +21,7 @@ from e0_lightning.metrics import TokenAccuracy
 from e0_lightning.networks.action_expert import ActionExpert
 from e0_lightning.networks.action_projection import ActionProjection, NoisyTokenEmbedding
 from e0_lightning.networks.expert_cache import ExpertCache
-from e0_lightning.networks.ordinal_head import OrdinalHead
+from e0_lightning.networks.gaussian_head import GaussianHead
 from e0_lightning.networks.prefix_encoder import Prefix, PrefixEncoder
 from e0_lightning.policies.base import Policy
 from e0_lightning.random import sample_uniform
@@ -42,8 +42,8 @@ class E0(Policy):
         sampler: Rule, schedule and read-out.
         token_per: Expert token: a ``dimension`` of a step, as in the paper, or a whole ``step``,
             its D one-hots side by side, at 1/D of the sequence length.
-        head: Logits that are ``linear`` in an expert token, as in the paper, or ``ordinal``, around
-            a predicted value, which are learned in fewer steps (``OrdinalHead``).
+        head: Logits ``linear`` in an expert token, as in the paper, or with a ``gaussian`` around
+            a predicted value added to them, which is learned in fewer steps (``GaussianHead``).
         self_conditioning: Embed an earlier estimate of the tokens too (Analog Bits,
             arXiv 2208.04202): in sampling that of the step before, for half of the training samples
             that of a first pass.
@@ -70,7 +70,7 @@ class E0(Policy):
         process: OneHotDiffusion | None = None,
         sampler: Sampler | None = None,
         token_per: Literal["dimension", "step"] = "dimension",
-        head: Literal["linear", "ordinal"] = "linear",
+        head: Literal["linear", "gaussian"] = "linear",
         self_conditioning: bool = False,
         max_action_prefix: int = 0,
         noise_draws: int = 1,
@@ -103,7 +103,7 @@ class E0(Policy):
             action_prefix=max_action_prefix > 0,
             unit_input=self.process.matched_filter,
         )
-        out = OrdinalHead(width, num_bins, joined) if head == "ordinal" else joined * num_bins
+        out = GaussianHead(width, num_bins, joined) if head == "gaussian" else joined * num_bins
         self.projection = ActionProjection(embedding, self.num_tokens // joined, width, out)
         self.accuracy = nn.ModuleDict({"on_train": TokenAccuracy(), "on_val": TokenAccuracy()})
 

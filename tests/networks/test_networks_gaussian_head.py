@@ -3,7 +3,7 @@ import torch
 
 from e0_lightning.actions.tokenizer import ActionTokenizer
 from e0_lightning.diffusion.one_hot import OneHotDiffusion
-from e0_lightning.networks.ordinal_head import OrdinalHead
+from e0_lightning.networks.gaussian_head import GaussianHead
 
 BINS, WIDTH = 64, 8
 CENTERS = (torch.arange(BINS) + 0.5) * 2 / BINS - 1
@@ -11,7 +11,7 @@ CENTERS = (torch.arange(BINS) + 0.5) * 2 / BINS - 1
 
 def head(mean, deviation, joined=1):
     """A head that predicts one Gaussian whatever its input, and no plain logits."""
-    built = OrdinalHead(WIDTH, BINS, joined)
+    built = GaussianHead(WIDTH, BINS, joined)
     for parameter in built.parameters():
         torch.nn.init.zeros_(parameter)
     bias = torch.tensor([mean, -torch.log(torch.tensor(deviation))])
@@ -82,5 +82,5 @@ def error_after(steps, built):
 
 def test_it_learns_a_value_in_fewer_steps_than_plain_logits():
     torch.manual_seed(0)
-    linear, ordinal = torch.nn.Linear(WIDTH, BINS), OrdinalHead(WIDTH, BINS)
-    assert error_after(400, ordinal) < 0.1 * error_after(400, linear)
+    linear, gaussian = torch.nn.Linear(WIDTH, BINS), GaussianHead(WIDTH, BINS)
+    assert error_after(400, gaussian) < 0.1 * error_after(400, linear)

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class OrdinalHead(nn.Linear):
+class GaussianHead(nn.Linear):
     """Logits of J tokens over K ordered bins: a predicted Gaussian, and plain logits added to it.
 
     ``logit_k = W_k h + b_k − ½ λ(h) (v_k − μ(h))²`` with the bin centers v in [-1, 1]; μ and ½ ln λ
     are linear in h. Another action is another μ, one number, where plain logits change in every
     bin; several ways are left to the plain logits, so that any distribution can be represented.
-    Discretized densities are known from pixels (arXiv 1701.05517; 2107.03006, appendix A.8).
+    Discretized densities are known from pixels (arXiv 1701.05517, 2107.03006).
 
     Args:
         width: Width W of the input.
