@@ -19,7 +19,8 @@ openpi train on (LIBERO's frames rotated by 180 degrees)."""
 
 RenderQuality = Literal["default", "fast"]
 """How a simulator renders: as it does by itself, or faster, with nearly the same images: LIBERO
-without reflections and multisampling, ManiSkill with fewer triangles of the robot."""
+with fewer triangles, without reflections and multisampling, ManiSkill with fewer triangles of the
+robot."""
 
 
 class History(TypedDict):

@@ -54,8 +54,9 @@ def collect(
         tasks: Indices of the tasks in the suite, from 0; None for all ten.
         num_episodes: Demonstrations of each task.
         image_size: Image side in pixels.
-        render_quality: ``fast`` renders without reflections and multisampling, in half the time;
-            policies that are trained on such images are evaluated on such images.
+        render_quality: ``fast`` renders a tenth of the triangles, without reflections and
+            multisampling, in a fraction of the time; policies that are trained on such images are
+            evaluated on such images.
         workers: Worker processes; None for one per core.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,19 +52,14 @@ class Demonstrator:
             ValueError: If the expert cannot solve this kind of task.
         """
         environment = self._environment(task)
-        actions, success = attempt(environment, seed)
+        rows: list[dict[str, NDArray[Any]]] = []
+
+        def record(state: NDArray[Any], action: NDArray[Any], observed: dict[str, Any]) -> None:
+            rows.append({"states": state, "actions": action, **self._record(environment, observed)})
+
+        actions, success = attempt(environment, seed, record)
         if not success:
             return f"the goal was not reached within {len(actions)} steps"
-        # Successful actions are replayed to record images, which cost ten times as much as the
-        # physics: the same actions from the same seed lead to the same states.
-        environment.reset_to_random_placement(seed)
-        rows: list[dict[str, NDArray[Any]]] = []
-        for action in actions:
-            before = environment.control_env.get_sim_state()
-            observed, _, success, _ = environment.control_env.step(action)
-            record = self._record(environment, observed)
-            rows.append({"states": before, "actions": action, **record})
-        assert success
         _write(path, environment, rows, seed)
         return ""
 
@@ -94,18 +90,33 @@ class Demonstrator:
         return {**images, **parts, "robot_states": states}
 
 
-def attempt(environment: LiberoEnvironment, seed: int) -> tuple[list[NDArray[np.float64]], bool]:
-    """Run the expert without rendering; its actions, and whether it succeeded."""
+def attempt(
+    environment: LiberoEnvironment,
+    seed: int,
+    on_step: Callable[[NDArray[Any], NDArray[Any], dict[str, Any]], None] | None = None,
+) -> tuple[list[NDArray[np.float64]], bool]:
+    """Run the expert; its actions, and whether it succeeded.
+
+    Args:
+        environment: The task.
+        seed: Of the initial state.
+        on_step: Called after each step with the state before it, its action, and the observation.
+    """
     environment.reset_to_random_placement(seed)
-    expert = LiberoExpert(environment.control_env)
+    env = environment.control_env
+    expert = LiberoExpert(env)
     # The official files record the observation after an action, so one idle step is added in front:
     # it records where the expert starts.
-    actions = [np.array(NO_OP)]
-    observed, _, success, _ = environment.control_env.step(actions[0])
-    while not expert.finished and len(actions) < MAX_STEPS:
-        actions.append(np.clip(expert.act(observed), -1, 1))
-        observed, _, success, _ = environment.control_env.step(actions[-1])
-    return actions, bool(success)
+    actions, action, success = [], np.array(NO_OP), False
+    while True:
+        state = env.get_sim_state() if on_step is not None else None
+        observed, _, success, _ = env.step(action)
+        actions.append(action)
+        if on_step is not None:
+            on_step(state, action, observed)
+        if expert.finished or len(actions) == MAX_STEPS:
+            return actions, bool(success)
+        action = np.clip(expert.act(observed), -1, 1)
 
 
 def _write(

@@ -15,6 +15,7 @@ from e0_lightning.data.formats.libero import CAMERAS, CONTROL_MODE
 from e0_lightning.envs.base import EnvObservation, Frame, StepResult
 from e0_lightning.envs.camera_orbit import NO_OFFSET, CameraOffset, look_at_point, orbit
 from e0_lightning.envs.libero_assets import ADVICE, load_package
+from e0_lightning.envs.libero_meshes import simplify_meshes
 from e0_lightning.envs.libero_tasks import (
     add_pro_objects,
     check_task,
@@ -216,10 +217,14 @@ def build(task: str) -> Any:
 
 
 def render_fast(sim: Any) -> None:
-    """Render without reflections, for which MuJoCo draws a scene twice, and multisampling."""
+    """Render fewer triangles, without multisampling and reflections.
+
+    MuJoCo draws a scene twice for reflections.
+    """
     import mujoco
 
     context = sim._render_context_offscreen
+    simplify_meshes(sim.model._model)
     sim.model.vis.quality.offsamples = 0
     context.con.free()  # its buffers have the number of samples of their creation
     context._set_mujoco_context_and_buffers()

@@ -194,8 +194,9 @@ def comparability_notes(assets: Assets, mujoco: str, render_quality: RenderQuali
         )
     if render_quality != "default":
         notes.append(
-            "Images are rendered without reflections and multisampling, as those that the policy "
-            "was trained on: success rates are not comparable with published ones."
+            "Images are rendered with fewer triangles, without reflections and multisampling, as "
+            "those that the policy was trained on: success rates are not comparable with published "
+            "ones."
         )
     return notes
 
