@@ -153,8 +153,8 @@ eval-libero: libero renderer  ## evaluate CKPT=last.ckpt [SUITE] [TASKS=[0,1]] [
 	  $(if $(PERTURBATIONS),$(EPISODE_OPTIONS).perturbations '$(PERTURBATIONS)') \
 	  $(if $(INSTRUCTIONS),$(EPISODE_OPTIONS).instructions '$(INSTRUCTIONS)')
 
-compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [EPISODES] [ONLY] [SEEDS]
-	$(BIN)/e0 collect libero --suite libero_object --tasks '[0,1,6]' --render_quality fast
+compare-libero: libero renderer  ## policies side by side on three tasks of LIBERO [BUDGET] [DEMOS=50] [EPISODES] [ONLY] [SEEDS]
+	$(BIN)/e0 collect libero --suite libero_object --tasks '[0,1,6]' --num_episodes $(LIBERO_DEMOS) --render_quality fast
 	$(call comparison,$(addprefix --config ,experiments/libero.yaml experiments/libero/three_tasks.yaml $(overlays)) \
 	  --tables '[experiments/compare/policies.yaml]',libero_object)
 
