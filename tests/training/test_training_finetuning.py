@@ -100,6 +100,30 @@ def test_all_layers_of_a_language_model_are_one_graph(gradient_checkpointing):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.fixture
+def compiled_sizes():
+    """Whether each graph that the backend ``recording`` compiled has sizes that are left open."""
+    has_open_sizes = []
+
+    def recording(graph, inputs):
+        has_open_sizes.append(any(isinstance(value, torch.SymInt) for value in inputs))
+        return graph
+
+    torch._dynamo.reset()
+    torch._dynamo.register_backend(recording, name="recording")
+    yield has_open_sizes
+    del torch._dynamo.backends.registry._BACKENDS["recording"]
+
+
+# Inductor fails on convolutions whose sizes are open (PyTorch 2.14).
+def test_convolutions_of_all_stages_are_compiled_for_their_sizes(compiled_sizes):
+    policy = tiny("ConvNeXt", compile="recording")
+    policy.configure_model()
+    policy.encoder.vision.backbone(torch.randn(2, 3, 64, 64))
+    assert len(compiled_sizes) > 1
+    assert not any(compiled_sizes)
+
+
 def test_compilation_of_a_network_without_blocks_is_refused():
     policy = tiny(compile="eager")
     policy.encoder.vision.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))

@@ -177,8 +177,11 @@ def _compile_blocks(network: nn.Module, backend: str, part: str) -> None:
             f"fine_tuning.compile: expected repeated blocks in {part}, got none in "
             f"{type(network).__name__}. Set compile to null, or choose another network."
         )
+    # The sizes of a vision network are few and known, but differ between its stages: inductor fails
+    # on a convolution of any size. Prefixes have many lengths.
+    dynamic = False if part == "vision" else None
     for block in blocks:
-        block.compile(backend=backend)
+        block.compile(backend=backend, dynamic=dynamic)
 
 
 def _compile_through_recomputation() -> None:
