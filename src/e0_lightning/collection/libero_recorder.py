@@ -109,7 +109,7 @@ def attempt(
     # it records where the expert starts.
     actions, action, success = [], np.array(NO_OP), False
     while True:
-        state = env.get_sim_state() if on_step is not None else None
+        state: NDArray[Any] = env.get_sim_state()
         observed, _, success, _ = env.step(action)
         actions.append(action)
         if on_step is not None:

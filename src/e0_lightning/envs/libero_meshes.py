@@ -111,5 +111,5 @@ def _smoothest_corners(
     new = np.repeat(np.arange(len(count)), count)
     old = by_point[np.arange(ends[-1]) + np.repeat(first - ends + count, count)]
     agreement = (normals[old] * directions[new]).sum(axis=1)
-    best = np.lexsort((agreement, new))[ends - 1]
-    return old[best].reshape(-1, 3)
+    best: NDArray[np.int64] = old[np.lexsort((agreement, new))[ends - 1]]
+    return best.reshape(-1, 3)
